@@ -1,0 +1,242 @@
+"""MNIST and its drop-in variants: 28x28 grey images, in memory, augmented a batch at a time.
+
+LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition", 1998.
+
+MNIST itself ships with this package, so the first run needs no network; its mirrors fail too often to depend on.
+The variants come through torchvision's download.
+"""
+
+import gzip
+import hashlib
+import lzma
+import math
+import zlib
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision import datasets
+
+from datamodules.pictures import PictureDataset, digit_from_picture, garment_from_picture
+from datamodules.tensors import TensorDataset, batch_loader, random_affine
+
+SHA256 = {
+    "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+    "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+    "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+    "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+}
+BUNDLED = Path(__file__).parent / "files"
+
+Variant = Literal["MNIST", "FashionMNIST", "KMNIST", "QMNIST", "EMNIST-letters", "EMNIST-digits"]
+
+
+class MNISTDataModule(LightningDataModule):
+    """MNIST or a drop-in variant: `(batch, 1, 28, 28)` uint8 images and int64 labels.
+
+    Validation is split from the training images by its own seed; the test set is the published one. Training batches
+    are augmented on the model's device and become float in 0..1; validation and test see the images as they are.
+
+    Args:
+        variant: Which data set. All but MNIST come through torchvision: see `data_dir` and `download`.
+        data_dir: For MNIST, a folder with the four IDX files (plain, `.gz` or `.xz`), or torchvision's root above it,
+            to use instead of the bundled files. For a variant, torchvision's root (`data` if not given).
+        download: Download the variant into `data_dir` if it isn't there.
+        verify: Check MNIST's files in `data_dir` against the official SHA-256; off, only their format is checked.
+        batch_size: Images a batch.
+        val_size: Images split off the training set for validation; 0 trains on all of them, without validation.
+        split_seed: Seed of that split.
+        rotation: Augmentation: up to this many degrees either way. 0 is off.
+        shift: Augmentation: up to this many pixels along each axis. 0 is off.
+        scale: Augmentation: size changed by up to this share, 0.1 for 0.9..1.1. 0 is off.
+        num_workers: Processes that fetch batches. The data lie in memory, so 0 is the fastest.
+
+    Attributes:
+        num_classes: 10, or 26 for EMNIST-letters. Known once the data are loaded, like `class_names`.
+        class_names: The names of the classes, by label.
+
+    Raises:
+        FileNotFoundError: The files aren't in `data_dir`, or the variant isn't and `download` is off.
+        ValueError: A file is truncated, altered or not IDX; a label is out of range; `val_size` is too large.
+        ConnectionError: The download failed.
+    """
+
+    num_classes: int
+    class_names: list[str]
+
+    def __init__(
+        self,
+        variant: Variant = "MNIST",
+        data_dir: str | None = None,
+        download: bool = False,
+        verify: bool = True,
+        batch_size: int = 128,
+        val_size: int = 5000,
+        split_seed: int = 0,
+        rotation: float = 0.0,
+        shift: float = 0.0,
+        scale: float = 0.0,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
+        if not 0 <= scale < 1:
+            raise ValueError(f"scale is {scale}: it must be at least 0 and less than 1")
+        self.save_hyperparameters(logger=False)
+        self.augment = bool(rotation or shift or scale)
+
+    def prepare_data(self) -> None:
+        """Downloads the variant, once a machine."""
+        if self.hparams.variant != "MNIST" and self.hparams.download:
+            self._variant(train=True, download=True)
+            self._variant(train=False, download=True)
+
+    def setup(self, stage: str) -> None:
+        """Loads what the stage needs: train and validation to fit, validation to validate, else the test set."""
+        if stage in ("fit", "validate"):
+            images, labels = self._load(train=True)
+            val_size = self.hparams.val_size
+            if not 0 <= val_size < len(labels):
+                raise ValueError(f"val_size is {val_size}: it must be between 0 and {len(labels) - 1} images")
+            order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(self.hparams.split_seed))
+            train, val = order[val_size:].sort().values, order[:val_size].sort().values
+            self.train_set = TensorDataset(images[train], labels[train])
+            self.val_set = TensorDataset(images[val], labels[val])
+        else:
+            self.test_set = TensorDataset(*self._load(train=False))
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled training batches."""
+        return self._loader(self.train_set, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Validation batches; none where `val_size` is 0."""
+        return self._loader(self.val_set) if len(self.val_set) else []
+
+    def test_dataloader(self) -> DataLoader:
+        """Batches of the published test set."""
+        return self._loader(self.test_set)
+
+    def predict_dataloader(self) -> DataLoader:
+        """Batches of the published test set."""
+        return self._loader(self.test_set)
+
+    def picture_dataloader(self, folder: str) -> DataLoader:
+        """Batches of a folder's pictures, of any size and colour, made to look like the images trained on.
+
+        Raises:
+            FileNotFoundError: There is no such folder, or no file in it.
+        """
+        # A digit or a letter is centred by its mass in a box of 20x20 pixels; the others fill the image.
+        fills = self.hparams.variant in ("FashionMNIST", "KMNIST")
+        return self._loader(PictureDataset(folder, garment_from_picture if fills else digit_from_picture))
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """Augments a training batch, on the device it has just reached."""
+        if not (self.augment and self.trainer.training) or isinstance(batch, Tensor):
+            return batch  # a tensor alone is the model's example input, for its summary and graph
+        images, labels = batch
+        return random_affine(images, self.hparams.rotation, self.hparams.shift, self.hparams.scale), labels
+
+    def _loader(self, dataset: TensorDataset | PictureDataset, shuffle: bool = False) -> DataLoader:
+        return batch_loader(
+            dataset,
+            self.hparams.batch_size,
+            shuffle=shuffle,
+            num_workers=self.hparams.num_workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _load(self, train: bool) -> tuple[Tensor, Tensor]:
+        """Images `(count, 1, 28, 28)` uint8 and labels `(count,)` int64."""
+        if self.hparams.variant == "MNIST":
+            self.class_names = [str(digit) for digit in range(10)]
+            part = "train" if train else "t10k"
+            images, images_file = self._read(f"{part}-images-idx3-ubyte", dimensions=3)
+            labels, labels_file = self._read(f"{part}-labels-idx1-ubyte", dimensions=1)
+            if len(images) != len(labels):
+                raise ValueError(f"{images_file} holds {len(images)} images, but {labels_file} {len(labels)} labels")
+            where = str(labels_file)
+        else:
+            data = self._variant(train, download=False)
+            images, labels, self.class_names = data.data, data.targets, list(data.classes)
+            where = f"the labels of {self.hparams.variant}"
+            if self.hparams.variant == "QMNIST":
+                labels = labels[:, 0]  # the other columns say who wrote it
+                self.class_names = [str(digit) for digit in range(10)]
+            if self.hparams.variant.startswith("EMNIST"):
+                images = images.transpose(1, 2)  # torchvision delivers EMNIST lying on its side
+            if self.hparams.variant == "EMNIST-letters":
+                labels = labels - 1  # 1..26 in the files, whose first name is "N/A"
+                self.class_names = self.class_names[1:]
+        self.num_classes = len(self.class_names)
+        wrong = ((labels < 0) | (labels >= self.num_classes)).nonzero()
+        if len(wrong):
+            first = int(wrong[0])
+            raise ValueError(f"{where}: label {int(labels[first])} at {first}, outside 0..{self.num_classes - 1}")
+        return images.unsqueeze(1).contiguous(), labels.long()
+
+    def _read(self, name: str, dimensions: int) -> tuple[Tensor, Path]:
+        """One of MNIST's files, from `data_dir` if that is given, and where it was found."""
+        root = self.hparams.data_dir
+        folders = [BUNDLED] if root is None else [Path(root), Path(root) / "MNIST" / "raw", Path(root) / "raw"]
+        found = [path for folder in folders for end in ("", ".gz", ".xz") if (path := folder / (name + end)).is_file()]
+        if not found:
+            raise FileNotFoundError(
+                f"no {name} (plain, .gz or .xz) in {', '.join(map(str, folders))}; without data_dir, the files that "
+                "come with the package are used"
+            )
+        return read_idx(found[0], dimensions, SHA256[name] if self.hparams.verify else None), found[0]
+
+    def _variant(self, train: bool, download: bool) -> datasets.MNIST:
+        name, _, split = self.hparams.variant.partition("-")
+        root = self.hparams.data_dir or "data"
+        options = {"split": split} if split else {}
+        try:
+            return getattr(datasets, name)(root, train=train, download=download, **options)
+        except (RuntimeError, OSError, ValueError, zlib.error) as error:
+            if download:
+                raise ConnectionError(
+                    f"could not download {name} into {root}: {error}; with no network here, download it elsewhere "
+                    "with torchvision and give the folder as data_dir"
+                ) from error
+            if "not found" in str(error):
+                raise FileNotFoundError(f"no {name} in {root}: set download to true, or data_dir to it") from error
+            raise ValueError(f"the files of {name} in {root} are damaged: {error}; delete them") from error
+
+
+def read_idx(path: Path, dimensions: int, sha256: str | None = None) -> Tensor:
+    """Reads a file of bytes in the IDX format, plain or compressed with gzip or xz.
+
+    Args:
+        path: The file; `.gz` and `.xz` are decompressed.
+        dimensions: How many it must have: 3 for images, 1 for labels.
+        sha256: What the uncompressed file must hash to.
+
+    Returns:
+        A uint8 tensor of the shape that the file states.
+
+    Raises:
+        ValueError: The file is truncated, altered, or not IDX.
+    """
+    unpack = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
+    try:
+        with unpack(path, "rb") as file:
+            content = file.read()
+    except (EOFError, gzip.BadGzipFile, lzma.LZMAError, zlib.error) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    # A header of 0, 0, the type (8: unsigned byte) and the number of dimensions, then each dimension in 4 bytes.
+    start = 4 + 4 * dimensions
+    if len(content) < start or content[:4] != bytes([0, 0, 8, dimensions]):
+        raise ValueError(f"{path} is not an IDX file of bytes with {dimensions} dimension(s)")
+    shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
+    if len(content) - start != math.prod(shape):
+        state = "truncated" if len(content) - start < math.prod(shape) else "too long"
+        raise ValueError(f"{path} is {state}: {len(content) - start} bytes of data, {math.prod(shape)} announced")
+    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+        raise ValueError(f"{path} is not the official file (SHA-256 differs); verify=False takes data of your own")
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=start).view(shape)

@@ -1,0 +1,8 @@
+"""`python -m lit_models`: the command line."""
+
+import sys
+
+from lit_models.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""What every image or sequence classifier shares: input scaling, cross-entropy, accuracy, optimizer and schedule.
+
+Images `(batch, channels, height, width)`, uint8 in 0..255 or float in 0..1 -> logits `(batch, num_classes)`.
+"""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.optim.lr_scheduler import ConstantLR
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from lit_models.checkpoint import record_classes
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Classifier(LightningModule):
+    """The base of the classifiers: a subclass adds layers, and a `forward` from images to logits.
+
+    Args:
+        num_classes: Number of classes.
+        mean: Mean of the images in 0..1, a number or one a channel, subtracted by `normalize`.
+        std: Their standard deviation, divided by. Mean 0 and std 1 leave images in 0..1.
+        class_names: The classes by label, for pictures and predictions. The data module's, if not given.
+        optimizer: Called with the parameters, returns the optimizer.
+        lr_scheduler: Called with the optimizer, returns the schedule. One whose `total_steps` isn't given (such as
+            OneCycleLR) gets the number of steps that the Trainer will take and steps after every batch; any other
+            steps after every epoch. Without one the learning rate is constant.
+
+    Raises:
+        ValueError: As many `class_names` as classes are needed; or the data have more classes than the model.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        mean: float | Sequence[float],
+        std: float | Sequence[float],
+        class_names: list[str] | None,
+        optimizer: OptimizerCallable,
+        lr_scheduler: LRSchedulerCallable | None,
+    ) -> None:
+        super().__init__()
+        if class_names is not None and len(class_names) != num_classes:
+            raise ValueError(f"{len(class_names)} class_names are given, but num_classes is {num_classes}")
+        self.num_classes = num_classes
+        self.class_names = class_names
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        # Not persistent: they are rebuilt from the hyperparameters, which every checkpoint holds.
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+        self.metrics = torch.nn.ModuleDict()
+        for stage in ("train", "val", "test"):
+            # The checks that are off here would make the host wait for the device in every step.
+            self.metrics[f"{stage}_loss"] = MeanMetric(nan_strategy="disable")
+            self.metrics[f"{stage}_accuracy"] = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Images, uint8 in 0..255 or float in 0..1, with mean 0 and standard deviation 1, in the model's dtype."""
+        scaled = images.to(self.mean.dtype) if images.is_floating_point() else images.to(self.mean.dtype) / 255
+        return (scaled - self.mean) / self.std
+
+    def setup(self, stage: str) -> None:
+        """Checks the classes of the data module against the model's, and takes over their names."""
+        data = self.trainer.datamodule
+        classes = getattr(data, "num_classes", self.num_classes)
+        if classes > self.num_classes:
+            raise ValueError(
+                f"{type(data).__name__} has {classes} classes, but num_classes of {type(self).__name__} is "
+                f"{self.num_classes}: set model.num_classes to {classes}"
+            )
+        names = getattr(data, "class_names", None)
+        if self.class_names is None and names is not None and len(names) == self.num_classes:
+            self.class_names = self.hparams.class_names = names
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of a batch `(images, labels)`."""
+        loss, _ = self._evaluate("train", batch)
+        # self.log costs as much as a fifth of a small model's step, so it is called only where Lightning would write.
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            self.log("train/loss_step", loss, prog_bar=True)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Logs loss and accuracy of the epoch's training batches, as they were when each was trained on."""
+        self._log("train")
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The logits of a batch `(images, labels)`; loss and accuracy are logged as `val/loss`, `val/accuracy`."""
+        _, logits = self._evaluate("val", batch)
+        self._log("val")
+        return logits
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The logits of a batch `(images, labels)`; loss and accuracy are logged as `test/loss`, `test/accuracy`."""
+        _, logits = self._evaluate("test", batch)
+        self._log("test")
+        return logits
+
+    def predict_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> Tensor:
+        """The probabilities `(batch, num_classes)` of a batch of images and whatever goes with them."""
+        return self(batch[0]).float().softmax(dim=1)
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The injected optimizer and schedule."""
+        optimizer = self.optimizer(self.parameters())
+        # A constant schedule where there is none, so that the learning rate is logged under the same name.
+        schedule = self.lr_scheduler or (lambda optimizer: ConstantLR(optimizer, factor=1.0))
+        defaults = {name: parameter.default for name, parameter in inspect.signature(schedule).parameters.items()}
+        keywords = defaults | getattr(schedule, "keywords", {})  # of a functools.partial, which jsonargparse makes too
+        if keywords.get("total_steps", "never asked for") is None:
+            interval, options = "step", {"total_steps": int(self.trainer.estimated_stepping_batches)}
+        else:
+            interval, options = "epoch", {}
+        scheduler = {"scheduler": schedule(optimizer, **options), "interval": interval, "name": "train/lr"}
+        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Names the classes of the model and its data, so that the checkpoint alone is enough to test it."""
+        record_classes(self, checkpoint)
+
+    def _evaluate(self, stage: str, batch: Batch) -> tuple[Tensor, Tensor]:
+        images, labels = batch
+        logits = self(images).float()  # (batch, num_classes)
+        try:
+            loss = F.cross_entropy(logits, labels)
+        except IndexError as error:  # the CPU's words for a label out of range
+            raise ValueError(
+                f"a label is outside 0..{self.num_classes - 1}: {error} Set model.num_classes to the data's"
+            ) from error
+        self.metrics[f"{stage}_loss"].update(loss.detach(), len(labels))
+        self.metrics[f"{stage}_accuracy"].update(logits.detach(), labels)
+        return loss, logits
+
+    def _log(self, stage: str) -> None:
+        for name in ("loss", "accuracy"):
+            self.log(f"{stage}/{name}", self.metrics[f"{stage}_{name}"], on_step=False, on_epoch=True, prog_bar=True)

@@ -1,0 +1,334 @@
+"""The command line: LightningCLI, with defaults that keep a run's results, and checkpoints that stand alone."""
+
+import argparse
+import json
+import logging
+import os
+import shlex
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+
+from lit_models.callbacks import Checkpoint, Pictures, PredictionWriter, Throughput
+from lit_models.checkpoint import read_checkpoint
+from lit_models.errors import explain  # imports the three packages, so that their classes are known by name
+
+MAY_CHANGE = {"data_dir", "download", "num_workers"}  # of a resumed run's data: where they are, not what they are
+
+
+class Parser(LightningArgumentParser):
+    """LightningCLI's parser, with one-line errors and without abbreviated options."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Ends the program with one line and exit status 2."""
+        parser = getattr(ex, "subcommand_parser", None) or self
+        names = [option.lstrip("-") for action in parser._actions for option in action.option_strings]
+        self.exit(2, f"error: {explain(message, names)}\n")
+
+
+class RunConfig(SaveConfigCallback):
+    """Keeps the resolved config: in the run's folder, in its checkpoints, and in TensorBoard's HPARAMS tab."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Saves the config as training starts, where there is a folder for it."""
+        self.config = self.config.clone()
+        self.config.ckpt_path = None  # the saved config starts a run like this one, it doesn't resume it
+        self.content = json.loads(self.parser.dump(self.config, format="json", skip_none=False))
+        if stage == "fit" and trainer.logger is not None:
+            super().setup(trainer, pl_module, stage)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Writes the hyperparameters; TensorBoard's HPARAMS tab finds the metrics in the run's own curves."""
+        from torch.utils.tensorboard.summary import hparams
+
+        sections = {key: self.content.get(key) for key in ("model", "data", "seed_everything")}
+        sections["trainer"] = {key: self.content["trainer"][key] for key in ("max_epochs", "precision")}
+        values = {key: "none" if value is None else value for key, value in flat(sections).items()}
+        _, start, end = hparams({k: v if isinstance(v, int | float | str) else str(v) for k, v in values.items()}, {})
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                writer = logger.experiment._get_file_writer()
+                writer.add_summary(start)
+                writer.add_summary(end)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds the config to a checkpoint, so that it can be tested or resumed without any file beside it."""
+        checkpoint["config"] = self.content
+
+
+class CLI(LightningCLI):
+    """Parses, builds and runs; see LightningCLI, whose parts are overridden here where a run would lose something.
+
+    A value comes from the defaults, over them from config files, over those from the checkpoint, and over all from
+    flags. A run that is resumed must not contradict its checkpoint at all.
+    """
+
+    def __init__(self, args: ArgsType = None) -> None:
+        super().__init__(
+            save_config_callback=RunConfig,
+            save_config_kwargs={"overwrite": True},  # a resumed run saves into its own folder
+            trainer_defaults={"default_root_dir": "logs"},
+            seed_everything_default=0,
+            parser_class=Parser,
+            args=args,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The verbs, with the Trainer's arguments that are not options."""
+        verbs = {verb: skip | {"weights_only"} for verb, skip in LightningCLI.subcommands().items()}
+        verbs["predict"].add("return_predictions")
+        return verbs
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """What every run gets without asking; each has its section in the config."""
+        parser.add_argument(
+            "--name",
+            type=str | None,
+            default=None,
+            help="The run's name: its results go to <default_root_dir>/<name>/version_<N>. The first config file's "
+            "name, if not given; the model's class, without a config file.",
+        )
+        defaults = {
+            "checkpoint": Checkpoint,
+            "lr_monitor": LearningRateMonitor,
+            "progress_bar": RichProgressBar,
+            "throughput": Throughput,
+            "pictures": Pictures,
+        }
+        for key, callback in defaults.items():
+            parser.add_lightning_class_args(callback, key)
+        # A bar drawn 20 times less often costs nothing and looks the same.
+        parser.set_defaults({"checkpoint.save_last": True, "progress_bar.refresh_rate": 20})
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.add_argument(
+                "--images",
+                type=str | None,
+                default=None,
+                help="A folder of pictures to classify, of any size and colour. The test set, if not given.",
+            )
+            parser.add_argument("--output", type=str, default="predictions.csv", help="The CSV file to write.")
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parses the arguments, with those of the checkpoint among them."""
+        args = list(sys.argv[1:] if args is None else args)
+        scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        scan.error = parser.error
+        scan.add_argument("--ckpt_path")
+        path = scan.parse_known_args(args)[0].ckpt_path
+        if path in ("last", "auto"):
+            path = self._last_checkpoint(parser, args, required=path == "last")
+        recorded = recorded_config(read_checkpoint(path), path) if path else {}
+        if not recorded:
+            self.config = parser.parse_args(args)
+        else:
+            # Before the files and flags, the checkpoint shows what they contradict.
+            self.config = parser.parse_args(with_config(args, recorded, first=True))
+            alone = parser.parse_args(with_config(args[:1], recorded, first=True))
+            verb = self.config.subcommand
+            refuse_changes(self.config[verb], alone[verb], path, resuming=verb == "fit")
+            if verb != "fit":
+                asked = {key: recorded[key] for key in ("model", "data") if key in recorded}
+                self.config = parser.parse_args(with_config(args, asked, first=False))
+        verb = self.config.subcommand
+        config = self.config[verb]
+        if verb != "fit" and not path:
+            parser.error(f"{verb} needs a trained model: --ckpt_path FILE, or --ckpt_path last for the newest run")
+        config.ckpt_path = path
+        config.name = run_name(config)
+
+    def _last_checkpoint(self, parser: LightningArgumentParser, args: list[str], required: bool) -> str | None:
+        config = parser.parse_args(args)
+        config = config[config.subcommand]
+        folder = Path(config.trainer.default_root_dir, run_name(config))
+        found = sorted(folder.glob("version_*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+        if required and not found:
+            raise FileNotFoundError(f"--ckpt_path last: there is no {folder}/version_*/checkpoints/last.ckpt yet")
+        return str(found[-1]) if found else None
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning's lets a checkpoint win over flags, ours is in `parse_arguments`."""
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Builds the Trainer, with a TensorBoard logger unless another one, or none, is asked for."""
+        if self.subcommand == "predict":
+            kwargs["logger"] = False
+        elif self._get(self.config, "trainer").logger in (None, True):
+            kwargs["logger"] = self._logger()
+        return super().instantiate_trainer(**kwargs)
+
+    def _logger(self) -> TensorBoardLogger:
+        config = self.config[self.subcommand]
+        root, name, version, options = Path(config.trainer.default_root_dir), config.name, None, {}
+        run = Path(config.ckpt_path).parent.parent if config.ckpt_path else None
+        if run is not None and (run / "config.yaml").is_file():  # go on in the checkpoint's own run
+            root, name, version = run.parent.parent, run.parent.name, run.name
+            if self.subcommand == "fit":  # what was logged after the checkpoint will be logged again
+                options["purge_step"] = read_checkpoint(config.ckpt_path)["global_step"]
+        folder = root / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"cannot write to {folder}: {error.strerror}; set --trainer.default_root_dir") from error
+        if not os.access(folder, os.W_OK):
+            raise OSError(f"cannot write to {folder}; set --trainer.default_root_dir")
+        return TensorBoardLogger(root, name, version, log_graph=True, default_hp_metric=False, **options)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """Lets a default callback step aside where its switch is off or the config brings one of its kind."""
+        given = config["callbacks"] or []
+        given = given if isinstance(given, list) else [given]
+        kinds = {
+            ModelCheckpoint: config["enable_checkpointing"] is not False,
+            ProgressBar: config["enable_progress_bar"] is not False,
+            LearningRateMonitor: config["logger"] is not False,
+            Pictures: config["logger"] is not False,
+            Throughput: True,
+        }
+        callbacks = [
+            callback
+            for callback in callbacks
+            for kind, on in kinds.items()
+            if isinstance(callback, kind) and on and not any(isinstance(other, kind) for other in given)
+        ]
+        if self.subcommand == "predict":
+            callbacks.append(PredictionWriter(self.config.predict.output))
+        return super()._instantiate_trainer(config, callbacks)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}
+        if subcommand == "predict":
+            kwargs["return_predictions"] = False
+            if folder := self.config.predict.images:
+                data = kwargs.pop("datamodule", None)
+                if not hasattr(data, "picture_dataloader"):
+                    raise ValueError(f"--images: {type(data).__name__} does not say how to read a folder of pictures")
+                kwargs["dataloaders"] = data.picture_dataloader(folder)
+        return kwargs
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if subcommand in ("validate", "test"):
+            # The results belong at the checkpoint's step, not at 0.
+            step = read_checkpoint(self.config[subcommand].ckpt_path)["global_step"]
+            self.trainer.fit_loop.epoch_loop._batches_that_stepped = step
+        super()._run_subcommand(subcommand)
+
+    def after_fit(self) -> None:
+        """Prints the best checkpoint and the command that tests it."""
+        keeper = self.trainer.checkpoint_callback
+        best = keeper and (keeper.best_model_path or keeper.last_model_path)
+        if best and self.trainer.is_global_zero:
+            score = f" ({keeper.monitor} {keeper.best_model_score:.4f})" if keeper.best_model_score is not None else ""
+            print(f"Best checkpoint{score}. To test it:")
+            print(f"  python -m lit_models test --ckpt_path {shlex.quote(os.path.relpath(best))}")
+
+
+def recorded_config(checkpoint: dict[str, Any], path: str) -> dict[str, Any]:
+    """The config that a checkpoint records: all of it from the command line, model and data from a Python Trainer."""
+    config = dict(checkpoint.get("config", {}))
+    for key, hyperparameters in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
+        class_path = checkpoint.get(f"{key}_class")
+        if class_path is not None:
+            if class_path.startswith("__main__."):
+                raise ValueError(f"{path} holds {class_path}: move the class into a module that can be imported")
+            # The hyperparameters last: a model may have learnt some, such as the names of its classes.
+            known = (config.get(key) or {}).get("init_args", {}) | checkpoint.get(hyperparameters, {})
+            config[key] = {"class_path": class_path, "init_args": known}
+    return config
+
+
+def with_config(args: list[str], config: dict[str, Any], first: bool) -> list[str]:
+    """Arguments with a config put in: right after the verb, or after the last `--config`."""
+    at = 1
+    if not first:
+        for index, arg in enumerate(args):
+            if arg in ("--config", "-c"):
+                at = index + 2
+            elif arg.startswith("--config="):
+                at = index + 1
+    return [*args[:at], "--config", json.dumps(config), *args[at:]]
+
+
+def refuse_changes(asked: Any, recorded: Any, path: str, resuming: bool) -> None:
+    """Raises a ValueError where a command asks for another model class, or would resume something else."""
+    if asked.model.class_path != recorded.model.class_path:
+        raise ValueError(f"{path} holds {recorded.model.class_path}, but {asked.model.class_path} is asked for")
+    if not resuming:
+        return
+    old, new = (
+        flat({key: config[key] for key in ("model", "data", "seed_everything")}) for config in (recorded, asked)
+    )
+    keys = sorted(key for key in old.keys() | new.keys() if key.rpartition(".")[2] not in MAY_CHANGE)
+    changed = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
+    if changed:
+        raise ValueError(
+            f"cannot resume {path} with another model, data or seed ({', '.join(changed)}); leave them out to go on, "
+            "or start a new run without --ckpt_path"
+        )
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, keys joined with dots; class_path stands under the key of its object."""
+    if not hasattr(value, "items"):
+        return {prefix: value}
+    result: dict[str, Any] = {}
+    for key, inner in value.items():
+        name = prefix if key in ("class_path", "init_args") else f"{prefix}.{key}".lstrip(".")
+        result |= flat(inner, name)
+    return result
+
+
+def run_name(config: Any) -> str:
+    """The run's name: as given, else the stem of the first config file, else the model's class."""
+    files = [path for path in config.config or [] if path is not None]
+    if config.name or not files:
+        return config.name or config.model.class_path.rpartition(".")[2]
+    return Path(str(files[0])).stem
+
+
+def quieten() -> None:
+    """Keeps other libraries' advice out of the output, and warnings to one line each."""
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # LightningCLI calls what jsonargparse renamed
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    warnings.filterwarnings("ignore", message=".*torch.jit.trace.*")  # how TensorBoard's writer draws the graph
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # in-memory data need none
+    warnings.filterwarnings("ignore", message=".*Total length of `list` across ranks is zero.*")  # no validation set
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # a resumed run's own folder
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need.*")  # to test, they don't
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(lambda record: "💡" not in record.getMessage())
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs the command line, and returns the exit status.
+
+    Set `LIT_MODELS_DEBUG` in the environment to see where an error came from.
+    """
+    quieten()
+    try:
+        CLI(args)
+    except SIGTERMException:
+        return 128 + 15
+    except (OSError, ValueError, MisconfigurationException) as error:
+        if os.environ.get("LIT_MODELS_DEBUG"):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,68 @@
+"""Turns what jsonargparse says of a wrong option or config file into one line, with the nearest name that exists."""
+
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from lightning.pytorch import callbacks, loggers
+
+import datamodules
+import lit_models
+import rl
+
+
+def explain(message: str, options: Iterable[str]) -> str:
+    """One line for a parser's message.
+
+    Args:
+        message: As jsonargparse gives it: several lines, the cause among them.
+        options: The names of the parser's own options, `trainer.max_epochs` for one.
+    """
+    key = ".".join(re.findall(r'Parser key "([\w.]+)"', message))
+    paths = re.findall(r"class_path[ =]'([\w.]+)'", message)
+    if found := re.search(r"Option '([\w.]+)' is not accepted", message):
+        name = found[1]
+        if paths:
+            return f"{paths[-1]} has no option '{name}'{nearest(name, keywords(paths[-1]))}"
+        return f"there is no option '{name}'{nearest(name, options)}"
+    if found := re.search(r"unrecognized arguments: -*([^\s=]+)", message):
+        return f"there is no option '--{found[1]}'{nearest(found[1], options, '--')}"
+    if found := re.search(r"File does not exist: '(.+)'", message):
+        path = Path(found[1])
+        return f"no file {path}{nearest(path.name, [file.name for file in path.parent.glob('*')])}"
+    if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
+        return f"there is no {found[1]}.{found[2]}{nearest(found[2], dir(importlib.import_module(found[1])))}"
+    if found := re.search(r"Expected a dot import path string: ?(\S+)", message):
+        return f"{key}: there is no class '{found[1]}'{nearest(found[1], class_names())}"
+    if found := re.search(r"No module named '([\w.]+)'", message):
+        return f"{key}: there is no module {found[1]}"
+    if found := re.search(r"Expected a (.+?)\. Got value: (.*)", message):
+        choices = re.findall(r"'([^']+)'", found[1])
+        return f"{key}: {found[2]!r} is not {found[1]}{nearest(found[2], choices)}"
+    if found := re.search(r"invalid choice: '?([\w-]+)'? \(choose from (.*)\)", message):
+        return f"there is no command '{found[1]}'{nearest(found[1], re.findall(r'[a-z]+', found[2]))}"
+    if "model" in message and "required" in message:
+        return "no model: name one with --config configs/mnist.yaml, with --model Net, or with --ckpt_path FILE"
+    return "; ".join(line.strip() for line in message.splitlines() if line.strip())
+
+
+def nearest(name: str, candidates: Iterable[str], prefix: str = "") -> str:
+    """`; did you mean 'X'?` with the candidate that is most like a name, or nothing."""
+    close = difflib.get_close_matches(name, list(candidates), n=1)
+    return f"; did you mean '{prefix}{close[0]}'?" if close else ""
+
+
+def keywords(path: str) -> list[str]:
+    """The keywords of a class's `__init__`, given where it is imported from."""
+    module, _, name = path.rpartition(".")
+    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+
+
+def class_names() -> list[str]:
+    """The classes that can be given by name alone."""
+    modules = (lit_models, datamodules, rl, torch.optim, torch.optim.lr_scheduler, callbacks, loggers)
+    return [name for module in modules for name in dir(module) if name[0].isupper()]
