@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter, Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import BasePredictionWriter, Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.data import extract_batch_size
@@ -31,6 +31,25 @@ class Checkpoint(ModelCheckpoint):
         trainer.save_checkpoint(self.last_model_path, self.save_weights_only)
         rank_zero_info(f"Stopped after step {trainer.global_step}. To go on from there:")
         rank_zero_info(f"  python -m lit_models fit --ckpt_path {self.last_model_path}")
+
+
+class ProgressBar(RichProgressBar):
+    """Lightning's progress bar, which gathers its numbers only in the steps in which it is drawn.
+
+    Args:
+        refresh_rate: Batches from one drawing to the next.
+    """
+
+    def __init__(self, refresh_rate: int = 20) -> None:
+        super().__init__(refresh_rate=refresh_rate)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Draws, if it is time to."""
+        done = batch_idx + 1
+        if done % self.refresh_rate == 0 or done == self.total_train_batches:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
 
 class Throughput(Callback):

@@ -57,16 +57,20 @@ class Classifier(LightningModule):
         # Not persistent: they are rebuilt from the hyperparameters, which every checkpoint holds.
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
+        # The checks that are off here would make the host wait for the device.
         self.metrics = torch.nn.ModuleDict()
-        for stage in ("train", "val", "test"):
-            # The checks that are off here would make the host wait for the device in every step.
+        for stage in ("val", "test"):
             self.metrics[f"{stage}_loss"] = MeanMetric(nan_strategy="disable")
             self.metrics[f"{stage}_accuracy"] = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        for name in ("train_loss", "train_accuracy"):
+            self.metrics[name] = MeanMetric(nan_strategy="disable")
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Images, uint8 in 0..255 or float in 0..1, with mean 0 and standard deviation 1, in the model's dtype."""
-        scaled = images.to(self.mean.dtype) if images.is_floating_point() else images.to(self.mean.dtype) / 255
-        return (scaled - self.mean) / self.std
+        """Images, uint8 in 0..255 or float in 0..1, less the mean and over the standard deviation, in its dtype."""
+        pixels = images.to(self.mean.dtype, copy=True)  # a copy, so that the rest can be done in place
+        if not images.is_floating_point():
+            pixels /= 255
+        return pixels.sub_(self.mean).div_(self.std)
 
     def setup(self, stage: str) -> None:
         """Checks the classes of the data module against the model's, and takes over their names."""
@@ -81,29 +85,38 @@ class Classifier(LightningModule):
         if self.class_names is None and names is not None and len(names) == self.num_classes:
             self.class_names = self.hparams.class_names = names
 
+    def on_train_epoch_start(self) -> None:
+        """Empties the sums over the epoch."""
+        self.train_images = 0
+        self.train_loss, self.train_right = torch.zeros(2, device=self.device).unbind()
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch `(images, labels)`."""
-        loss, _ = self._evaluate("train", batch)
-        # self.log costs as much as a fifth of a small model's step, so it is called only where Lightning would write.
+        images, labels = batch
+        logits = self(images)
+        loss = self._loss(logits, labels)
+        # What every step pays for: a metric object or self.log costs more than a small model's optimizer does, so
+        # the sums are plain tensors, and self.log is called only where Lightning would write.
+        self.train_images += len(labels)
+        self.train_loss.add_(loss.detach(), alpha=len(labels))
+        self.train_right.add_((logits.argmax(dim=1) == labels).sum())
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
             self.log("train/loss_step", loss, prog_bar=True)
         return loss
 
     def on_train_epoch_end(self) -> None:
-        """Logs loss and accuracy of the epoch's training batches, as they were when each was trained on."""
+        """Logs loss and accuracy over the epoch's training images, each as it was when it was trained on."""
+        for name, total in (("train_loss", self.train_loss), ("train_accuracy", self.train_right)):
+            self.metrics[name].update(total / self.train_images, weight=self.train_images)
         self._log("train")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The logits of a batch `(images, labels)`; loss and accuracy are logged as `val/loss`, `val/accuracy`."""
-        _, logits = self._evaluate("val", batch)
-        self._log("val")
-        return logits
+        return self._evaluate("val", batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The logits of a batch `(images, labels)`; loss and accuracy are logged as `test/loss`, `test/accuracy`."""
-        _, logits = self._evaluate("test", batch)
-        self._log("test")
-        return logits
+        return self._evaluate("test", batch)
 
     def predict_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> Tensor:
         """The probabilities `(batch, num_classes)` of a batch of images and whatever goes with them."""
@@ -127,18 +140,19 @@ class Classifier(LightningModule):
         """Names the classes of the model and its data, so that the checkpoint alone is enough to test it."""
         record_classes(self, checkpoint)
 
-    def _evaluate(self, stage: str, batch: Batch) -> tuple[Tensor, Tensor]:
-        images, labels = batch
-        logits = self(images).float()  # (batch, num_classes)
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         try:
-            loss = F.cross_entropy(logits, labels)
+            return F.cross_entropy(logits.float(), labels)
         except IndexError as error:  # the CPU's words for a label out of range
-            raise ValueError(
-                f"a label is outside 0..{self.num_classes - 1}: {error} Set model.num_classes to the data's"
-            ) from error
-        self.metrics[f"{stage}_loss"].update(loss.detach(), len(labels))
-        self.metrics[f"{stage}_accuracy"].update(logits.detach(), labels)
-        return loss, logits
+            raise ValueError(f"{error} The model has num_classes={self.num_classes}: labels start at 0") from error
+
+    def _evaluate(self, stage: str, batch: Batch) -> Tensor:
+        images, labels = batch
+        logits = self(images)  # (batch, num_classes)
+        self.metrics[f"{stage}_loss"].update(self._loss(logits, labels), weight=len(labels))
+        self.metrics[f"{stage}_accuracy"].update(logits, labels)
+        self._log(stage)
+        return logits
 
     def _log(self, stage: str) -> None:
         for name in ("loss", "accuracy"):

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint, ProgressBar, RichProgressBar
+from lightning.pytorch import callbacks as lightning_callbacks
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from lit_models.callbacks import Checkpoint, Pictures, PredictionWriter, Throughput
+from lit_models.callbacks import Checkpoint, Pictures, PredictionWriter, ProgressBar, Throughput
 from lit_models.checkpoint import read_checkpoint
 from lit_models.errors import explain  # imports the three packages, so that their classes are known by name
 
@@ -104,14 +105,13 @@ class CLI(LightningCLI):
         defaults = {
             "checkpoint": Checkpoint,
             "lr_monitor": LearningRateMonitor,
-            "progress_bar": RichProgressBar,
+            "progress_bar": ProgressBar,
             "throughput": Throughput,
             "pictures": Pictures,
         }
         for key, callback in defaults.items():
             parser.add_lightning_class_args(callback, key)
-        # A bar drawn 20 times less often costs nothing and looks the same.
-        parser.set_defaults({"checkpoint.save_last": True, "progress_bar.refresh_rate": 20})
+        parser.set_defaults({"checkpoint.save_last": True})
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -194,19 +194,19 @@ class CLI(LightningCLI):
         """Lets a default callback step aside where its switch is off or the config brings one of its kind."""
         given = config["callbacks"] or []
         given = given if isinstance(given, list) else [given]
-        kinds = {
-            ModelCheckpoint: config["enable_checkpointing"] is not False,
-            ProgressBar: config["enable_progress_bar"] is not False,
-            LearningRateMonitor: config["logger"] is not False,
-            Pictures: config["logger"] is not False,
-            Throughput: True,
+        switches = {
+            ModelCheckpoint: "enable_checkpointing",
+            lightning_callbacks.ProgressBar: "enable_progress_bar",
+            LearningRateMonitor: "logger",
+            Pictures: "logger",
         }
-        callbacks = [
-            callback
-            for callback in callbacks
-            for kind, on in kinds.items()
-            if isinstance(callback, kind) and on and not any(isinstance(other, kind) for other in given)
-        ]
+
+        def wanted(callback: Callback) -> bool:
+            kind = next((kind for kind in switches if isinstance(callback, kind)), type(callback))
+            on = kind not in switches or config[switches[kind]] is not False
+            return on and not any(isinstance(other, kind) for other in given)
+
+        callbacks = [callback for callback in callbacks if wanted(callback)]
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter(self.config.predict.output))
         return super()._instantiate_trainer(config, callbacks)
