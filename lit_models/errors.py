@@ -24,7 +24,7 @@ def explain(message: str, options: Iterable[str]) -> str:
     """
     key = ".".join(re.findall(r'Parser key "([\w.]+)"', message))
     paths = re.findall(r"class_path[ =]'([\w.]+)'", message)
-    if found := re.search(r"Option '([\w.]+)' is not accepted", message):
+    if found := re.search(r"(?:Option '|does not accept option ')([\w.]+)'", message):
         name = found[1]
         if paths:
             return f"{paths[-1]} has no option '{name}'{nearest(name, keywords(paths[-1]))}"
@@ -40,9 +40,14 @@ def explain(message: str, options: Iterable[str]) -> str:
         return f"{key}: there is no class '{found[1]}'{nearest(found[1], class_names())}"
     if found := re.search(r"No module named '([\w.]+)'", message):
         return f"{key}: there is no module {found[1]}"
-    if found := re.search(r"Expected a (.+?)\. Got value: (.*)", message):
-        choices = re.findall(r"'([^']+)'", found[1])
-        return f"{key}: {found[2]!r} is not {found[1]}{nearest(found[2], choices)}"
+    value = re.search(r"(?:Got|Given) value: (.*)", message)
+    if value and (found := re.search(r"does not correspond to a subclass of (\w+)", message)):
+        return f"{key}: {value[1]} is not a {found[1]}"
+    if value and (types := re.findall(r"Expected a (typing\.Literal\[.*?\]|<class '\w+'>)", message)):
+        choices = [choice for kind in types if "Literal" in kind for choice in re.findall(r"[\w.-]+", kind)[1:]]
+        names = [name for kind in types if (name := "".join(re.findall(r"<class '(\w+)'>", kind)))]
+        wanted = " or ".join(dict.fromkeys(choices + ["null" if name == "NoneType" else name for name in names]))
+        return f"{key}: {value[1]!r} is not {wanted}{nearest(value[1], choices)}"
     if found := re.search(r"invalid choice: '?([\w-]+)'? \(choose from (.*)\)", message):
         return f"there is no command '{found[1]}'{nearest(found[1], re.findall(r'[a-z]+', found[2]))}"
     if "model" in message and "required" in message:
