@@ -187,9 +187,8 @@ def main() -> None:
     train_set, test_set = bundled.train_set, bundled.test_set
     test = (test_set.images, test_set.labels)
     articles, ours, trainer_seconds, floor_seconds = [], [], [], []
-    print(
-        f"torch {torch.__version__}, lightning {lightning.__version__}, {platform.machine()}, threads: {options.threads}"
-    )
+    versions = f"torch {torch.__version__}, lightning {lightning.__version__}"
+    print(f"{versions}, {platform.machine()}, threads: {options.threads}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         raw = folder / "MNIST" / "raw"
@@ -218,9 +217,8 @@ def main() -> None:
     print(f"seconds in all          {spread(totals(articles)):<24}{spread(totals(ours))}")
     print(f"final test accuracy, %  {spread(finals(articles), 2):<24}{spread(finals(ours), 2)}")
     print(f"ours / article, seconds in all: {spread(quotients, 3)}")
-    print(
-        f"Trainer / floor, seconds an epoch: median {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})"
-    )
+    middle = statistics.median(ratios)
+    print(f"Trainer / floor, seconds an epoch: median {middle:.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})")
 
 
 def describe(run: Run) -> str:

@@ -1,6 +1,7 @@
 """What a checkpoint says of itself, and reading one without running what is in it."""
 
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ from lightning import LightningModule
 
 
 def class_path(value: object) -> str:
-    """Where an object's class is imported from: `lit_models.net.Net`."""
-    return f"{type(value).__module__}.{type(value).__qualname__}"
+    """Where an object's class is imported from, the package itself if that has it: `lit_models.Net`."""
+    module, name = type(value).__module__, type(value).__qualname__
+    package = module.partition(".")[0]
+    return f"{package if getattr(sys.modules[package], name, None) is type(value) else module}.{name}"
 
 
 def record_classes(module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -39,12 +42,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             raise ValueError(f"{path} is refused: it contains code, not only tensors and numbers") from error
         raise ValueError(f"{path} is not a checkpoint, or a damaged one") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise ValueError(f"{path} is not a checkpoint, or is cut short: {first_line(error)}") from error
+        raise ValueError(f"{path} is not a checkpoint, or is cut short") from error
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ValueError(f"{path} is not a Lightning checkpoint: it has no state_dict")
     return checkpoint
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text: torch adds its stack below."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
