@@ -23,9 +23,15 @@ class Checkpoint(ModelCheckpoint):
     ModelCheckpoint's own `save_on_exception` writes a second file under the name of a best one as well.
     """
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes where training starts."""
+        super().on_train_start(trainer, pl_module)
+        self.first_step = trainer.global_step
+
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Writes `last.ckpt` as it is now, once there is something trained to keep."""
-        if not (self.save_last and trainer.state.fn == "fit" and trainer.global_step > 0) or trainer.fast_dev_run:
+        """Writes `last.ckpt` as it is now, if anything was trained."""
+        trained = trainer.global_step > getattr(self, "first_step", trainer.global_step)
+        if not (trained and self.save_last) or trainer.fast_dev_run:
             return
         self.last_model_path = self.last_model_path or str(Path(self.dirpath) / f"{self.CHECKPOINT_NAME_LAST}.ckpt")
         trainer.save_checkpoint(self.last_model_path, self.save_weights_only)
@@ -54,6 +60,10 @@ class ProgressBar(RichProgressBar):
 
 class Throughput(Callback):
     """Logs `throughput/samples_per_second` of every training epoch, over all processes, validation left out."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clock also where a run is resumed in the middle of an epoch."""
+        self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""

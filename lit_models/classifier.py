@@ -85,6 +85,16 @@ class Classifier(LightningModule):
         if self.class_names is None and names is not None and len(names) == self.num_classes:
             self.class_names = self.hparams.class_names = names
 
+    def on_train_start(self) -> None:
+        """Refuses to go on for longer than the schedule of a resumed run was made for."""
+        total, planned = getattr(self.lr_schedulers(), "total_steps", None), self.trainer.estimated_stepping_batches
+        if total is not None and total < planned:
+            raise ValueError(
+                f"the checkpoint's schedule ends after {total} steps, but training would take {planned}: keep the "
+                "number of epochs, or start a new run"
+            )
+        self.on_train_epoch_start()  # which Lightning leaves out where a run is resumed in the middle of an epoch
+
     def on_train_epoch_start(self) -> None:
         """Empties the sums over the epoch."""
         self.train_images = 0

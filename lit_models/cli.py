@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
@@ -21,6 +22,7 @@ from lit_models.callbacks import Checkpoint, Pictures, PredictionWriter, Progres
 from lit_models.checkpoint import read_checkpoint
 from lit_models.errors import explain  # imports the three packages, so that their classes are known by name
 
+RESUMED = ("model", "data", "seed_everything")  # what a resumed run must not contradict
 MAY_CHANGE = {"data_dir", "download", "num_workers"}  # of a resumed run's data: where they are, not what they are
 
 
@@ -52,7 +54,7 @@ class RunConfig(SaveConfigCallback):
         """Writes the hyperparameters; TensorBoard's HPARAMS tab finds the metrics in the run's own curves."""
         from torch.utils.tensorboard.summary import hparams
 
-        sections = {key: self.content.get(key) for key in ("model", "data", "seed_everything")}
+        sections = {key: self.content.get(key) for key in RESUMED}
         sections["trainer"] = {key: self.content["trainer"][key] for key in ("max_epochs", "precision")}
         values = {key: "none" if value is None else value for key, value in flat(sections).items()}
         _, start, end = hparams({k: v if isinstance(v, int | float | str) else str(v) for k, v in values.items()}, {})
@@ -178,7 +180,8 @@ class CLI(LightningCLI):
         root, name, version, options = Path(config.trainer.default_root_dir), config.name, None, {}
         run = Path(config.ckpt_path).parent.parent if config.ckpt_path else None
         if run is not None and (run / "config.yaml").is_file():  # go on in the checkpoint's own run
-            root, name, version = run.parent.parent, run.parent.name, run.name
+            number = run.name.removeprefix("version_")
+            root, name, version = run.parent.parent, run.parent.name, int(number) if number.isdigit() else run.name
             if self.subcommand == "fit":  # what was logged after the checkpoint will be logged again
                 options["purge_step"] = read_checkpoint(config.ckpt_path)["global_step"]
         folder = root / name
@@ -284,13 +287,13 @@ def refuse_changes(asked: Any, recorded: Any, path: str, resuming: bool) -> None
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, keys joined with dots; class_path stands under the key of its object."""
-    if not hasattr(value, "items"):
+    """Nested dictionaries or namespaces as one, keys joined with dots; a class stands under its object's key."""
+    value = vars(value) if isinstance(value, Namespace) else value
+    if not isinstance(value, dict):
         return {prefix: value}
     result: dict[str, Any] = {}
     for key, inner in value.items():
-        name = prefix if key in ("class_path", "init_args") else f"{prefix}.{key}".lstrip(".")
-        result |= flat(inner, name)
+        result |= flat(inner, prefix if key in ("class_path", "init_args") else f"{prefix}.{key}".lstrip("."))
     return result
 
 
