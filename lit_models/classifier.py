@@ -117,7 +117,7 @@ class Classifier(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Logs loss and accuracy over the epoch's training images, each as it was when it was trained on."""
         for name, total in (("train_loss", self.train_loss), ("train_accuracy", self.train_right)):
-            self.metrics[name].update(total / self.train_images, weight=self.train_images)
+            self.metrics[name].update((total / self.train_images).expand(self.train_images))
         self._log("train")
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -159,7 +159,8 @@ class Classifier(LightningModule):
     def _evaluate(self, stage: str, batch: Batch) -> Tensor:
         images, labels = batch
         logits = self(images)  # (batch, num_classes)
-        self.metrics[f"{stage}_loss"].update(self._loss(logits, labels), weight=len(labels))
+        # Once an image: torchmetrics forgets a weight where nan_strategy is "disable".
+        self.metrics[f"{stage}_loss"].update(self._loss(logits, labels).expand(len(labels)))
         self.metrics[f"{stage}_accuracy"].update(logits, labels)
         self._log(stage)
         return logits

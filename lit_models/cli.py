@@ -227,9 +227,10 @@ class CLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         if subcommand in ("validate", "test"):
-            # The results belong at the checkpoint's step, not at 0.
-            step = read_checkpoint(self.config[subcommand].ckpt_path)["global_step"]
-            self.trainer.fit_loop.epoch_loop._batches_that_stepped = step
+            # The results belong at the checkpoint's step and epoch, not at 0.
+            checkpoint, loop = read_checkpoint(self.config[subcommand].ckpt_path), self.trainer.fit_loop
+            loop.epoch_loop._batches_that_stepped = checkpoint["global_step"]
+            loop.epoch_progress.current.processed = checkpoint["epoch"]
         super()._run_subcommand(subcommand)
 
     def after_fit(self) -> None:

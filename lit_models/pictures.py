@@ -27,7 +27,7 @@ def confusion(counts: Tensor, names: list[str]) -> Figure:
     for row, column in counts.nonzero().tolist():
         colour = "white" if shares[row, column] > 0.4 else "black"
         count = int(counts[row, column])
-        axes.text(column, row, count, ha="center", va="center", color=colour, fontsize=8 if count < 1000 else 6)
+        axes.text(column, row, count, ha="center", va="center", color=colour, fontsize=8 if count < 1000 else 7)
     return figure
 
 
@@ -51,11 +51,11 @@ def mistakes(confidence: Tensor, predicted: Tensor, labels: Tensor, images: Tens
     figure = Figure(figsize=(1.3 * columns, 1.3 * rows + 0.4), layout="constrained")
     axes = figure.add_subplot()
     axes.set_axis_off()
-    axes.set_title("predicted, its probability (true)" if wrong else "no mistakes", fontsize=9)
+    axes.set_title("predicted, its probability (true)" if wrong else "no mistakes", fontsize=10)
     for place in range(wrong):
         top, left = place // columns * (height + margin) + margin, place % columns * (width + margin) + margin // 2
         sheet[top : top + height, left : left + width] = images[place].permute(1, 2, 0)
         words = f"{names[predicted[place]]} {confidence[place]:.0%} ({names[labels[place]]})"
-        axes.text(left + width / 2, top - 1, words, ha="center", va="bottom", fontsize=7)
+        axes.text(left + width / 2, top - 1, words, ha="center", va="bottom", fontsize=9)
     axes.imshow(sheet.squeeze(2).clamp(0, 1), cmap="gray", vmin=0, vmax=1)
     return figure

@@ -1,0 +1,87 @@
+from functools import partial
+
+import pytest
+import torch
+from lightning import Trainer
+from torch import nn
+from torch.optim.lr_scheduler import OneCycleLR, StepLR
+from torch.utils.data import DataLoader, StackDataset
+
+from lit_models import Net
+
+SGD = partial(torch.optim.SGD, lr=0.1)
+
+
+def fit(model, tmp_path, images=10, batch_size=4, epochs=2, labels=None):
+    draw = torch.Generator().manual_seed(0)
+    pictures = torch.randint(0, 256, (images, 1, 28, 28), dtype=torch.uint8, generator=draw)
+    labels = torch.arange(images) % 10 if labels is None else labels
+    data = StackDataset(pictures, labels)
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(
+        max_epochs=epochs, accelerator="cpu", default_root_dir=tmp_path, enable_model_summary=False, **options
+    )
+    trainer.fit(model, DataLoader(data, batch_size=batch_size), DataLoader(data, batch_size=batch_size))
+    return trainer, pictures, labels
+
+
+def test_net_is_the_articles_to_the_parameter():
+    assert sum(weight.numel() for weight in Net().parameters()) == 21_840
+
+
+def test_net_computes_what_the_article_draws():
+    model = Net(mean=0.5, std=0.25).eval()
+    conv1, conv2 = (layer for layer in model.features if isinstance(layer, nn.Conv2d))
+    linear1, linear2 = (layer for layer in model.classifier if isinstance(layer, nn.Linear))
+    images = torch.rand(3, 1, 28, 28)
+    x = torch.relu(nn.functional.max_pool2d(conv1((images - 0.5) / 0.25), 2))
+    x = torch.relu(nn.functional.max_pool2d(conv2(x), 2))
+    x = linear2(torch.relu(linear1(x.flatten(1))))
+    torch.testing.assert_close(model(images), x)
+
+
+def test_both_dropouts_work_and_by_the_feature():
+    model = Net(conv_dropout=0.5, dropout=0.0).train()
+    channels = model.features[:5](model.normalize(torch.rand(4, 1, 28, 28)))
+    dropped = (channels == 0).flatten(2).all(dim=2)
+    assert 0 < dropped.float().mean() < 1
+    hidden = Net(dropout=0.5).classifier[:4].train()(torch.rand(4, 20, 4, 4))
+    assert not ((hidden == 0).all(dim=1)).any()
+
+
+def test_epoch_metrics_are_right_over_all_not_a_mean_of_batches(tmp_path):
+    # 10 images in batches of 4, 4 and 2, and a model that never changes: the means of the batches would differ.
+    model = Net(optimizer=partial(torch.optim.SGD, lr=0.0), conv_dropout=0, dropout=0)
+    trainer, images, _ = fit(model, tmp_path, epochs=1, labels=torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 8]))
+    labels = torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 8, 8])
+    logits = model(images)
+    for stage in ("train", "val"):
+        assert trainer.callback_metrics[f"{stage}/accuracy"] == pytest.approx(
+            (logits.argmax(1) == labels).sum().item() / 10
+        )
+        loss = nn.functional.cross_entropy(logits, labels).item()
+        assert trainer.callback_metrics[f"{stage}/loss"] == pytest.approx(loss, rel=1e-5)
+
+
+def test_one_cycle_ends_with_training_without_being_told_when(tmp_path):
+    model = Net(optimizer=SGD, lr_scheduler=partial(OneCycleLR, max_lr=0.1, final_div_factor=100))
+    rates = []
+    model.on_train_batch_start = lambda *_: rates.append(model.optimizers().param_groups[0]["lr"])
+    fit(model, tmp_path)
+    # From 0.1 / 25 over 0.1 to 0.1 / 25 / 100, in the 6 steps of 2 epochs.
+    assert (rates[0], max(rates), rates[5]) == pytest.approx((4e-3, 0.1, 4e-5), rel=0.1)
+
+
+def test_other_schedules_step_once_an_epoch(tmp_path):
+    trainer, _, _ = fit(Net(optimizer=SGD, lr_scheduler=partial(StepLR, step_size=1, gamma=0.1)), tmp_path)
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.001)
+
+
+def test_labels_outside_the_classes_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="num_classes=10"):
+        fit(Net(), tmp_path, labels=torch.full((10,), 10))
+
+
+def test_as_many_names_as_classes():
+    with pytest.raises(ValueError, match="2 class_names"):
+        Net(class_names=["cat", "dog"])
