@@ -109,7 +109,7 @@ def digit_from_picture(picture: Tensor) -> Tensor:
     corner = []
     for length, mass in zip(digit.shape, (weights.sum(1), weights.sum(0)), strict=True):
         centre = float(mass @ torch.arange(length).float())
-        corner.append(min(max(round((SIDE - 1) / 2 - centre), 0), SIDE - length))
+        corner.append(min(max(round(SIDE / 2 - centre), 0), SIDE - length))
     top, left = corner
     canvas[top : top + digit.shape[0], left : left + digit.shape[1]] = digit
     return as_bytes(canvas)

@@ -1,6 +1,7 @@
 """What a run gets beside its curves: a last checkpoint whatever happens, speed, pictures, and predictions as CSV."""
 
 import csv
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,24 @@ from lit_models.classifier import Batch, Classifier
 
 
 class Checkpoint(ModelCheckpoint):
-    """Lightning's ModelCheckpoint, whose `last.ckpt` is also written when training is interrupted or fails.
+    """Lightning's ModelCheckpoint, with two additions.
 
-    ModelCheckpoint's own `save_on_exception` writes a second file under the name of a best one as well.
+    `last.ckpt` is also written when training is interrupted or fails (`save_on_exception` would write a second file
+    under the name of a best one as well); and a run whose folder has moved, or is given by another path, knows its
+    checkpoints again.
     """
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over the best and last checkpoints, under the folder's present path if they lie there."""
+
+        def here(path: str) -> str:
+            return str(Path(self.dirpath) / Path(path).name) if path else path
+
+        if os.path.exists(here(state_dict["last_model_path"])):
+            paths = ("best_model_path", "last_model_path", "kth_best_model_path")
+            state_dict = state_dict | {key: here(state_dict[key]) for key in paths} | {"dirpath": self.dirpath}
+            state_dict["best_k_models"] = {here(path): score for path, score in state_dict["best_k_models"].items()}
+        super().load_state_dict(state_dict)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes where training starts."""
@@ -207,6 +222,12 @@ class PredictionWriter(BasePredictionWriter):
         self.rows += len(prediction)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Closes the file and says where it is."""
+        """Closes the file and says where it is.
+
+        Raises:
+            ValueError: No picture could be read.
+        """
         self.file.close()
+        if not self.rows:
+            raise ValueError(f"none of the files could be read as a picture, so {self.output} is empty")
         rank_zero_info(f"Wrote {self.rows} predictions to {self.output}")

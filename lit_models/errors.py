@@ -28,7 +28,9 @@ def explain(message: str, options: Iterable[str]) -> str:
         name = found[1]
         if paths:
             return f"{paths[-1]} has no option '{name}'{nearest(name, keywords(paths[-1]))}"
-        return f"there is no option '{name}'{nearest(name, options)}"
+        options = list(options)
+        hint = nearest(name, options) or nearest(name.partition(".")[0], options)
+        return f"there is no option '{name}'{hint}"
     if found := re.search(r"unrecognized arguments: -*([^\s=]+)", message):
         return f"there is no option '--{found[1]}'{nearest(found[1], options, '--')}"
     if found := re.search(r"File does not exist: '(.+)'", message):
