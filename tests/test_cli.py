@@ -191,7 +191,7 @@ def test_defaults_step_aside(tmp_path):
 def test_stopped_runs_leave_a_checkpoint_that_goes_on(stop, status, run, tmp_path):
     flags = ["fit", "--config", CONFIG, "--trainer.max_epochs=1", "--trainer.limit_val_batches=1"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    often = ["--checkpoint.monitor=null", "--checkpoint.every_n_train_steps=20"]
+    often = ["--checkpoint.monitor=null", "--checkpoint.every_n_train_steps=10"]
     command = [sys.executable, "-m", "lit_models", *map(str, flags), *often]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
