@@ -2,10 +2,9 @@
 
 Images `(batch, 1, 28, 28)` -> logits `(batch, 10)`.
 
-It comes from LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition", 1998,
-by way of PyTorch's first MNIST example and the article this project started from. The article drops out whole
-channels (`Dropout2d`) of the flat features, where there are none: each feature is dropped by itself here (`Dropout`).
-It also ends in `log_softmax` with the negative log-likelihood; logits with cross-entropy are the same thing.
+A small descendant of LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition",
+1998, as the article that this project started from draws it. The article drops out whole channels (`Dropout2d`) of
+the flat features too, where there are none: each feature is dropped by itself here (`Dropout`).
 
 Legend: c1, c2 - channels of the two convolutions; 28 -> 24 -> 12 -> 8 -> 4 - height and width.
 """
