@@ -191,7 +191,8 @@ class CLI(LightningCLI):
             raise OSError(f"cannot write to {folder}: {error.strerror}; set --trainer.default_root_dir") from error
         if not os.access(folder, os.W_OK):
             raise OSError(f"cannot write to {folder}; set --trainer.default_root_dir")
-        return TensorBoardLogger(root, name, version, log_graph=True, default_hp_metric=False, **options)
+        graph = not config.ckpt_path  # a checkpoint's run has drawn it already
+        return TensorBoardLogger(root, name, version, log_graph=graph, default_hp_metric=False, **options)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Lets a default callback step aside where its switch is off or the config brings one of its kind."""
