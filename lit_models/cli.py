@@ -231,7 +231,7 @@ class CLI(LightningCLI):
             # The results belong at the checkpoint's step and epoch, not at 0.
             checkpoint, loop = read_checkpoint(self.config[subcommand].ckpt_path), self.trainer.fit_loop
             loop.epoch_loop._batches_that_stepped = checkpoint["global_step"]
-            loop.epoch_progress.current.processed = checkpoint["epoch"]
+            loop.epoch_progress.current.completed = checkpoint["epoch"]
         super()._run_subcommand(subcommand)
 
     def after_fit(self) -> None:

@@ -20,7 +20,7 @@ def confusion(counts: Tensor, names: list[str]) -> Figure:
     axes = figure.add_subplot()
     shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     # The square root makes a share of one in a thousand visible beside the diagonal's 99 in a hundred.
-    axes.imshow(shares.sqrt(), cmap="Blues", vmin=0, vmax=1)
+    axes.imshow(shares.sqrt().numpy(), cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(classes), names, rotation=90 if max(map(len, names)) > 2 else 0)
     axes.set_yticks(range(classes), names)
     axes.set(xlabel="predicted", ylabel="true", title=f"{int(counts.trace())} of {int(counts.sum())} right")
@@ -57,5 +57,5 @@ def mistakes(confidence: Tensor, predicted: Tensor, labels: Tensor, images: Tens
         sheet[top : top + height, left : left + width] = images[place].permute(1, 2, 0)
         words = f"{names[predicted[place]]} {confidence[place]:.0%} ({names[labels[place]]})"
         axes.text(left + width / 2, top - 1, words, ha="center", va="bottom", fontsize=9)
-    axes.imshow(sheet.squeeze(2).clamp(0, 1), cmap="gray", vmin=0, vmax=1)
+    axes.imshow(sheet.squeeze(2).clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
     return figure

@@ -33,6 +33,7 @@ def test_curves(board):
     assert [event.step for event in board.Scalars("train/accuracy")] == [59, 119]
     assert [event.step for event in board.Scalars("val/accuracy")] == [59, 119, 120]
     assert [event.step for event in board.Scalars("test/accuracy")] == [120]
+    assert [event.value for event in board.Scalars("epoch")][-2:] == [1, 1]  # of validate and test: not back at 0
     assert board.Scalars("val/accuracy")[1].value == board.Scalars("val/accuracy")[2].value
     assert all(event.value > 0 for event in board.Scalars("throughput/samples_per_second"))
 
