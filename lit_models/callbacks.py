@@ -19,7 +19,7 @@ from lit_models.classifier import Batch, Classifier
 
 
 class Checkpoint(ModelCheckpoint):
-    """Lightning's ModelCheckpoint, with two additions.
+    """Lightning's ModelCheckpoint, with two additions, and without the file that it writes in a `fast_dev_run`.
 
     `last.ckpt` is also written when training is interrupted or fails (`save_on_exception` would write a second file
     under the name of a best one as well); and a run whose folder has moved, or is given by another path, knows its
@@ -42,6 +42,11 @@ class Checkpoint(ModelCheckpoint):
         """Notes where training starts."""
         super().on_train_start(trainer, pl_module)
         self.first_step = trainer.global_step
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes `last.ckpt` if nothing has written it yet."""
+        if not trainer.fast_dev_run:
+            super().on_train_end(trainer, pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Writes `last.ckpt` as it is now, if anything was trained."""

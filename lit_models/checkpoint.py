@@ -1,12 +1,17 @@
-"""What a checkpoint says of itself, and reading one without running what is in it."""
+"""What a checkpoint says of itself: reading one without running what is in it, and running as it was run."""
 
+import json
 import pickle
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from jsonargparse import Namespace
 from lightning import LightningModule
+
+RESUMED = ("model", "data", "seed_everything")  # what a resumed run must not contradict
+MAY_CHANGE = {"data_dir", "download", "num_workers"}  # of a resumed run's data: where they are, not what they are
 
 
 def class_path(value: object) -> str:
@@ -46,3 +51,58 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ValueError(f"{path} is not a Lightning checkpoint: it has no state_dict")
     return checkpoint
+
+
+def recorded_config(checkpoint: dict[str, Any], path: str) -> dict[str, Any]:
+    """The config that a checkpoint records: all of it from the command line, model and data from a Python Trainer."""
+    config = dict(checkpoint.get("config", {}))
+    for key, hyperparameters in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
+        class_path = checkpoint.get(f"{key}_class")
+        if class_path is not None:
+            if class_path.startswith("__main__."):
+                raise ValueError(f"{path} holds {class_path}: move the class into a module that can be imported")
+            # The hyperparameters last: a model may have learnt some, such as the names of its classes.
+            known = (config.get(key) or {}).get("init_args", {}) | checkpoint.get(hyperparameters, {})
+            config[key] = {"class_path": class_path, "init_args": known}
+    return config
+
+
+def with_config(args: list[str], config: dict[str, Any], first: bool) -> list[str]:
+    """Arguments with a config put in: right after the verb, or after the last `--config`."""
+    at = 1
+    if not first:
+        for index, arg in enumerate(args):
+            if arg in ("--config", "-c"):
+                at = index + 2
+            elif arg.startswith("--config="):
+                at = index + 1
+    return [*args[:at], "--config", json.dumps(config), *args[at:]]
+
+
+def refuse_changes(asked: Any, recorded: Any, path: str, resuming: bool) -> None:
+    """Raises a ValueError where a command asks for another model class, or would resume something else."""
+    if asked.model.class_path != recorded.model.class_path:
+        raise ValueError(f"{path} holds {recorded.model.class_path}, but {asked.model.class_path} is asked for")
+    if not resuming:
+        return
+    old, new = (
+        flat({key: config[key] for key in ("model", "data", "seed_everything")}) for config in (recorded, asked)
+    )
+    keys = sorted(key for key in old.keys() | new.keys() if key.rpartition(".")[2] not in MAY_CHANGE)
+    changed = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
+    if changed:
+        raise ValueError(
+            f"cannot resume {path} with another model, data or seed ({', '.join(changed)}); leave them out to go on, "
+            "or start a new run without --ckpt_path"
+        )
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries or namespaces as one, keys joined with dots; a class stands under its object's key."""
+    value = vars(value) if isinstance(value, Namespace) else value
+    if not isinstance(value, dict):
+        return {prefix: value}
+    result: dict[str, Any] = {}
+    for key, inner in value.items():
+        result |= flat(inner, prefix if key in ("class_path", "init_args") else f"{prefix}.{key}".lstrip("."))
+    return result

@@ -10,7 +10,6 @@ import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
@@ -19,11 +18,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from lit_models.callbacks import Checkpoint, Pictures, PredictionWriter, ProgressBar, Throughput
-from lit_models.checkpoint import read_checkpoint
+from lit_models.checkpoint import RESUMED, flat, read_checkpoint, recorded_config, refuse_changes, with_config
 from lit_models.errors import explain  # imports the three packages, so that their classes are known by name
-
-RESUMED = ("model", "data", "seed_everything")  # what a resumed run must not contradict
-MAY_CHANGE = {"data_dir", "download", "num_workers"}  # of a resumed run's data: where they are, not what they are
 
 
 class Parser(LightningArgumentParser):
@@ -83,6 +79,7 @@ class CLI(LightningCLI):
             trainer_defaults={"default_root_dir": "logs"},
             seed_everything_default=0,
             parser_class=Parser,
+            parser_kwargs={"prog": "python -m lit_models", "description": "Trains, tests and uses the models."},
             args=args,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -237,66 +234,12 @@ class CLI(LightningCLI):
     def after_fit(self) -> None:
         """Prints the best checkpoint and the command that tests it."""
         keeper = self.trainer.checkpoint_callback
-        best = keeper and (keeper.best_model_path or keeper.last_model_path)
-        if best and self.trainer.is_global_zero:
-            score = f" ({keeper.monitor} {keeper.best_model_score:.4f})" if keeper.best_model_score is not None else ""
-            print(f"Best checkpoint{score}. To test it:")
-            print(f"  python -m lit_models test --ckpt_path {shlex.quote(os.path.relpath(best))}")
-
-
-def recorded_config(checkpoint: dict[str, Any], path: str) -> dict[str, Any]:
-    """The config that a checkpoint records: all of it from the command line, model and data from a Python Trainer."""
-    config = dict(checkpoint.get("config", {}))
-    for key, hyperparameters in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
-        class_path = checkpoint.get(f"{key}_class")
-        if class_path is not None:
-            if class_path.startswith("__main__."):
-                raise ValueError(f"{path} holds {class_path}: move the class into a module that can be imported")
-            # The hyperparameters last: a model may have learnt some, such as the names of its classes.
-            known = (config.get(key) or {}).get("init_args", {}) | checkpoint.get(hyperparameters, {})
-            config[key] = {"class_path": class_path, "init_args": known}
-    return config
-
-
-def with_config(args: list[str], config: dict[str, Any], first: bool) -> list[str]:
-    """Arguments with a config put in: right after the verb, or after the last `--config`."""
-    at = 1
-    if not first:
-        for index, arg in enumerate(args):
-            if arg in ("--config", "-c"):
-                at = index + 2
-            elif arg.startswith("--config="):
-                at = index + 1
-    return [*args[:at], "--config", json.dumps(config), *args[at:]]
-
-
-def refuse_changes(asked: Any, recorded: Any, path: str, resuming: bool) -> None:
-    """Raises a ValueError where a command asks for another model class, or would resume something else."""
-    if asked.model.class_path != recorded.model.class_path:
-        raise ValueError(f"{path} holds {recorded.model.class_path}, but {asked.model.class_path} is asked for")
-    if not resuming:
-        return
-    old, new = (
-        flat({key: config[key] for key in ("model", "data", "seed_everything")}) for config in (recorded, asked)
-    )
-    keys = sorted(key for key in old.keys() | new.keys() if key.rpartition(".")[2] not in MAY_CHANGE)
-    changed = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
-    if changed:
-        raise ValueError(
-            f"cannot resume {path} with another model, data or seed ({', '.join(changed)}); leave them out to go on, "
-            "or start a new run without --ckpt_path"
-        )
-
-
-def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries or namespaces as one, keys joined with dots; a class stands under its object's key."""
-    value = vars(value) if isinstance(value, Namespace) else value
-    if not isinstance(value, dict):
-        return {prefix: value}
-    result: dict[str, Any] = {}
-    for key, inner in value.items():
-        result |= flat(inner, prefix if key in ("class_path", "init_args") else f"{prefix}.{key}".lstrip("."))
-    return result
+        path = keeper and (keeper.best_model_path or keeper.last_model_path)
+        if path and os.path.exists(path) and self.trainer.is_global_zero:
+            which = "Best" if keeper.best_model_path and keeper.monitor else "Last"
+            score = f" ({keeper.monitor} {keeper.best_model_score:.4f})" if which == "Best" else ""
+            print(f"{which} checkpoint{score}. To test it:")
+            print(f"  python -m lit_models test --ckpt_path {shlex.quote(os.path.relpath(path))}")
 
 
 def run_name(config: Any) -> str:

@@ -181,6 +181,8 @@ def test_defaults_step_aside(tmp_path):
     off = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_progress_bar=false"]
     assert cli.main(["fit", *flags, *off]) == 0
     assert list(tmp_path.iterdir()) == []
+    assert cli.main(["fit", *flags, "--trainer.fast_dev_run=true"]) == 0
+    assert list(tmp_path.rglob("*.ckpt")) == []
     own = tmp_path / "own.yaml"
     own.write_text("trainer: {callbacks: [{class_path: ModelCheckpoint, init_args: {save_top_k: 0}}]}")
     command = cli.CLI(["fit", *flags, f"--config={own}"])

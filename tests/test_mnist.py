@@ -239,3 +239,17 @@ def test_emnist_stands_upright(tmp_path):
     raw = (tmp_path / "EMNIST" / "raw" / "emnist-digits-train-images-idx3-ubyte").read_bytes()[16:]
     stored = torch.tensor(list(raw), dtype=torch.uint8).view(20, 28, 28)
     assert torch.equal(data.train_set.images[:, 0], stored.transpose(1, 2))
+
+
+def test_qmnist_keeps_the_digit_of_its_labels(tmp_path):
+    folder = tmp_path / "QMNIST" / "raw"
+    folder.mkdir(parents=True)
+    for part in ("train", "test"):
+        images, labels = torch.zeros(20, 28, 28, dtype=torch.uint8), torch.full((20, 8), 77, dtype=torch.int32)
+        labels[:, 0] = torch.arange(20) % 10
+        (folder / f"qmnist-{part}-images-idx3-ubyte").write_bytes(idx(images))
+        numbers = struct.pack(">160i", *labels.flatten().tolist())
+        (folder / f"qmnist-{part}-labels-idx2-int").write_bytes(struct.pack(">BBBBII", 0, 0, 12, 2, 20, 8) + numbers)
+    data = MNISTDataModule("QMNIST", data_dir=str(tmp_path), val_size=0)
+    data.setup("fit")
+    assert data.train_set.labels.tolist() == [*range(10), *range(10)]
