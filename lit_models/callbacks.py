@@ -60,21 +60,24 @@ class Checkpoint(ModelCheckpoint):
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's progress bar, which gathers its numbers only in the steps in which it is drawn.
+    """Lightning's progress bar, which gathers and draws its numbers by the clock and not in every training step.
 
     Args:
-        refresh_rate: Batches from one drawing to the next.
+        interval: Seconds from one drawing to the next.
     """
 
-    def __init__(self, refresh_rate: int = 20) -> None:
-        super().__init__(refresh_rate=refresh_rate)
+    def __init__(self, interval: float = 0.5) -> None:
+        super().__init__()
+        self.interval = interval
+        self.drawn = 0.0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Draws, if it is time to."""
-        done = batch_idx + 1
-        if done % self.refresh_rate == 0 or done == self.total_train_batches:
+        now = time.monotonic()
+        if now - self.drawn >= self.interval or batch_idx + 1 == self.total_train_batches:
+            self.drawn = now
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
 
