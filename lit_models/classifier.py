@@ -4,6 +4,7 @@ Images `(batch, channels, height, width)`, uint8 in 0..255 or float in 0..1 -> l
 """
 
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -35,7 +36,8 @@ class Classifier(LightningModule):
             steps after every epoch. Without one the learning rate is constant.
 
     Raises:
-        ValueError: As many `class_names` as classes are needed; or the data have more classes than the model.
+        ValueError: The number of `class_names` isn't `num_classes`; the data have more classes than the model, or a
+            label outside of them; a schedule needs the number of steps, and training has no end.
     """
 
     def __init__(
@@ -66,7 +68,7 @@ class Classifier(LightningModule):
             self.metrics[name] = MeanMetric(nan_strategy="disable")
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Images, uint8 in 0..255 or float in 0..1, less the mean and over the standard deviation, in its dtype."""
+        """Images, uint8 in 0..255 or float in 0..1, less mean and over standard deviation, in the model's dtype."""
         pixels = images.to(self.mean.dtype, copy=True)  # a copy, so that the rest can be done in place
         if not images.is_floating_point():
             pixels /= 255
@@ -87,12 +89,14 @@ class Classifier(LightningModule):
 
     def on_train_start(self) -> None:
         """Refuses to go on for longer than the schedule of a resumed run was made for."""
-        total, planned = getattr(self.lr_schedulers(), "total_steps", None), self.trainer.estimated_stepping_batches
-        if total is not None and total < planned:
-            raise ValueError(
-                f"the checkpoint's schedule ends after {total} steps, but training would take {planned}: keep the "
-                "number of epochs, or start a new run"
-            )
+        planned = self.trainer.estimated_stepping_batches
+        for config in self.trainer.lr_scheduler_configs:
+            total = getattr(config.scheduler, "total_steps", planned)
+            if config.interval == "step" and total < planned:
+                raise ValueError(
+                    f"the checkpoint's schedule ends after {total} steps, but training would take {planned}: keep the "
+                    "number of epochs, or start a new run"
+                )
         self.on_train_epoch_start()  # which Lightning leaves out where a run is resumed in the middle of an epoch
 
     def on_train_epoch_start(self) -> None:
@@ -110,7 +114,8 @@ class Classifier(LightningModule):
         self.train_images += len(labels)
         self.train_loss.add_(loss.detach(), alpha=len(labels))
         self.train_right.add_((logits.argmax(dim=1) == labels).sum())
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        interval = self.trainer.log_every_n_steps
+        if interval and (self.trainer.global_step + 1) % interval == 0:
             self.log("train/loss_step", loss, prog_bar=True)
         return loss
 
@@ -140,7 +145,10 @@ class Classifier(LightningModule):
         defaults = {name: parameter.default for name, parameter in inspect.signature(schedule).parameters.items()}
         keywords = defaults | getattr(schedule, "keywords", {})  # of a functools.partial, which jsonargparse makes too
         if keywords.get("total_steps", "never asked for") is None:
-            interval, options = "step", {"total_steps": int(self.trainer.estimated_stepping_batches)}
+            steps = self.trainer.estimated_stepping_batches
+            if math.isinf(steps):
+                raise ValueError("a schedule over all steps needs trainer.max_epochs or trainer.max_steps")
+            interval, options = "step", {"total_steps": int(steps)}
         else:
             interval, options = "epoch", {}
         scheduler = {"scheduler": schedule(optimizer, **options), "interval": interval, "name": "train/lr"}

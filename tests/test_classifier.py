@@ -12,12 +12,13 @@ from lit_models import Net
 SGD = partial(torch.optim.SGD, lr=0.1)
 
 
-def fit(model, tmp_path, images=10, batch_size=4, epochs=2, labels=None):
+def fit(model, tmp_path, images=10, batch_size=4, epochs=2, labels=None, log_every_n_steps=50):
     draw = torch.Generator().manual_seed(0)
     pictures = torch.randint(0, 256, (images, 1, 28, 28), dtype=torch.uint8, generator=draw)
     labels = torch.arange(images) % 10 if labels is None else labels
     data = StackDataset(pictures, labels)
     options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    options |= {"log_every_n_steps": log_every_n_steps}
     trainer = Trainer(
         max_epochs=epochs, accelerator="cpu", default_root_dir=tmp_path, enable_model_summary=False, **options
     )
@@ -75,6 +76,19 @@ def test_one_cycle_ends_with_training_without_being_told_when(tmp_path):
 def test_other_schedules_step_once_an_epoch(tmp_path):
     trainer, _, _ = fit(Net(optimizer=SGD, lr_scheduler=partial(StepLR, step_size=1, gamma=0.1)), tmp_path)
     assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.001)
+
+
+def test_a_schedule_told_its_steps_is_left_alone_and_steps_once_an_epoch(tmp_path):
+    fit(Net(optimizer=SGD, lr_scheduler=partial(OneCycleLR, max_lr=0.1, total_steps=3)), tmp_path)
+
+
+def test_a_schedule_over_all_steps_needs_an_end(tmp_path):
+    with pytest.raises(ValueError, match="max_epochs"):
+        fit(Net(optimizer=SGD, lr_scheduler=partial(OneCycleLR, max_lr=0.1)), tmp_path, epochs=-1)
+
+
+def test_trains_without_logging_steps(tmp_path):
+    fit(Net(optimizer=SGD), tmp_path, log_every_n_steps=0)
 
 
 def test_labels_outside_the_classes_are_refused(tmp_path):
