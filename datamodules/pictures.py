@@ -19,7 +19,7 @@ NOISE = 0.2  # weaker than this share of the strongest stroke is paper, shadow o
 class PictureDataset(Dataset[tuple[Tensor, list[str]]]):
     """The files of a folder and of those below it, as images for a classifier, with their names.
 
-    A file that can't be read as a picture is left out of its batch, warned of by name, and listed in `unreadable`.
+    A file that can't be read as a picture is left out of its batch, and warned of by name.
 
     Args:
         folder: Where the pictures are. Hidden files are passed over.
@@ -40,7 +40,6 @@ class PictureDataset(Dataset[tuple[Tensor, list[str]]]):
         if not self.paths:
             raise FileNotFoundError(f"no pictures in {folder}")
         self.prepare = prepare
-        self.unreadable: list[str] = []
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -54,7 +53,6 @@ class PictureDataset(Dataset[tuple[Tensor, list[str]]]):
                 images.append(self.prepare(grey(path))[None])
                 names.append(str(path))
             except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                self.unreadable.append(str(path))
                 warnings.warn(f"cannot read {path}: {error}", stacklevel=2)
         return torch.cat(images), names
 

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ class Checkpoint(ModelCheckpoint):
         self.last_model_path = self.last_model_path or str(Path(self.dirpath) / f"{self.CHECKPOINT_NAME_LAST}.ckpt")
         trainer.save_checkpoint(self.last_model_path, self.save_weights_only)
         rank_zero_info(f"Stopped after step {trainer.global_step}. To go on from there:")
-        rank_zero_info(f"  python -m lit_models fit --ckpt_path {self.last_model_path}")
+        rank_zero_info(f"  python -m lit_models fit --ckpt_path {shlex.quote(self.last_model_path)}")
 
 
 class ProgressBar(RichProgressBar):
@@ -120,10 +121,12 @@ class Pictures(Callback):
     `test/mistakes` shows the images that the model gets most confidently wrong.
 
     Args:
-        mistakes: How many wrongly classified images to show.
+        mistakes: How many wrongly classified images to show, at least 1.
     """
 
     def __init__(self, mistakes: int = 20) -> None:
+        if mistakes < 1:
+            raise ValueError(f"mistakes is {mistakes}: it must be at least 1; trainer.logger=false draws no pictures")
         self.mistakes = mistakes
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

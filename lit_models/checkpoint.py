@@ -74,7 +74,7 @@ def with_config(args: list[str], config: dict[str, Any], first: bool) -> list[st
         for index, arg in enumerate(args):
             if arg in ("--config", "-c"):
                 at = index + 2
-            elif arg.startswith("--config="):
+            elif arg.startswith(("--config=", "-c")):
                 at = index + 1
     return [*args[:at], "--config", json.dumps(config), *args[at:]]
 
@@ -85,9 +85,7 @@ def refuse_changes(asked: Any, recorded: Any, path: str, resuming: bool) -> None
         raise ValueError(f"{path} holds {recorded.model.class_path}, but {asked.model.class_path} is asked for")
     if not resuming:
         return
-    old, new = (
-        flat({key: config[key] for key in ("model", "data", "seed_everything")}) for config in (recorded, asked)
-    )
+    old, new = (flat({key: config[key] for key in RESUMED}) for config in (recorded, asked))
     keys = sorted(key for key in old.keys() | new.keys() if key.rpartition(".")[2] not in MAY_CHANGE)
     changed = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
     if changed:

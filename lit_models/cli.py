@@ -130,7 +130,7 @@ class CLI(LightningCLI):
         scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         scan.error = parser.error
         scan.add_argument("--ckpt_path")
-        path = scan.parse_known_args(args)[0].ckpt_path
+        path = given = scan.parse_known_args(args)[0].ckpt_path
         if path in ("last", "auto"):
             path = self._last_checkpoint(parser, args, required=path == "last")
         recorded = recorded_config(read_checkpoint(path), path) if path else {}
@@ -147,6 +147,8 @@ class CLI(LightningCLI):
                 self.config = parser.parse_args(with_config(args, asked, first=False))
         verb = self.config.subcommand
         config = self.config[verb]
+        if config.ckpt_path and not given:
+            parser.error(f"ckpt_path has no place in a config file: give --ckpt_path {config.ckpt_path}")
         if verb != "fit" and not path:
             parser.error(f"{verb} needs a trained model: --ckpt_path FILE, or --ckpt_path last for the newest run")
         config.ckpt_path = path
@@ -229,7 +231,14 @@ class CLI(LightningCLI):
             checkpoint, loop = read_checkpoint(self.config[subcommand].ckpt_path), self.trainer.fit_loop
             loop.epoch_loop._batches_that_stepped = checkpoint["global_step"]
             loop.epoch_progress.current.completed = checkpoint["epoch"]
-        super()._run_subcommand(subcommand)
+        try:
+            super()._run_subcommand(subcommand)
+        except RuntimeError as error:
+            if "Error(s) in loading state_dict" not in str(error):
+                raise
+            mismatch = str(error).splitlines()[1].strip()
+            path = self.config[subcommand].ckpt_path
+            raise ValueError(f"{path} does not fit the model that is asked for: {mismatch}") from error
 
     def after_fit(self) -> None:
         """Prints the best checkpoint and the command that tests it."""

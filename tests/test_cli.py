@@ -141,13 +141,26 @@ def test_another_class_and_a_changed_run_are_refused(last, capsys):
     )
 
 
-def test_flags_win_over_the_checkpoint_and_the_checkpoint_over_files(last, tmp_path):
+def test_a_network_that_the_checkpoint_does_not_fit_is_refused(last, capsys):
+    message = fails(capsys, "test", f"--ckpt_path={last}", "--model.hidden_features=20")
+    assert "does not fit the model" in message
+    assert "classifier.1.weight" in message
+
+
+def test_a_checkpoint_in_a_config_file_is_not_passed_over(last, tmp_path, capsys):
+    (tmp_path / "resume.yaml").write_text(f"ckpt_path: {last}")
+    message = fails(capsys, "fit", f"--config={CONFIG}", f"--config={tmp_path / 'resume.yaml'}")
+    assert f"give --ckpt_path {last}" in message
+
+
+@pytest.mark.parametrize("option", ["--config=", "-c"])
+def test_flags_win_over_the_checkpoint_and_the_checkpoint_over_files(option, last, tmp_path):
     file = tmp_path / "file.yaml"
     file.write_text(
         "model: {class_path: Net, init_args: {dropout: 0.9, mean: 0.9}}\ndata: {class_path: MNISTDataModule}"
     )
     flags = ["--model.mean=0.5", "--data.batch_size=1000", "--trainer.limit_test_batches=1"]
-    command = cli.CLI(["test", f"--config={file}", f"--ckpt_path={last}", *flags])
+    command = cli.CLI(["test", f"{option}{file}", f"--ckpt_path={last}", *flags])
     assert (command.model.hparams.dropout, command.model.hparams.mean) == (0.0, 0.5)
     assert (command.datamodule.hparams.batch_size, command.datamodule.hparams.rotation) == (1000, 10)
 
