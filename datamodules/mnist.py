@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torchvision import datasets
 
-from datamodules.pictures import PictureDataset, digit_from_picture, garment_from_picture
-from datamodules.tensors import TensorDataset, batch_loader, random_affine
+from datamodules.images import ImageDataModule, split_off
+from datamodules.pictures import read_digit, read_garment
+from datamodules.tensors import TensorDataset, random_affine
 
 SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -34,7 +33,7 @@ BUNDLED = Path(__file__).parent / "files"
 Variant = Literal["MNIST", "FashionMNIST", "KMNIST", "QMNIST", "EMNIST-letters", "EMNIST-digits"]
 
 
-class MNISTDataModule(LightningDataModule):
+class MNISTDataModule(ImageDataModule):
     """MNIST or a drop-in variant: `(batch, 1, 28, 28)` uint8 images and int64 labels.
 
     Validation is split from the training images by its own seed; the test set is the published one. Training batches
@@ -64,9 +63,6 @@ class MNISTDataModule(LightningDataModule):
         ConnectionError: The download failed.
     """
 
-    num_classes: int
-    class_names: list[str]
-
     def __init__(
         self,
         variant: Variant = "MNIST",
@@ -87,7 +83,10 @@ class MNISTDataModule(LightningDataModule):
         if not 0 <= scale < 1:
             raise ValueError(f"scale is {scale}: it must be at least 0 and less than 1")
         self.save_hyperparameters(logger=False)
-        self.augment = bool(rotation or shift or scale)
+        self.num_workers = num_workers
+        self.shape = (1, 28, 28)
+        # A digit or a letter is centred by its mass in a box of 20x20 pixels; the others fill the image.
+        self.read = read_garment if variant in ("FashionMNIST", "KMNIST") else read_digit
 
     def prepare_data(self) -> None:
         """Downloads the variant, once a machine."""
@@ -99,57 +98,16 @@ class MNISTDataModule(LightningDataModule):
         """Loads what the stage needs: train and validation to fit, validation to validate, else the test set."""
         if stage in ("fit", "validate"):
             images, labels = self._load(train=True)
-            val_size = self.hparams.val_size
-            if not 0 <= val_size < len(labels):
-                raise ValueError(f"val_size is {val_size}: it must be between 0 and {len(labels) - 1} images")
-            order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(self.hparams.split_seed))
-            train, val = order[val_size:].sort().values, order[:val_size].sort().values
+            train, val = split_off(len(labels), self.hparams.val_size, self.hparams.split_seed)
             self.train_set = TensorDataset(images[train], labels[train])
             self.val_set = TensorDataset(images[val], labels[val])
         else:
             self.test_set = TensorDataset(*self._load(train=False))
 
-    def train_dataloader(self) -> DataLoader:
-        """Shuffled training batches."""
-        return self._loader(self.train_set, shuffle=True)
-
-    def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Validation batches; none where `val_size` is 0."""
-        return self._loader(self.val_set) if len(self.val_set) else []
-
-    def test_dataloader(self) -> DataLoader:
-        """Batches of the published test set."""
-        return self._loader(self.test_set)
-
-    def predict_dataloader(self) -> DataLoader:
-        """Batches of the published test set."""
-        return self._loader(self.test_set)
-
-    def picture_dataloader(self, folder: str) -> DataLoader:
-        """Batches of a folder's pictures, of any size and colour, made to look like the images trained on.
-
-        Raises:
-            FileNotFoundError: There is no such folder, or no file in it.
-        """
-        # A digit or a letter is centred by its mass in a box of 20x20 pixels; the others fill the image.
-        fills = self.hparams.variant in ("FashionMNIST", "KMNIST")
-        return self._loader(PictureDataset(folder, garment_from_picture if fills else digit_from_picture))
-
-    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
-        """Augments a training batch, on the device it has just reached."""
-        if not (self.augment and self.trainer.training) or isinstance(batch, Tensor):
-            return batch  # a tensor alone is the model's example input, for its summary and graph
-        images, labels = batch
-        return random_affine(images, self.hparams.rotation, self.hparams.shift, self.hparams.scale), labels
-
-    def _loader(self, dataset: TensorDataset | PictureDataset, shuffle: bool = False) -> DataLoader:
-        return batch_loader(
-            dataset,
-            self.hparams.batch_size,
-            shuffle=shuffle,
-            num_workers=self.hparams.num_workers,
-            pin_memory=torch.cuda.is_available(),
-        )
+    def augment(self, images: Tensor) -> Tensor:
+        """Training images, rotated, shifted and scaled, each by its own random amounts."""
+        rotation, shift, scale = self.hparams.rotation, self.hparams.shift, self.hparams.scale
+        return random_affine(images, rotation, shift, scale) if rotation or shift or scale else images
 
     def _load(self, train: bool) -> tuple[Tensor, Tensor]:
         """Images `(count, 1, 28, 28)` uint8 and labels `(count,)` int64."""

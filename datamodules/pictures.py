@@ -1,7 +1,14 @@
-"""Pictures from a folder, of any size and colour, made to look like MNIST's: 28x28, grey, light on dark."""
+"""Picture files of any size, mode and colour: as they are, or made to look like MNIST's.
 
+MNIST's digits are 28x28, grey, light on dark, scaled to a box of 20x20 and centred by their mass.
+"""
+
+import os
+import struct
 import warnings
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -12,49 +19,127 @@ from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
 SIDE = 28
-BOX = 20  # MNIST's digits were scaled to fit 20x20 and centred by their mass in 28x28
+BOX = 20
 NOISE = 0.2  # weaker than this share of the strongest stroke is paper, shadow or JPEG
+# What Pillow's readers raise where a file is damaged, or isn't a picture.
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error)
+UNREADABLE += (Image.DecompressionBombError,)
 
 
 class PictureDataset(Dataset[tuple[Tensor, list[str]]]):
-    """The files of a folder and of those below it, as images for a classifier, with their names.
+    """Picture files as images for a classifier, with their names.
 
     A file that can't be read as a picture is left out of its batch, and warned of by name.
 
     Args:
-        folder: Where the pictures are. Hidden files are passed over.
-        prepare: Makes an image `(1, height, width)`, uint8, of a grey picture with float values in 0..1.
-
-    Raises:
-        FileNotFoundError: There is no such folder, or no file in it.
+        paths: The files.
+        prepare: Makes a uint8 image of a file.
+        shape: The shape of every image, `(channels, height, width)`.
+        threads: How many files are read at a time; one a processor, if not given.
     """
 
-    def __init__(self, folder: str, prepare: Callable[[Tensor], Tensor]) -> None:
-        root = Path(folder)
-        if not root.is_dir():
-            raise FileNotFoundError(f"no folder {folder}")
-        files = (path for path in root.rglob("*") if path.is_file())
-        self.paths = sorted(
-            path for path in files if not any(part.startswith(".") for part in path.parts[len(root.parts) :])
-        )
-        if not self.paths:
-            raise FileNotFoundError(f"no pictures in {folder}")
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        prepare: Callable[[Path], Tensor],
+        shape: tuple[int, int, int],
+        threads: int | None = None,
+    ) -> None:
+        self.paths = paths
         self.prepare = prepare
+        self.shape = shape
+        self.threads = threads
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, list[str]]:
-        """Images `(batch, 1, 28, 28)`, uint8, and their files; a batch of none where none can be read."""
-        images, names = [torch.empty(0, 1, SIDE, SIDE, dtype=torch.uint8)], []
-        for index in indices:
-            path = self.paths[index]
-            try:
-                images.append(self.prepare(grey(path))[None])
+        """Images `(batch, *shape)`, uint8, and their files; a batch of none where none can be read."""
+        images, names = [torch.empty(0, *self.shape, dtype=torch.uint8)], []
+        paths = [self.paths[index] for index in indices]
+        for path, image in zip(paths, read_pictures(paths, self.prepare, self.threads), strict=True):
+            if isinstance(image, Tensor):
+                images.append(image[None])
                 names.append(str(path))
-            except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-                warnings.warn(f"cannot read {path}: {error}", stacklevel=2)
+            else:
+                warnings.warn(f"cannot read {path}: {image}", stacklevel=2)
         return torch.cat(images), names
+
+
+def read_pictures(
+    paths: Sequence[Path], prepare: Callable[[Path], Tensor], threads: int | None = None
+) -> Iterator[Tensor | Exception]:
+    """Reads files in several threads, one a processor if not given; a file that can't be read gives its error."""
+
+    def read(path: Path) -> Tensor | Exception:
+        try:
+            return prepare(path)
+        except UNREADABLE as error:
+            return error
+
+    pool = ThreadPoolExecutor(threads or os.cpu_count())
+    try:
+        yield from pool.map(read, paths)
+    finally:  # interrupted, it does not read the rest first
+        pool.shutdown(cancel_futures=True)
+
+
+def find_pictures(folder: str | Path, endings: set[str] | None = None) -> list[Path]:
+    """The files in a folder and below it, in order; hidden ones are passed over.
+
+    Args:
+        folder: Where to look.
+        endings: Take only files that end so, in upper or lower case: `{".png", ".jpg"}`. Any, if not given.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or no such file in it.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"no folder {folder}")
+    paths = sorted(
+        path
+        for path in root.rglob("*")
+        if (endings is None or path.suffix.lower() in endings)
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    )
+    if not paths:
+        raise FileNotFoundError(f"no pictures in {folder}")
+    return paths
+
+
+def picture_endings() -> set[str]:
+    """The endings of the files that Pillow can read, in lower case."""
+    return {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+
+
+def read_square(path: Path, side: int, channels: int) -> Tensor:
+    """A picture file as an image `(channels, side, side)`, uint8: upright, scaled so that it fills the square.
+
+    What stands out of the square on two sides is cut off. Of an animation it is the first frame. See-through parts
+    become white. 16 bits are brought down to 8 by their whole range, floating-point values are taken to be in 0..1.
+
+    Args:
+        path: The file.
+        side: Height and width of the image.
+        channels: 1 for grey, 3 for red, green and blue.
+
+    Raises:
+        OSError: Not a picture, or a damaged one.
+    """
+    with Image.open(path) as file:
+        file.draft(None, (2 * side, 2 * side))  # a JPEG file is decoded at a fraction of its size, if that is enough
+        picture = ImageOps.exif_transpose(file)
+        if picture.mode.startswith("I") or picture.mode == "F":  # convert("L") would cut them off at 255
+            top = 65535 if picture.mode.startswith("I") else 1
+            deep = pil_to_tensor(picture.convert("F"))[0] / top
+            picture = Image.fromarray(as_bytes(deep)[0].numpy())
+        elif picture.has_transparency_data:
+            picture = picture.convert("RGBA")
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        picture = picture.convert("L" if channels == 1 else "RGB")
+        return pil_to_tensor(ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC))
 
 
 def grey(path: Path) -> Tensor:
@@ -91,6 +176,16 @@ def fit(picture: Tensor, side: int) -> Tensor:
     height, width = picture.shape
     size = [max(1, round(length * side / max(height, width))) for length in (height, width)]
     return F.interpolate(picture[None, None], size=size, mode="bilinear", antialias=True)[0, 0]
+
+
+def read_digit(path: Path) -> Tensor:
+    """A file with a handwritten digit or letter as `digit_from_picture` makes it."""
+    return digit_from_picture(grey(path))
+
+
+def read_garment(path: Path) -> Tensor:
+    """A file with a garment or a Kuzushiji character as `garment_from_picture` makes it."""
+    return garment_from_picture(grey(path))
 
 
 def digit_from_picture(picture: Tensor) -> Tensor:

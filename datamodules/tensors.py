@@ -67,6 +67,31 @@ def batch_loader(
     )
 
 
+def random_flip(images: Tensor) -> Tensor:
+    """Mirrors each image `(batch, channels, height, width)` from left to right with a probability of one half."""
+    mirrored = torch.rand(len(images), device=images.device) < 0.5
+    return torch.where(mirrored[:, None, None, None], images.flip(3), images)
+
+
+def random_shift(images: Tensor, pixels: int) -> Tensor:
+    """Moves each image `(batch, channels, height, width)` by whole pixels, up to so many either way along each axis.
+
+    What comes in at an edge mirrors what lies inside it. The same as a random crop of images padded by reflection.
+    """
+    _, channels, height, width = images.shape
+    batch = len(images)
+    along_y, along_x = torch.randint(-pixels, pixels + 1, (2, batch, 1), device=images.device)
+    rows = _reflect(torch.arange(height, device=images.device) + along_y, height)[:, None, :, None]
+    columns = _reflect(torch.arange(width, device=images.device) + along_x, width)[:, None, None, :]
+    each = torch.arange(batch, device=images.device)[:, None, None, None]
+    return images[each, torch.arange(channels, device=images.device)[None, :, None, None], rows, columns]
+
+
+def _reflect(index: Tensor, length: int) -> Tensor:
+    last = length - 1
+    return last - (last - index.abs()).abs()
+
+
 def random_affine(images: Tensor, degrees: float, shift: float, scale: float) -> Tensor:
     """Rotates, shifts and scales each image of a batch by its own random amounts, bilinearly, on the batch's device.
 

@@ -1,0 +1,252 @@
+"""Pictures of your own: a folder with a subfolder a class, or `train/`, `val/` and `test/` of those."""
+
+import contextlib
+import math
+import os
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import torch
+from lightning.pytorch.utilities import rank_zero_only
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from datamodules.images import ImageDataModule
+from datamodules.pictures import PictureDataset, find_pictures, picture_endings, read_pictures, read_square
+from datamodules.tensors import TensorDataset, random_affine, random_flip
+
+Labelled = list[tuple[Path, int]]
+
+
+class ImageFolderDataModule(ImageDataModule):
+    """A folder of pictures: `(batch, 3 or 1, image_size, image_size)` uint8 images and int64 labels.
+
+    `root` holds a subfolder for each class, with pictures in it and in the folders below; the classes are in the order
+    of their names. Or it holds `train/`, `val/` and `test/`, each with the classes' folders: `train/` says which
+    classes there are, and what is missing of the other two is split off `train/`. Splits are drawn by their own seed
+    and in every class by itself; of two or more pictures of a class, one at least is split off, and one stays.
+
+    Every format that Pillow reads will do, of any size and mode, as `datamodules.pictures.read_square` describes.
+    Pictures are read and resized once, and kept in memory; if they need more than `memory_limit`, they are read once
+    to find the damaged ones, and then in every epoch by worker processes.
+
+    Args:
+        root: The folder.
+        image_size: Height and width of the images.
+        mode: "rgb" for 3 channels, "grey" for 1.
+        batch_size: Images a batch.
+        val_share: Share of every class's pictures that is split off for validation; 0 splits off none.
+        test_share: Share that is split off for the test.
+        split_seed: Seed of the splits.
+        flip: Augmentation: left and right exchanged at random.
+        rotation: Augmentation: up to this many degrees either way. 0 is off.
+        shift: Augmentation: up to this many pixels along each axis. 0 is off.
+        scale: Augmentation: size changed by up to this share, 0.1 for 0.9..1.1. 0 is off.
+        max_unreadable: How many damaged files are named and left out; with more of them, nothing is trained.
+        memory_limit: Most memory for the images, in GiB.
+        num_workers: Threads or processes that read pictures; one a processor, if not given.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or no picture for a class.
+        ValueError: There are no class folders, or they don't fit together; too many files are damaged; an option is
+            out of range.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        image_size: int = 48,
+        mode: Literal["rgb", "grey"] = "rgb",
+        batch_size: int = 64,
+        val_share: float = 0.1,
+        test_share: float = 0.1,
+        split_seed: int = 0,
+        flip: bool = False,
+        rotation: float = 0.0,
+        shift: float = 0.0,
+        scale: float = 0.0,
+        max_unreadable: int = 10,
+        memory_limit: float = 2.0,
+        num_workers: int | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value in (("batch_size", batch_size), ("image_size", image_size)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}: it must be at least 1")
+        if min(val_share, test_share) < 0 or val_share + test_share >= 1:
+            raise ValueError(
+                f"val_share is {val_share} and test_share {test_share}: they must be at least 0, and below 1 together"
+            )
+        if not 0 <= scale < 1:
+            raise ValueError(f"scale is {scale}: it must be at least 0 and less than 1")
+        self.save_hyperparameters(logger=False)
+        self.shape = (3 if mode == "rgb" else 1, image_size, image_size)
+        self.read = partial(read_square, side=image_size, channels=self.shape[0])
+        self.readers = num_workers or os.cpu_count() or 1
+
+    def setup(self, stage: str) -> None:
+        """Finds the pictures, and reads those that the stage needs."""
+        parts = self._find()
+        if stage == "predict":
+            self.test_set = PictureDataset([path for path, _ in parts["test"]], self.read, self.shape)
+            return
+        wanted = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}[stage]
+        if not parts[wanted[0]]:
+            raise ValueError(f"{self.hparams.root} has no pictures to {stage} on: data.{wanted[0]}_share is 0")
+        sets = self._load([parts[name] for name in wanted])
+        for name, dataset in zip(wanted, sets, strict=True):
+            setattr(self, f"{name}_set", dataset)
+
+    def augment(self, images: Tensor) -> Tensor:
+        """Training images, each flipped, rotated, shifted and scaled by its own random amounts."""
+        rotation, shift, scale = self.hparams.rotation, self.hparams.shift, self.hparams.scale
+        images = random_flip(images) if self.hparams.flip else images
+        return random_affine(images, rotation, shift, scale) if rotation or shift or scale else images
+
+    def _find(self) -> dict[str, Labelled]:
+        """The files of train, val and test, with their labels; sets the classes."""
+        root = Path(self.hparams.root)
+        if not root.is_dir():
+            raise FileNotFoundError(f"no folder {root}: set data.root to the folder with your pictures")
+        folders, others = subfolders(root), {"val", "valid", "validation", "test"}
+        if "train" in folders and (len(folders) == 1 or others & set(folders)):  # else "train" is a class
+            if wrong := [name for name in folders if name not in ("train", "val", "test")]:
+                raise ValueError(f"{root} has {wrong[0]}/ beside train/: the parts are train/, val/ and test/")
+            places = {name: root / name for name in folders}
+        else:
+            places = {"train": root}
+        self.class_names = subfolders(places["train"])
+        self.num_classes = len(self.class_names)
+        if not self.class_names:
+            raise ValueError(f"{places['train']} has no subfolders: put each class's pictures into a folder of its own")
+        found = {part: self._labelled(folder) for part, folder in places.items()}
+        filled = {label for _, label in found["train"]}
+        if empty := [name for label, name in enumerate(self.class_names) if label not in filled]:
+            raise FileNotFoundError(f"no pictures in {places['train'] / empty[0]}: fill the folder, or remove it")
+        return found | self._split(found["train"], [part for part in ("val", "test") if part not in found])
+
+    def _labelled(self, folder: Path) -> Labelled:
+        """The files of each class below a folder, with their labels."""
+        endings, found = picture_endings(), []
+        for name in subfolders(folder):
+            if name not in self.class_names:
+                raise ValueError(f"{folder / name}: train/ has no such class, only {', '.join(self.class_names)}")
+            label = self.class_names.index(name)
+            with contextlib.suppress(FileNotFoundError):  # an empty class, which only train/ must not have
+                found += [(path, label) for path in find_pictures(folder / name, endings)]
+        return found
+
+    def _split(self, pictures: Labelled, parts: list[str]) -> dict[str, Labelled]:
+        """Splits the parts that have no folder of their own off the training pictures."""
+        labels = torch.tensor([label for _, label in pictures])
+        shares = [self.hparams[f"{part}_share"] for part in parts]
+        least = 1 + sum(share > 0 for share in shares)
+        if small := [self.class_names[label] for label, n in enumerate(labels.bincount().tolist()) if n < least]:
+            warnings.warn(f"too few pictures to be in every part: {', '.join(small)}", stacklevel=2)
+        chosen = stratified_split(labels, shares, self.hparams.split_seed)
+        return {part: [pictures[i] for i in some] for part, some in zip(["train", *parts], chosen, strict=True)}
+
+    def _load(self, parts: Sequence[Labelled]) -> list[Dataset]:
+        """Reads pictures into memory, or, where they don't fit, finds out which of them can be read."""
+        paths = [path for part in parts for path, _ in part]
+        labels = torch.tensor([label for part in parts for _, label in part], dtype=torch.int64)
+        fits = len(paths) * math.prod(self.shape) <= self.hparams.memory_limit * 2**30
+        images = torch.empty(len(paths) if fits else 0, *self.shape, dtype=torch.uint8)
+        readable = torch.ones(len(paths), dtype=torch.bool)
+        errors = []
+        results = track(
+            read_pictures(paths, self.read, self.readers),
+            "Reading pictures",
+            total=len(paths),
+            console=Console(stderr=True),
+            transient=True,
+            disable=rank_zero_only.rank != 0,
+        )
+        for index, image in enumerate(results):
+            if not isinstance(image, Tensor):
+                readable[index] = False
+                errors.append(f"{paths[index]} ({image})")
+            elif fits:
+                images[index] = image
+        self._report(errors, len(paths))
+        self.num_workers = 0 if fits else self.readers
+        sets, start = [], 0
+        for part in parts:
+            kept = readable[start : start + len(part)].nonzero().flatten() + start
+            start += len(part)
+            if fits:
+                sets.append(TensorDataset(images[kept], labels[kept]))
+            else:
+                pictures = PictureDataset([paths[index] for index in kept], self.read, self.shape, threads=1)
+                sets.append(LabelledPictures(pictures, labels[kept]))
+        return sets
+
+    def _report(self, errors: list[str], count: int) -> None:
+        """Names the damaged files, and refuses too many of them."""
+        if not errors:
+            return
+        limit = self.hparams.max_unreadable
+        named = ", ".join(errors[: max(limit, 10)]) + (", ..." if len(errors) > max(limit, 10) else "")
+        if len(errors) > limit or len(errors) == count:
+            raise ValueError(
+                f"{len(errors)} of {count} pictures cannot be read, and data.max_unreadable is {limit}: {named}"
+            )
+        warnings.warn(f"{len(errors)} of {count} pictures cannot be read and are left out: {named}", stacklevel=2)
+
+
+class LabelledPictures(Dataset[tuple[Tensor, Tensor]]):
+    """Picture files that are read in every epoch, with their labels.
+
+    Args:
+        pictures: The files, all of them readable.
+        labels: `(count,)`, int64.
+    """
+
+    def __init__(self, pictures: PictureDataset, labels: Tensor) -> None:
+        self.pictures = pictures
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """Images `(batch, channels, height, width)`, uint8, and their labels."""
+        images, names = self.pictures.__getitems__(indices)
+        if len(names) < len(indices):
+            raise OSError("pictures that could be read before cannot be read any more")
+        return images, self.labels[indices]
+
+
+def subfolders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, in order; hidden ones are passed over."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def stratified_split(labels: Tensor, shares: Sequence[float], seed: int) -> list[list[int]]:
+    """Splits indices so that every part has the same share of every class.
+
+    Args:
+        labels: `(count,)`, a label an index.
+        shares: A share, above 0, brings a part at least one index of each class that has enough; 0 brings none.
+        seed: Seed of the split.
+
+    Returns:
+        The indices that stay, at least one a class, and those of the part for each share, all in order.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    parts: list[list[Tensor]] = [[] for _ in range(1 + len(shares))]
+    for label in labels.unique():
+        own = (labels == label).nonzero().flatten()
+        own = own[torch.randperm(len(own), generator=draw)]
+        sizes, left = [], len(own)
+        for share in shares:
+            sizes.append(min(max(1, round(len(own) * share)) if share else 0, left - 1))
+            left -= sizes[-1]
+        for part, some in zip(parts, own.split([left, *sizes]), strict=True):
+            part.append(some)
+    return [torch.cat(part).sort().values.tolist() for part in parts]

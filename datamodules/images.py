@@ -1,0 +1,95 @@
+"""What every data module of labelled images shares: loaders, augmentation on the device, a split for validation."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.pictures import PictureDataset, find_pictures
+from datamodules.tensors import batch_loader
+
+
+class ImageDataModule(LightningDataModule):
+    """The base of the image data modules: a subclass fills the sets in `setup`, and may augment.
+
+    Its hyperparameters include `batch_size`.
+
+    Attributes:
+        train_set: What is trained on; like the others, a dataset of images and labels that fetches whole batches.
+        val_set: What is validated on; may be empty.
+        test_set: What is tested on.
+        num_classes: The number of classes, known once the data are loaded, like `class_names`.
+        class_names: Their names, by label.
+        shape: An image's `(channels, height, width)`.
+        read: Makes such an image, uint8, of a picture file.
+        num_workers: Processes that fetch batches; data in memory need none.
+    """
+
+    train_set: Dataset
+    val_set: Dataset
+    test_set: Dataset
+    num_classes: int
+    class_names: list[str]
+    shape: tuple[int, int, int]
+    read: Callable[[Path], Tensor]
+    num_workers: int = 0
+
+    def augment(self, images: Tensor) -> Tensor:
+        """Training images as the model is to see them: here, as they are."""
+        return images
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled training batches."""
+        return self.loader(self.train_set, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Validation batches; none where nothing is split off for validation."""
+        return self.loader(self.val_set) if len(self.val_set) else []
+
+    def test_dataloader(self) -> DataLoader:
+        """Test batches."""
+        return self.loader(self.test_set)
+
+    def predict_dataloader(self) -> DataLoader:
+        """Test batches."""
+        return self.loader(self.test_set)
+
+    def picture_dataloader(self, folder: str) -> DataLoader:
+        """Batches of a folder's pictures, of any size and colour, made to look like the images trained on.
+
+        Raises:
+            FileNotFoundError: There is no such folder, or no file in it.
+        """
+        return self.loader(PictureDataset(find_pictures(folder), self.read, self.shape))
+
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        """Augments a training batch, on the device it has just reached."""
+        if not self.trainer.training or isinstance(batch, Tensor):
+            return batch  # a tensor alone is the model's example input, for its summary and graph
+        images, labels = batch
+        return self.augment(images), labels
+
+    def loader(self, dataset: Dataset, shuffle: bool = False) -> DataLoader:
+        """A DataLoader over one of the sets."""
+        return batch_loader(
+            dataset,
+            self.hparams.batch_size,
+            shuffle=shuffle,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+def split_off(count: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Splits `count` images at random: the indices of those that stay, and of `size` that are split off, in order.
+
+    Raises:
+        ValueError: Nothing would be left to train on.
+    """
+    if not 0 <= size < count:
+        raise ValueError(f"val_size is {size}: it must be between 0 and {count - 1} images")
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    return order[size:].sort().values, order[:size].sort().values

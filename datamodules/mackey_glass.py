@@ -1,0 +1,45 @@
+"""The Mackey-Glass series, which forecasting methods have been compared on for decades.
+
+Mackey and Glass, "Oscillation and chaos in physiological control systems", Science 197, 1977:
+`dx/dt = 0.2 x(t - tau) / (1 + x(t - tau)^10) - 0.1 x(t)`, chaotic at the usual tau of 17.
+"""
+
+import torch
+from torch import Tensor
+
+STEPS = 10  # of the integration in a unit of time
+WASHOUT = 1000  # units of time until the start is forgotten
+
+
+def mackey_glass(length: int, tau: int = 17, seed: int = 0) -> Tensor:
+    """The series at whole units of time, after a washout of 1,000.
+
+    Integrated by the classical Runge-Kutta method with steps of 0.1; the delayed value in the middle of a step comes
+    from a cubic Hermite polynomial, which keeps the method's fourth order.
+
+    Args:
+        length: Number of values.
+        tau: The delay, in units of time.
+        seed: Seed of the constant that the series is before its start, drawn from 1.1..1.3.
+
+    Returns:
+        `(length,)`, float64.
+    """
+
+    def slope(x: float, delayed: float) -> float:
+        return 0.2 * delayed / (1 + delayed**10) - 0.1 * x
+
+    h, lag = 1 / STEPS, tau * STEPS
+    start = 1.1 + 0.2 * float(torch.rand((), generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
+    values = [start] * (lag + 1)
+    slopes = [0.0] * lag + [slope(start, start)]
+    for _ in range((WASHOUT + length) * STEPS):
+        x, old, new = values[-1], values[-1 - lag], values[-lag]
+        middle = (old + new) / 2 + h / 8 * (slopes[-1 - lag] - slopes[-lag])
+        k1 = slope(x, old)
+        k2 = slope(x + h / 2 * k1, middle)
+        k3 = slope(x + h / 2 * k2, middle)
+        k4 = slope(x + h * k3, new)
+        values.append(x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4))
+        slopes.append(slope(values[-1], new))
+    return torch.tensor(values[lag + WASHOUT * STEPS :: STEPS][:length], dtype=torch.float64)

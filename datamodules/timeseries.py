@@ -1,0 +1,250 @@
+"""Series of numbers over time, from a CSV file or built in: windows of the past, and the rows that follow them.
+
+Legend: T - rows of the series; F - its columns; window, horizon - rows of a window's past and of its future.
+"""
+
+import csv
+import math
+from collections.abc import Sequence
+from datetime import date, datetime
+from pathlib import Path
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.mackey_glass import mackey_glass
+from datamodules.tensors import batch_loader
+
+Window = tuple[Tensor, Tensor]
+MISSING = {"", "nan", "na", "n/a", "null", "none"}  # what stands, in lower case, where there is no value
+
+
+class TimeSeriesDataModule(LightningDataModule):
+    """A CSV file or the Mackey-Glass series as batches of past `(batch, window, F)` and future `(batch, horizon, F)`.
+
+    The first rows train, the next validate, the last test, and every window lies within its part. Values are float32
+    and in the file's own units; `mean` and `std` are those of the training rows alone, for the model to scale by.
+    `predict` gets the test rows as one long future, after the window before them, with `horizon` rows more that are
+    unknown and therefore NaN.
+
+    Args:
+        path: A CSV file with a row a time step, oldest first, separated by commas, semicolons or tabs. Without it, the
+            Mackey-Glass series.
+        columns: The columns to use, by name; all, if not given. Without a header, they are called 1, 2, 3 and so on.
+        header: Whether the first row names the columns. If not given, it does if nothing in it is a number.
+        time_column: The column that says when a row was, for `predict` to copy. The number of the row, if not given.
+        window: Rows that a forecast looks back on.
+        horizon: Rows that are forecast.
+        stride: Rows from the start of one window to that of the next.
+        batch_size: Windows a batch.
+        val_share: Share of the rows that validates; 0 for no validation.
+        test_share: Share of the rows that tests.
+        length: Rows of the Mackey-Glass series, one a unit of time.
+        series_seed: Seed of its start.
+
+    Attributes:
+        column_names: The names of the columns.
+        num_features: Their number, F.
+        mean: Mean of each column over the training rows.
+        std: Standard deviation of each column over the training rows.
+        times: When each row was, those of the `horizon` rows after the last included.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It has no such column; a value is missing or not a number; a column is constant; a part is shorter
+            than a window; an option is out of range.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        columns: str | list[str] | None = None,
+        header: bool | None = None,
+        time_column: str | None = None,
+        window: int = 50,
+        horizon: int = 20,
+        stride: int = 1,
+        batch_size: int = 32,
+        val_share: float = 0.15,
+        test_share: float = 0.15,
+        length: int = 10_000,
+        series_seed: int = 0,
+    ) -> None:
+        super().__init__()
+        positive = {"window": window, "horizon": horizon, "stride": stride, "batch_size": batch_size, "length": length}
+        for name, value in positive.items():
+            if value < 1:
+                raise ValueError(f"{name} is {value}: it must be at least 1")
+        if min(val_share, test_share) < 0 or val_share + test_share >= 1:
+            raise ValueError(
+                f"val_share is {val_share} and test_share {test_share}: they must be at least 0, and below 1 together"
+            )
+        self.save_hyperparameters(logger=False)
+
+    def setup(self, stage: str) -> None:
+        """Reads or makes the series, splits it, and takes the scale of its training rows."""
+        options = self.hparams
+        if options.path is None:
+            values = mackey_glass(options.length, seed=options.series_seed)[:, None]  # (T, F)
+            self.column_names, times = ["x"], [str(row) for row in range(options.length)]
+        else:
+            wanted = [options.columns] if isinstance(options.columns, str) else options.columns
+            values, self.column_names, times = read_csv(Path(options.path), wanted, options.header, options.time_column)
+        self.times = times + continued(times, options.horizon)
+        rows, self.num_features = values.shape
+        test = rows - round(rows * options.test_share)
+        val = test - round(rows * options.val_share)
+        scale = values[:val].std(dim=0, correction=0)
+        self.mean, self.std = values[:val].mean(dim=0).tolist(), scale.tolist()
+        for name, mean, std in zip(self.column_names, self.mean, self.std, strict=True):
+            if std <= 1e-7 * abs(mean):  # what rounding makes of a constant
+                raise ValueError(
+                    f"column {name!r} is constant ({mean:g}) over the {val} training rows: it has no scale, and there "
+                    "is nothing to forecast; leave it out of data.columns"
+                )
+        self.series = values.float()
+        if stage == "predict":
+            if test < options.window:
+                raise self._too_short("the part before the test rows", test, options.window)
+            return
+        parts = {"train": (0, val), "val": (val, test), "test": (test, rows)}
+        for name in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}[stage]:
+            start, end = parts[name]
+            starts = torch.arange(start, end - options.window - options.horizon + 1, options.stride)
+            if not len(starts) and not (name == "val" and stage == "fit" and options.val_share == 0):
+                raise self._too_short(f"the {name} part", end - start, options.window + options.horizon)
+            setattr(self, f"{name}_set", WindowDataset(self.series, starts, options.window, options.horizon))
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled training windows."""
+        return self._loader(self.train_set, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        """Validation windows; none where `val_share` is 0."""
+        return self._loader(self.val_set) if len(self.val_set) else []
+
+    def test_dataloader(self) -> DataLoader:
+        """Test windows."""
+        return self._loader(self.test_set)
+
+    def predict_dataloader(self) -> DataLoader:
+        """The window before the test rows `(1, window, F)`; these, and the unknown ones after them, as NaN."""
+        window, horizon = self.hparams.window, self.hparams.horizon
+        unknown = torch.full((horizon, self.num_features), math.nan)
+        series = torch.cat([self.series, unknown])
+        first = len(self.series) - round(len(self.series) * self.hparams.test_share)
+        return self._loader(WindowDataset(series, torch.tensor([first - window]), window, len(series) - first))
+
+    def _loader(self, dataset: "WindowDataset", shuffle: bool = False) -> DataLoader:
+        return batch_loader(dataset, self.hparams.batch_size, shuffle=shuffle, pin_memory=torch.cuda.is_available())
+
+    def _too_short(self, what: str, rows: int, needed: int) -> ValueError:
+        return ValueError(
+            f"{what} of the series has {rows} rows, and one window takes {needed}: make data.window "
+            f"({self.hparams.window}) or data.horizon ({self.hparams.horizon}) smaller, or give more rows"
+        )
+
+
+class WindowDataset(Dataset[Window]):
+    """Windows of a series in memory; fetches a batch with one index operation.
+
+    Args:
+        series: `(T, F)`.
+        starts: `(count,)`, the first row of each window.
+        window: Rows of the past.
+        horizon: Rows of the future after it.
+    """
+
+    def __init__(self, series: Tensor, starts: Tensor, window: int, horizon: int) -> None:
+        self.series = series
+        self.starts = starts
+        self.window = window
+        self.offsets = torch.arange(window + horizon)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __getitems__(self, indices: list[int]) -> Window:
+        """Past `(batch, window, F)` and future `(batch, horizon, F)`."""
+        rows = self.series[self.starts[indices, None] + self.offsets]  # (batch, window + horizon, F)
+        return rows[:, : self.window], rows[:, self.window :]
+
+
+def read_csv(
+    path: Path, columns: Sequence[str] | None, header: bool | None, time_column: str | None
+) -> tuple[Tensor, list[str], list[str]]:
+    """Reads numbers from a CSV file.
+
+    Args:
+        path: The file; its separator is the comma, semicolon or tab that is most frequent in the first row.
+        columns: Names of the columns to read; all but `time_column`, if not given.
+        header: Whether the first row holds the names; if not given, it does if nothing in it is a number.
+        time_column: The name of the column to return as text.
+
+    Returns:
+        The numbers `(rows, columns)` in float64, the names of the columns, and the time of each row.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It isn't text, has no rows or no such column, or a value is missing or not a number.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            separator = max(",;\t", key=file.readline().count)
+            file.seek(0)
+            rows = list(csv.reader(file, delimiter=separator))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path} is not a CSV file: {error}") from error
+    while rows and not any(rows[-1]):
+        rows.pop()
+    top = [cell.strip() for cell in rows[0]] if rows else []
+    if header is None:
+        header = all(number(cell) is None for cell in top) and not all(cell.lower() in MISSING for cell in top)
+    names = top if header else [str(column + 1) for column in range(len(top))]
+    first = 2 if header else 1  # the row of the first values, counted from 1 as a spreadsheet does
+    rows = rows[first - 1 :]
+    if not rows:
+        raise ValueError(f"{path} has no rows of values")
+    wanted = [name for name in names if name != time_column] if columns is None else list(columns)
+    for name in [*wanted, *([] if time_column is None else [time_column])]:
+        if name not in names:
+            raise ValueError(f"{path} has no column {name!r}; its columns are {', '.join(names)}")
+    places = [names.index(name) for name in wanted]
+    values = []
+    for row, cells in enumerate(rows, start=first):
+        for place in places:
+            text = cells[place].strip() if place < len(cells) else ""
+            value = number(text)
+            if value is None:
+                what = "the value is missing" if text.lower() in MISSING else f"{text!r} is not a number"
+                hint = "; set data.header to true if it names the columns" if row == 1 else ""
+                raise ValueError(f"{path}, row {row}, column {names[place]!r}: {what}{hint}")
+            values.append(value)
+    at = None if time_column is None else names.index(time_column)
+    times = [str(row) if at is None else "".join(cells[at : at + 1]).strip() for row, cells in enumerate(rows)]
+    return torch.tensor(values, dtype=torch.float64).view(len(rows), len(wanted)), wanted, times
+
+
+def number(text: str) -> float | None:
+    """A finite number, or None."""
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None
+
+
+def continued(times: Sequence[str], count: int) -> list[str]:
+    """The `count` times after the last: numbers and ISO dates go on by the last step, anything else as +1, +2, ..."""
+    for read in (int, float, date.fromisoformat, datetime.fromisoformat):
+        try:
+            before, last = map(read, times[-2:])
+        except ValueError:  # another kind, or a single row
+            continue
+        after = [last + (last - before) * (step + 1) for step in range(count)]
+        return [f"{time:.12g}" if isinstance(time, float) else str(time) for time in after]
+    return [f"+{step + 1}" for step in range(count)]
