@@ -1,22 +1,27 @@
-"""What a run gets beside its curves: a last checkpoint whatever happens, speed, pictures, and predictions as CSV."""
+"""What a run gets beside its curves: a last checkpoint whatever happens, speed, and pictures."""
 
-import csv
 import os
 import shlex
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter, Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.data import extract_batch_size
-from torch import Tensor
+from torch import Tensor, nn
+from torchmetrics import MeanSquaredError
 from torchmetrics.classification import MulticlassConfusionMatrix
+from torchvision.utils import make_grid
 
 from lit_models.classifier import Batch, Classifier
+from lit_models.rnn import RNN, Window
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class Checkpoint(ModelCheckpoint):
@@ -114,11 +119,23 @@ class Throughput(Callback):
         pl_module.log("throughput/samples_per_second", self.samples * trainer.world_size / self.seconds)
 
 
-class Pictures(Callback):
-    """Draws, at the end of validation and test, what a Classifier confuses, for TensorBoard's IMAGES tab.
+def boards(trainer: Trainer) -> "list[SummaryWriter]":
+    """The TensorBoard writers of a run, in the process that writes."""
+    loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+    return [logger.experiment for logger in loggers] if trainer.is_global_zero else []
 
-    `val/confusion` or `test/confusion` counts the images by true and predicted class; `val/mistakes` or
-    `test/mistakes` shows the images that the model gets most confidently wrong.
+
+def evaluation_step(trainer: Trainer) -> int:
+    """The step at which Lightning logs the metrics of validation and test."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+class Pictures(Callback):
+    """Draws what a Classifier has learnt and what it confuses, for TensorBoard's IMAGES tab.
+
+    At the end of validation and test, `val/confusion` or `test/confusion` counts the images by true and predicted
+    class; `val/mistakes` or `test/mistakes` shows the images that the model gets most confidently wrong. At the end of
+    every training epoch, `train/filters` shows the weights of the first convolution, if there is one.
 
     Args:
         mistakes: How many wrongly classified images to show, at least 1.
@@ -128,6 +145,13 @@ class Pictures(Callback):
         if mistakes < 1:
             raise ValueError(f"mistakes is {mistakes}: it must be at least 1; trainer.logger=false draws no pictures")
         self.mistakes = mistakes
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws the first convolution's filters."""
+        layer = next((layer for layer in pl_module.modules() if isinstance(layer, nn.Conv2d)), None)
+        if isinstance(pl_module, Classifier) and layer is not None:
+            for board in boards(trainer):
+                board.add_image("train/filters", filter_sheet(layer.weight.detach().float()), trainer.global_step)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Empties what was counted."""
@@ -171,74 +195,83 @@ class Pictures(Callback):
         if not isinstance(pl_module, Classifier) or trainer.sanity_checking or self.worst is None:
             return
         counts = self.confusion.compute().cpu()  # on every process: it is summed over them
-        boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if not boards or not trainer.is_global_zero:
+        writers = boards(trainer)
+        if not writers:
             return
         from lit_models import pictures  # matplotlib takes half a second to import
 
         names = pl_module.class_names or [str(label) for label in range(pl_module.num_classes)]
-        step = trainer.fit_loop.epoch_loop._batches_that_stepped  # where Lightning puts the metrics of this stage
-        for board in boards:
-            add = board.experiment.add_figure
-            add(f"{stage}/confusion", pictures.confusion(counts, names), step)
-            add(f"{stage}/mistakes", pictures.mistakes(*(part.cpu() for part in self.worst), names), step)
+        step = evaluation_step(trainer)
+        for board in writers:
+            board.add_figure(f"{stage}/confusion", pictures.confusion(counts, names), step)
+            board.add_figure(f"{stage}/mistakes", pictures.mistakes(*(part.cpu() for part in self.worst), names), step)
 
 
-class PredictionWriter(BasePredictionWriter):
-    """Writes a Classifier's predictions to a CSV file: a row an image, as the batches come.
+class Forecasts(Callback):
+    """Draws, at the end of validation and test, what an RNN forecasts, for TensorBoard's IMAGES tab.
 
-    Columns: `file` (or `index`, where the batches carry no file names), `label` (the predicted class), then a
-    column a class with its probability.
-
-    Args:
-        output: The file. Its folder is made if needed; a file of that name is replaced.
+    `val/forecast` or `test/forecast` shows the first window, its forecast over the truth, and where it begins to run
+    free; `val/horizon` or `test/horizon` the error (NRMSE) over all windows against the rows ahead.
     """
 
-    def __init__(self, output: str) -> None:
-        super().__init__(write_interval="batch")
-        self.output = Path(output)
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Empties what was summed."""
+        self.errors: MeanSquaredError | None = None
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Opens the file.
-
-        Raises:
-            ValueError: There is more than one process, of which each would see a part of the images.
-        """
-        if trainer.world_size > 1:
-            raise ValueError(f"predictions are written by one process, not {trainer.world_size}: set devices to 1")
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        self.file = self.output.open("w", newline="", encoding="utf-8")
-        self.writer = csv.writer(self.file)
-        self.rows = 0
-
-    def write_on_batch_end(
+    def on_validation_batch_end(
         self,
         trainer: Trainer,
-        pl_module: Classifier,
-        prediction: Tensor,
-        batch_indices: list[int] | None,
-        batch: tuple[Tensor, Any],
+        pl_module: LightningModule,
+        outputs: Tensor,
+        batch: Window,
         batch_idx: int,
-        dataloader_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
-        """Writes the rows of a batch."""
-        classes = pl_module.class_names or [str(label) for label in range(pl_module.num_classes)]
-        named = not isinstance(batch[1], Tensor)
-        if batch_idx == 0:
-            self.writer.writerow(["file" if named else "index", "label", *classes])
-        keys = batch[1] if named else batch_indices
-        for key, probabilities in zip(keys, prediction.tolist(), strict=True):
-            best = max(range(len(classes)), key=probabilities.__getitem__)
-            self.writer.writerow([key, classes[best], *(f"{value:.6f}" for value in probabilities)])
-        self.rows += len(prediction)
+        """Sums the errors, and keeps the first window."""
+        if not isinstance(pl_module, RNN):
+            return
+        past, future = batch
+        horizon = future.shape[1]
+        if self.errors is None:
+            self.errors = MeanSquaredError(squared=False, num_outputs=horizon).to(pl_module.device)
+            self.shown = past[0], future[0], outputs[0]
+        # A row a column and window, so that each row ahead is an output of the metric.
+        rows = (pl_module.normalize(part).transpose(1, 2).reshape(-1, horizon) for part in (outputs, future))
+        self.errors.update(*rows)
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Closes the file and says where it is.
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws."""
+        self._draw(trainer, pl_module, "val")
 
-        Raises:
-            ValueError: No picture could be read.
-        """
-        self.file.close()
-        if not self.rows:
-            raise ValueError(f"none of the files could be read as a picture, so {self.output} is empty")
-        rank_zero_info(f"Wrote {self.rows} predictions to {self.output}")
+    on_test_start = on_validation_start
+    on_test_batch_end = on_validation_batch_end
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws."""
+        self._draw(trainer, pl_module, "test")
+
+    def _draw(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.errors is None or trainer.sanity_checking:
+            return
+        errors = self.errors.compute().cpu()  # on every process: it is summed over them
+        writers = boards(trainer)
+        if not writers:
+            return
+        from lit_models import pictures  # matplotlib takes half a second to import
+
+        past, future, forecast = (part.float().cpu() for part in self.shown)
+        names = getattr(trainer.datamodule, "column_names", None) or [str(i + 1) for i in range(past.shape[1])]
+        step = evaluation_step(trainer)
+        for board in writers:
+            board.add_figure(f"{stage}/forecast", pictures.forecast(past, future, forecast, names), step)
+            board.add_figure(f"{stage}/horizon", pictures.horizon(errors), step)
+
+
+def filter_sheet(weights: Tensor) -> Tensor:
+    """Filters `(count, channels, height, width)` side by side: an image `(3, ...)` in 0..1, each filter from 0 to 1.
+
+    Filters of another number of channels than 1 and 3 are averaged over them.
+    """
+    weights = weights if weights.shape[1] in (1, 3) else weights.mean(dim=1, keepdim=True)
+    large = weights.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
+    return make_grid(large, nrow=round(len(weights) ** 0.5), padding=4, normalize=True, scale_each=True)

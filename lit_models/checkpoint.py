@@ -11,7 +11,14 @@ from jsonargparse import Namespace
 from lightning import LightningModule
 
 RESUMED = ("model", "data", "seed_everything")  # what a resumed run must not contradict
-MAY_CHANGE = {"data_dir", "download", "num_workers"}  # of a resumed run's data: where they are, not what they are
+MAY_CHANGE = {
+    "data_dir",
+    "root",
+    "path",
+    "download",
+    "num_workers",
+    "memory_limit",
+}  # of a resumed run's data: where they are, not what they are
 
 
 def class_path(value: object) -> str:

@@ -3,8 +3,7 @@
 Images `(batch, channels, height, width)`, uint8 in 0..255 or float in 0..1 -> logits `(batch, num_classes)`.
 """
 
-import inspect
-import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,11 +12,11 @@ import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
-from torch.optim.lr_scheduler import ConstantLR
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_models.checkpoint import record_classes
+from lit_models.schedule import optimizer_and_schedule, refuse_longer_training
 
 Batch = tuple[Tensor, Tensor]
 
@@ -26,22 +25,28 @@ class Classifier(LightningModule):
     """The base of the classifiers: a subclass adds layers, and a `forward` from images to logits.
 
     Args:
+        in_channels: Channels of the images.
         num_classes: Number of classes.
         mean: Mean of the images in 0..1, a number or one a channel, subtracted by `normalize`.
         std: Their standard deviation, divided by. Mean 0 and std 1 leave images in 0..1.
         class_names: The classes by label, for pictures and predictions. The data module's, if not given.
         optimizer: Called with the parameters, returns the optimizer.
-        lr_scheduler: Called with the optimizer, returns the schedule. One whose `total_steps` isn't given (such as
-            OneCycleLR) gets the number of steps that the Trainer will take and steps after every batch; any other
-            steps after every epoch. Without one the learning rate is constant.
+        lr_scheduler: Called with the optimizer, returns the schedule: see `lit_models.schedule`.
+
+    Attributes:
+        sizes: The heights and widths that the network takes, in pixels.
 
     Raises:
-        ValueError: The number of `class_names` isn't `num_classes`; the data have more classes than the model, or a
-            label outside of them; a schedule needs the number of steps, and training has no end.
+        ValueError: The number of `class_names` isn't `num_classes`, or that of `mean` or `std` neither 1 nor
+            `in_channels`; the images' size or channels, or the data's classes, don't fit the model; a label is outside
+            of the classes; a schedule needs the number of steps, and training has no end.
     """
+
+    sizes = range(1, sys.maxsize)
 
     def __init__(
         self,
+        in_channels: int,
         num_classes: int,
         mean: float | Sequence[float],
         std: float | Sequence[float],
@@ -52,6 +57,10 @@ class Classifier(LightningModule):
         super().__init__()
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"{len(class_names)} class_names are given, but num_classes is {num_classes}")
+        for name, values in (("mean", mean), ("std", std)):
+            if isinstance(values, Sequence) and len(values) not in (1, in_channels):
+                raise ValueError(f"{name} has {len(values)} numbers, but in_channels is {in_channels}")
+        self.in_channels = in_channels
         self.num_classes = num_classes
         self.class_names = class_names
         self.optimizer = optimizer
@@ -68,7 +77,13 @@ class Classifier(LightningModule):
             self.metrics[name] = MeanMetric(nan_strategy="disable")
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Images, uint8 in 0..255 or float in 0..1, less mean and over standard deviation, in the model's dtype."""
+        """Images, uint8 in 0..255 or float in 0..1, less mean and over standard deviation, in the model's dtype.
+
+        Raises:
+            ValueError: The network doesn't take images of this size, or with these channels.
+        """
+        if not torch.jit.is_tracing():  # which has no numbers to compare, and warns
+            self._refuse_misfits(*images.shape[1:])
         pixels = images.to(self.mean.dtype, copy=True)  # a copy, so that the rest can be done in place
         if not images.is_floating_point():
             pixels /= 255
@@ -77,26 +92,23 @@ class Classifier(LightningModule):
     def setup(self, stage: str) -> None:
         """Checks the classes of the data module against the model's, and takes over their names."""
         data = self.trainer.datamodule
-        classes = getattr(data, "num_classes", self.num_classes)
-        if classes > self.num_classes:
+        classes, names = getattr(data, "num_classes", self.num_classes), getattr(data, "class_names", None)
+        if classes != self.num_classes:
             raise ValueError(
                 f"{type(data).__name__} has {classes} classes, but num_classes of {type(self).__name__} is "
                 f"{self.num_classes}: set model.num_classes to {classes}"
             )
-        names = getattr(data, "class_names", None)
-        if self.class_names is None and names is not None and len(names) == self.num_classes:
+        if self.class_names is None:
             self.class_names = self.hparams.class_names = names
+        elif names is not None and names != self.class_names:
+            raise ValueError(
+                f"the classes of {type(data).__name__} are {listed(names)}, but those of the model are "
+                f"{listed(self.class_names)}: give it the data that it was trained on, or the same classes"
+            )
 
     def on_train_start(self) -> None:
         """Refuses to go on for longer than the schedule of a resumed run was made for."""
-        planned = self.trainer.estimated_stepping_batches
-        for config in self.trainer.lr_scheduler_configs:
-            total = getattr(config.scheduler, "total_steps", planned)
-            if config.interval == "step" and total < planned:
-                raise ValueError(
-                    f"the checkpoint's schedule ends after {total} steps, but training would take {planned}: keep the "
-                    "number of epochs, or start a new run"
-                )
+        refuse_longer_training(self.trainer)
         self.on_train_epoch_start()  # which Lightning leaves out where a run is resumed in the middle of an epoch
 
     def on_train_epoch_start(self) -> None:
@@ -139,24 +151,24 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """The injected optimizer and schedule."""
-        optimizer = self.optimizer(self.parameters())
-        # A constant schedule where there is none, so that the learning rate is logged under the same name.
-        schedule = self.lr_scheduler or (lambda optimizer: ConstantLR(optimizer, factor=1.0))
-        defaults = {name: parameter.default for name, parameter in inspect.signature(schedule).parameters.items()}
-        keywords = defaults | getattr(schedule, "keywords", {})  # of a functools.partial, which jsonargparse makes too
-        if keywords.get("total_steps", "never asked for") is None:
-            steps = self.trainer.estimated_stepping_batches
-            if math.isinf(steps):
-                raise ValueError("a schedule over all steps needs trainer.max_epochs or trainer.max_steps")
-            interval, options = "step", {"total_steps": int(steps)}
-        else:
-            interval, options = "epoch", {}
-        scheduler = {"scheduler": schedule(optimizer, **options), "interval": interval, "name": "train/lr"}
-        return {"optimizer": optimizer, "lr_scheduler": scheduler}
+        return optimizer_and_schedule(self, self.optimizer, self.lr_scheduler)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Names the classes of the model and its data, so that the checkpoint alone is enough to test it."""
         record_classes(self, checkpoint)
+
+    def _refuse_misfits(self, channels: int, height: int, width: int) -> None:
+        name = type(self).__name__
+        if channels != self.in_channels:
+            raise ValueError(
+                f"the images have {channels} channel(s), but in_channels of {name} is {self.in_channels}: set "
+                f"model.in_channels to {channels}, or have the data made with {self.in_channels}"
+            )
+        if height not in self.sizes or width not in self.sizes:
+            most = f" to {self.sizes[-1]}" if self.sizes.stop < sys.maxsize else " or more"
+            raise ValueError(
+                f"the images are {height}x{width} pixels, but {name} takes {self.sizes[0]}{most} along each side"
+            )
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         try:
@@ -176,3 +188,8 @@ class Classifier(LightningModule):
     def _log(self, stage: str) -> None:
         for name in ("loss", "accuracy"):
             self.log(f"{stage}/{name}", self.metrics[f"{stage}_{name}"], on_step=False, on_epoch=True, prog_bar=True)
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first few of many names, in one line."""
+    return ", ".join(names[:5]) + (f", ... ({len(names)} of them)" if len(names) > 5 else "")

@@ -17,9 +17,10 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
-from lit_models.callbacks import Checkpoint, Pictures, PredictionWriter, ProgressBar, Throughput
+from lit_models.callbacks import Checkpoint, Forecasts, Pictures, ProgressBar, Throughput
 from lit_models.checkpoint import RESUMED, flat, read_checkpoint, recorded_config, refuse_changes, with_config
 from lit_models.errors import explain  # imports the three packages, so that their classes are known by name
+from lit_models.writers import PredictionWriter
 
 
 class Parser(LightningArgumentParser):
@@ -107,6 +108,7 @@ class CLI(LightningCLI):
             "progress_bar": ProgressBar,
             "throughput": Throughput,
             "pictures": Pictures,
+            "forecasts": Forecasts,
         }
         for key, callback in defaults.items():
             parser.add_lightning_class_args(callback, key)
@@ -119,7 +121,7 @@ class CLI(LightningCLI):
                 "--images",
                 type=str | None,
                 default=None,
-                help="A folder of pictures to classify, of any size and colour. The test set, if not given.",
+                help="A folder of pictures to classify, of any size and colour. The test set, or rows, if not given.",
             )
             parser.add_argument("--output", type=str, default="predictions.csv", help="The CSV file to write.")
         return parser
@@ -202,6 +204,7 @@ class CLI(LightningCLI):
             lightning_callbacks.ProgressBar: "enable_progress_bar",
             LearningRateMonitor: "logger",
             Pictures: "logger",
+            Forecasts: "logger",
         }
 
         def wanted(callback: Callback) -> bool:

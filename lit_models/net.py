@@ -17,7 +17,7 @@ from lit_models.classifier import Classifier
 
 
 class Net(Classifier):
-    """Two convolutions and two linear layers for 28x28 images.
+    """Two convolutions and two linear layers for images of 28 to 31 pixels a side.
 
     Args:
         in_channels: Channels of the images.
@@ -34,6 +34,8 @@ class Net(Classifier):
             that are not given (such as OneCycleLR), else per epoch.
     """
 
+    sizes = range(28, 32)  # what leaves 4x4 for the linear layer
+
     def __init__(
         self,
         in_channels: int = 1,
@@ -48,7 +50,7 @@ class Net(Classifier):
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-3),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(num_classes, mean, std, class_names, optimizer, lr_scheduler)
+        super().__init__(in_channels, num_classes, mean, std, class_names, optimizer, lr_scheduler)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.example_input_array = torch.zeros(1, in_channels, 28, 28, dtype=torch.uint8)
         c1, c2 = channels

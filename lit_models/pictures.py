@@ -59,3 +59,42 @@ def mistakes(confidence: Tensor, predicted: Tensor, labels: Tensor, images: Tens
         axes.text(left + width / 2, top - 1, words, ha="center", va="bottom", fontsize=9)
     axes.imshow(sheet.squeeze(2).clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
     return figure
+
+
+def forecast(past: Tensor, future: Tensor, predicted: Tensor, names: list[str]) -> Figure:
+    """A forecast over the truth, with the place where it begins to run free.
+
+    Args:
+        past: `(window, columns)`, what is known.
+        future: `(horizon, columns)`, what came.
+        predicted: `(horizon, columns)`, what was forecast.
+        names: The columns; the first four are shown.
+    """
+    shown = names[:4]
+    figure = Figure(figsize=(9, 0.8 + 2.2 * len(shown)), layout="constrained")
+    window, horizon = len(past), len(future)
+    truth, rows = torch.cat([past, future]), range(-window, horizon)
+    for column, axes in enumerate(figure.subplots(len(shown), squeeze=False, sharex=True)[:, 0]):
+        axes.plot(rows, truth[:, column], color="black", linewidth=1, label="truth")
+        # From the last known value on, so that the line has no gap.
+        ahead = torch.cat([past[-1:, column], predicted[:, column]])
+        axes.plot(range(-1, horizon), ahead, color="tab:orange", linewidth=1.5, label="forecast, running free")
+        axes.axvline(-0.5, color="tab:gray", linestyle=":", linewidth=1)
+        axes.set_ylabel(shown[column])
+    axes.set_xlabel("rows from the first that is forecast")
+    figure.legend(loc="outside upper center", ncols=2, handles=axes.get_lines()[:2], frameon=False)
+    return figure
+
+
+def horizon(errors: Tensor) -> Figure:
+    """The error of a forecast against the rows ahead.
+
+    Args:
+        errors: `(horizon,)`, root mean squares over the standard deviation of the series.
+    """
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(range(1, len(errors) + 1), errors, color="tab:orange", marker="." if len(errors) < 50 else "")
+    axes.set(xlabel="rows ahead", ylabel="NRMSE", yscale="log", title="error of the forecast running free")
+    axes.grid(which="both", alpha=0.3)
+    return figure

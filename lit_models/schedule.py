@@ -1,0 +1,52 @@
+"""The optimizer and learning-rate schedule that a model is given, as Lightning wants them."""
+
+import inspect
+import math
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch.optim.lr_scheduler import ConstantLR
+
+
+def optimizer_and_schedule(
+    module: LightningModule, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None
+) -> dict[str, Any]:
+    """What a model's `configure_optimizers` returns.
+
+    Args:
+        module: The model, attached to a Trainer.
+        optimizer: Called with the parameters, returns the optimizer.
+        lr_scheduler: Called with the optimizer, returns the schedule. One whose `total_steps` isn't given (such as
+            OneCycleLR) gets the number of steps that the Trainer will take and steps after every batch; any other
+            steps after every epoch. Without one the learning rate is constant.
+
+    Raises:
+        ValueError: The schedule needs the number of steps, and training has no end.
+    """
+    optimizing = optimizer(module.parameters())
+    # A constant schedule where there is none, so that the learning rate is logged under the same name.
+    schedule = lr_scheduler or (lambda optimizer: ConstantLR(optimizer, factor=1.0))
+    defaults = {name: parameter.default for name, parameter in inspect.signature(schedule).parameters.items()}
+    keywords = defaults | getattr(schedule, "keywords", {})  # of a functools.partial, which jsonargparse makes too
+    if keywords.get("total_steps", "never asked for") is None:
+        steps = module.trainer.estimated_stepping_batches
+        if math.isinf(steps):
+            raise ValueError("a schedule over all steps needs trainer.max_epochs or trainer.max_steps")
+        interval, options = "step", {"total_steps": int(steps)}
+    else:
+        interval, options = "epoch", {}
+    scheduler = {"scheduler": schedule(optimizing, **options), "interval": interval, "name": "train/lr"}
+    return {"optimizer": optimizing, "lr_scheduler": scheduler}
+
+
+def refuse_longer_training(trainer: Trainer) -> None:
+    """Raises a ValueError where training would go on for longer than a resumed run's schedule was made for."""
+    planned = trainer.estimated_stepping_batches
+    for config in trainer.lr_scheduler_configs:
+        total = getattr(config.scheduler, "total_steps", planned)
+        if config.interval == "step" and total < planned:
+            raise ValueError(
+                f"the checkpoint's schedule ends after {total} steps, but training would take {planned}: keep the "
+                "number of epochs, or start a new run"
+            )

@@ -1,0 +1,101 @@
+"""Predictions as CSV files."""
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from lit_models.classifier import Classifier
+from lit_models.rnn import RNN, Window
+
+
+class PredictionWriter(BasePredictionWriter):
+    """Writes a Classifier's or an RNN's predictions to a CSV file, as the batches come.
+
+    A Classifier's file has a row an image: `file` (or `index`, where the batches carry no file names), `label` (the
+    predicted class), then a column a class with its probability. An RNN's has a row a time step: `time`, then for each
+    column of the series its value, empty where it isn't known, and its forecast: one step ahead where the value is
+    known, running free after it.
+
+    Args:
+        output: The file. Its folder is made if needed; a file of that name is replaced.
+    """
+
+    def __init__(self, output: str) -> None:
+        super().__init__(write_interval="batch")
+        self.output = Path(output)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Opens the file.
+
+        Raises:
+            ValueError: There is more than one process, of which each would see a part of the data.
+        """
+        if trainer.world_size > 1:
+            raise ValueError(f"predictions are written by one process, not {trainer.world_size}: set devices to 1")
+        self.output.parent.mkdir(parents=True, exist_ok=True)
+        self.file = self.output.open("w", newline="", encoding="utf-8")
+        self.writer = csv.writer(self.file)
+        self.rows = 0
+
+    def write_on_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        prediction: Tensor,
+        batch_indices: list[int] | None,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int,
+    ) -> None:
+        """Writes the rows of a batch."""
+        if isinstance(pl_module, RNN):
+            header, rows = forecast_rows(trainer.datamodule, prediction, batch)
+        else:
+            header, rows = class_rows(pl_module, prediction, batch, batch_indices)
+        if batch_idx == 0:
+            self.writer.writerow(header)
+        for row in rows:
+            self.writer.writerow(row)
+            self.rows += 1
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Closes the file and says where it is.
+
+        Raises:
+            ValueError: No picture could be read.
+        """
+        self.file.close()
+        if not self.rows:
+            raise ValueError(f"none of the files could be read as a picture, so {self.output} is empty")
+        rank_zero_info(f"Wrote {self.rows} predictions to {self.output}")
+
+
+def class_rows(
+    model: Classifier, prediction: Tensor, batch: tuple[Tensor, Any], indices: list[int] | None
+) -> tuple[list[str], Iterator[list[Any]]]:
+    """The header, and a row an image, of probabilities `(batch, num_classes)`."""
+    classes = model.class_names or [str(label) for label in range(model.num_classes)]
+    named = not isinstance(batch[1], Tensor)
+    pairs = zip(batch[1] if named else indices, prediction.tolist(), strict=True)
+    rows = (
+        [key, classes[max(range(len(classes)), key=shares.__getitem__)], *(f"{share:.6f}" for share in shares)]
+        for key, shares in pairs
+    )
+    return ["file" if named else "index", "label", *classes], rows
+
+
+def forecast_rows(data: Any, prediction: Tensor, batch: Window) -> tuple[list[str], Iterator[list[str]]]:
+    """The header, and a row a time step, of a forecast `(1, rows, columns)` that ends with the data module's times."""
+    truth, forecast = batch[1][0], prediction[0]  # (rows, columns)
+    header = ["time", *(part for name in data.column_names for part in (name, f"{name}_forecast"))]
+    times = data.times[-len(forecast) :]
+    known = [["" if value != value else f"{value:.7g}" for value in row] for row in truth.tolist()]
+    ahead = [[f"{value:.7g}" for value in row] for row in forecast.tolist()]
+    rows = zip(times, known, ahead, strict=True)
+    return header, ([time, *(cell for pair in zip(*row, strict=True) for cell in pair)] for time, *row in rows)
