@@ -31,15 +31,13 @@ def mackey_glass(length: int, tau: int = 17, seed: int = 0) -> Tensor:
 
     h, lag = 1 / STEPS, tau * STEPS
     start = 1.1 + 0.2 * float(torch.rand((), generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
-    values = [start] * (lag + 1)
-    slopes = [0.0] * lag + [slope(start, start)]
+    values, middles = [start] * (lag + 1), [start] * lag  # at each step, and halfway to the next
     for _ in range((WASHOUT + length) * STEPS):
-        x, old, new = values[-1], values[-1 - lag], values[-lag]
-        middle = (old + new) / 2 + h / 8 * (slopes[-1 - lag] - slopes[-lag])
+        x, old, middle, new = values[-1], values[-1 - lag], middles[-lag], values[-lag]
         k1 = slope(x, old)
         k2 = slope(x + h / 2 * k1, middle)
         k3 = slope(x + h / 2 * k2, middle)
         k4 = slope(x + h * k3, new)
         values.append(x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4))
-        slopes.append(slope(values[-1], new))
+        middles.append((x + values[-1]) / 2 + h / 8 * (k1 - slope(values[-1], new)))
     return torch.tensor(values[lag + WASHOUT * STEPS :: STEPS][:length], dtype=torch.float64)

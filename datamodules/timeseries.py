@@ -112,7 +112,8 @@ class TimeSeriesDataModule(LightningDataModule):
         parts = {"train": (0, val), "val": (val, test), "test": (test, rows)}
         for name in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}[stage]:
             start, end = parts[name]
-            starts = torch.arange(start, end - options.window - options.horizon + 1, options.stride)
+            last = end - options.window - options.horizon  # where a window can start
+            starts = torch.arange(start, max(start, last + 1), options.stride)
             if not len(starts) and not (name == "val" and stage == "fit" and options.val_share == 0):
                 raise self._too_short(f"the {name} part", end - start, options.window + options.horizon)
             setattr(self, f"{name}_set", WindowDataset(self.series, starts, options.window, options.horizon))

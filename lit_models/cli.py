@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelChec
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from torch.jit import TracerWarning
 
 from lit_models.callbacks import Checkpoint, Forecasts, Pictures, ProgressBar, Throughput
 from lit_models.checkpoint import RESUMED, flat, read_checkpoint, recorded_config, refuse_changes, with_config
@@ -267,6 +268,7 @@ def quieten() -> None:
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # LightningCLI calls what jsonargparse renamed
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     warnings.filterwarnings("ignore", message=".*torch.jit.trace.*")  # how TensorBoard's writer draws the graph
+    warnings.filterwarnings("ignore", category=TracerWarning)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # in-memory data need none
     warnings.filterwarnings("ignore", message=".*Total length of `list` across ranks is zero.*")  # no validation set
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # a resumed run's own folder
