@@ -174,6 +174,10 @@ class ImageFolderDataModule(ImageDataModule):
             elif fits:
                 images[index] = image
         self._report(errors, len(paths))
+        if lost := [
+            name for label, name in enumerate(self.class_names) if label in labels and label not in labels[readable]
+        ]:
+            raise ValueError(f"none of the pictures of {', '.join(lost)} can be read: mend or remove them")
         self.num_workers = 0 if fits else self.readers
         sets, start = [], 0
         for part in parts:

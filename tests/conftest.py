@@ -1,10 +1,16 @@
+import hashlib
+import math
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from torchvision.datasets import CIFAR10
 
 ROOT = Path(__file__).parent.parent
 
@@ -40,3 +46,57 @@ def trained(tmp_path_factory):
 @pytest.fixture
 def last(trained):
     return trained / "version_0" / "checkpoints" / "last.ckpt"
+
+
+@pytest.fixture
+def pets(tmp_path):
+    """A folder with 20 pictures of red cats and 10 of blue dogs, each of a brightness of its own."""
+    for name, count, colour in (("cat", 20, (200, 30, 30)), ("dog", 10, (30, 30, 200))):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        for number in range(count):
+            shade = tuple(value + number for value in colour)
+            Image.new("RGB", (60, 50), shade).save(tmp_path / "pets" / name / f"{number:02}.png")
+    return tmp_path / "pets"
+
+
+@pytest.fixture
+def series(tmp_path):
+    """A CSV file of a day's temperature over 20 days, and of a constant."""
+    hours = range(480)
+    rows = [f"{hour},{15 + 8 * math.sin(hour / 24 * 2 * math.pi):.3f},7" for hour in hours]
+    (tmp_path / "series.csv").write_text("hour,temperature,constant\n" + "\n".join(rows))
+    return tmp_path / "series.csv"
+
+
+@pytest.fixture
+def own_data(cifar10, pets, series):
+    """The flags that a config needs which has no data of its own."""
+    return {
+        "cnn_cifar10": [f"--data.data_dir={cifar10}", "--data.val_size=20"],
+        "cnn_folder": [f"--data.root={pets}", "--model.num_classes=2"],
+        "rnn_csv": [f"--data.path={series}", "--data.columns=temperature"],
+    }
+
+
+@pytest.fixture
+def cifar10(tmp_path, monkeypatch):
+    """A folder with files of random images in CIFAR-10's own format, 20 a file, which torchvision takes for genuine."""
+    folder = tmp_path / "cifar" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    draw = np.random.default_rng(0)
+
+    def write(name, content):
+        (folder / name).write_bytes(pickle.dumps(content))
+        return hashlib.md5((folder / name).read_bytes()).hexdigest()
+
+    def batch():
+        pixels = draw.integers(0, 256, (20, 3072), dtype=np.uint8)
+        return {"data": pixels, "labels": draw.integers(0, 10, 20).tolist()}
+
+    train = [[f"data_batch_{number}", write(f"data_batch_{number}", batch())] for number in range(1, 6)]
+    test = [["test_batch", write("test_batch", batch())]]
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    meta = {"filename": "batches.meta", "key": "label_names", "md5": write("batches.meta", {"label_names": names})}
+    for name, value in (("train_list", train), ("test_list", test), ("meta", meta)):
+        monkeypatch.setattr(CIFAR10, name, value)
+    return tmp_path / "cifar"

@@ -33,16 +33,23 @@ def fails(capsys, *args):
 
 
 @pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_config_fits_two_steps_tests_and_reloads(config, tmp_path, capsys):
-    flags = ["--trainer.max_steps=2", "--trainer.limit_val_batches=1", f"--trainer.default_root_dir={tmp_path}"]
-    assert cli.main(["fit", f"--config={config}", *flags]) == 0
+def test_every_config_fits_two_steps_tests_and_reloads(config, own_data, tmp_path, capsys):
+    flags = [
+        "--trainer.max_steps=2",
+        "--trainer.limit_val_batches=1",
+        f"--trainer.default_root_dir={tmp_path / 'logs'}",
+    ]
+    assert cli.main(["fit", f"--config={config}", *flags, *own_data.get(config.stem, [])]) == 0
     command = capsys.readouterr().out.splitlines()[-1].split()
     assert command[:5] == ["python", "-m", "lit_models", "test", "--ckpt_path"]
     assert cli.main([*command[3:], "--trainer.limit_test_batches=2"]) == 0
-    assert "test/accuracy" in capsys.readouterr().out
-    saved = yaml.safe_load((tmp_path / config.stem / "version_0" / "config.yaml").read_text())
+    assert "test/loss" in capsys.readouterr().out
+    saved = yaml.safe_load((tmp_path / "logs" / config.stem / "version_0" / "config.yaml").read_text())
     assert saved["name"] == config.stem
-    assert (saved["model"]["class_path"], saved["ckpt_path"]) == ("lit_models.Net", None)
+    asked = yaml.safe_load(config.read_text())["model"]["class_path"]
+    assert (saved["model"]["class_path"], saved["ckpt_path"]) == (f"lit_models.{asked}", None)
+    assert cli.main(["predict", *command[4:], f"--output={tmp_path / 'predicted.csv'}"]) == 0
+    assert (tmp_path / "predicted.csv").read_text().count("\n") > 2
 
 
 def test_fit_then_the_command_it_prints(run, tmp_path):
@@ -101,6 +108,48 @@ def test_wrong_data_are_one_line(tmp_path, capsys):
     (tmp_path / "train-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 9]))
     assert "train-images-idx3-ubyte is" in fails(capsys, *fit, f"--data.data_dir={tmp_path}")
     assert "set download to true" in fails(capsys, *fit, "--data.variant=KMNIST", f"--data.data_dir={tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("config", "flags", "message"),
+    [
+        ("cnn_folder", ["--data.image_size=20"], "20x20 pixels, but CNN takes 28 or more"),
+        ("cnn_folder", ["--data.mode=grey"], "1 channel(s), but in_channels of CNN is 3"),
+        (
+            "cnn_folder",
+            ["--model.num_classes=10"],
+            "has 2 classes, but num_classes of CNN is 10: set model.num_classes",
+        ),
+        ("cnn_folder", ["--data.root=nowhere"], "no folder nowhere: set data.root"),
+        ("cnn_mnist", ["--model.in_channels=3"], "set model.in_channels to 1"),
+        ("cnn_mnist", ["--model.num_classes=7"], "has 10 classes, but num_classes of CNN is 7"),
+        ("mnist", ["--model.num_classes=11"], "set model.num_classes to 10"),
+        ("rnn_mnist", ["--model.image_size=32"], "28x28 pixels, but RNNClassifier takes 32 to 32"),
+        ("rnn_csv", ["--data.window=60"], "has 72 rows, and one window takes 80"),
+        ("rnn_csv", ["--data.columns=temprature"], "its columns are hour, temperature, constant"),
+        ("rnn_csv", ["--data.columns=constant"], "column 'constant' is constant (7)"),
+        ("rnn_csv", ["--data.columns=[hour,temperature]"], "2 column(s), but input_dim is 1"),
+        ("rnn_csv", ["--data.path=nowhere.csv"], "no file nowhere.csv"),
+        ("rnn_csv", ["--model.cell=gur"], "did you mean 'gru'?"),
+    ],
+)
+def test_data_that_do_not_fit_the_model_are_one_line(config, flags, message, own_data, tmp_path, capsys):
+    fit = ["fit", f"--config={ROOT / 'configs' / config}.yaml", f"--trainer.default_root_dir={tmp_path / 'logs'}"]
+    assert message in fails(capsys, *fit, *own_data.get(config, []), *flags)
+
+
+def test_gaps_in_a_file_are_one_line(series, tmp_path, capsys):
+    fit = ["fit", f"--config={ROOT / 'configs' / 'rnn_csv.yaml'}", f"--data.path={series}"]
+    lines = series.read_text().splitlines()
+    for cell, message in (("", "the value is missing"), ("warm", "'warm' is not a number")):
+        series.write_text("\n".join([*lines[:9], f"8,{cell},7", *lines[10:]]))
+        assert f"row 10, column 'temperature': {message}" in fails(capsys, *fit, "--data.columns=temperature")
+
+
+@pytest.mark.parametrize(("config", "missing"), [("cnn_folder", "data.root"), ("rnn_csv", "")])
+def test_configs_for_own_data_say_what_they_need(config, missing, tmp_path, capsys):
+    if missing:
+        assert missing in fails(capsys, "fit", f"--config={ROOT / 'configs' / config}.yaml")
 
 
 def test_log_directory_that_cannot_be_written(tmp_path, capsys):
