@@ -192,7 +192,7 @@ def read_csv(
         ValueError: It isn't text, has no rows or no such column, or a value is missing or not a number.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no file {path}")
+        raise FileNotFoundError(f"no file {path}: set data.path to your CSV file")
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             separator = max(",;\t", key=file.readline().count)

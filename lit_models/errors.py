@@ -52,6 +52,9 @@ def explain(message: str, options: Iterable[str]) -> str:
         return f"{key}: {value[1]!r} is not {wanted}{nearest(value[1], choices)}"
     if found := re.search(r"invalid choice: '?([\w-]+)'? \(choose from (.*)\)", message):
         return f"there is no command '{found[1]}'{nearest(found[1], re.findall(r'[a-z]+', found[2]))}"
+    if found := re.search(r"arguments are required: (\w+)$", message):
+        of_data = any(found[1] in keywords(f"datamodules.{name}") for name in datamodules.__all__)
+        return f"{found[1]} has no value: give one with --{'data' if of_data else 'model'}.{found[1]}"
     if "model" in message and "required" in message:
         return "no model: name one with --config configs/mnist.yaml, with --model Net, or with --ckpt_path FILE"
     return "; ".join(line.strip() for line in message.splitlines() if line.strip())

@@ -146,10 +146,15 @@ def test_gaps_in_a_file_are_one_line(series, tmp_path, capsys):
         assert f"row 10, column 'temperature': {message}" in fails(capsys, *fit, "--data.columns=temperature")
 
 
-@pytest.mark.parametrize(("config", "missing"), [("cnn_folder", "data.root"), ("rnn_csv", "")])
-def test_configs_for_own_data_say_what_they_need(config, missing, tmp_path, capsys):
-    if missing:
-        assert missing in fails(capsys, "fit", f"--config={ROOT / 'configs' / config}.yaml")
+def test_own_pictures_and_series_must_be_given(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for config, message in (
+        ("cnn_folder", "no folder pictures: set data.root"),
+        ("rnn_csv", "no file series.csv: set"),
+    ):
+        assert message in fails(capsys, "fit", f"--config={ROOT / 'configs' / config}.yaml")
+    message = fails(capsys, "fit", "--model=CNN", "--data=ImageFolderDataModule")
+    assert "root has no value: give one with --data.root" in message
 
 
 def test_log_directory_that_cannot_be_written(tmp_path, capsys):

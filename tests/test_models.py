@@ -6,9 +6,9 @@ from lightning import Trainer
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, StackDataset
 
-from lit_models import Net
+from lit_models import CNN, Net, RNNClassifier
 
-MODELS = {"Net": Net}
+MODELS = {"Net": Net, "CNN": CNN, "RNNClassifier": RNNClassifier}
 
 
 @pytest.fixture(params=MODELS)
@@ -36,7 +36,7 @@ def test_every_parameter_gets_a_gradient(model, batch):
 
 def test_overfits_one_batch(model, batch):
     model.eval()  # without dropout, which would hide what has been learnt
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    optimizer = model.optimizer(model.parameters())  # its own, which is meant to train it well
     for _ in range(150):
         optimizer.zero_grad()
         loss = cross_entropy(model(batch[0]), batch[1])

@@ -5,7 +5,7 @@ import torch
 from PIL import Image, ImageOps
 
 from datamodules import MNISTDataModule
-from datamodules.pictures import PictureDataset, digit_from_picture, grey
+from datamodules.pictures import PictureDataset, find_pictures, read_digit
 from lit_models import cli, pictures
 
 
@@ -22,7 +22,7 @@ def glyph(digit):
 
 
 def read(path):
-    return digit_from_picture(grey(path)).float()
+    return read_digit(path).float()
 
 
 def test_mnists_own_images_come_back_as_they_are_and_inverted_ones_upright(digit, glyph, tmp_path):
@@ -75,7 +75,7 @@ def test_folder_names_the_files_it_cannot_read_and_goes_on(glyph, tmp_path):
     (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / ".hidden").touch()
-    data = PictureDataset(str(tmp_path), digit_from_picture)
+    data = PictureDataset(find_pictures(tmp_path), read_digit, (1, 28, 28))
     with pytest.warns(UserWarning, match="cannot read") as warned:
         images, names = data.__getitems__(list(range(len(data))))
     assert [name.removeprefix(f"{tmp_path}/") for name in names] == ["a.png", "below/B.PNG"]

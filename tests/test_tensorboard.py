@@ -39,11 +39,23 @@ def test_curves(board):
 
 
 def test_pictures(board):
-    assert set(board.Tags()["images"]) == {
-        f"{stage}/{name}" for stage in ("val", "test") for name in ("confusion", "mistakes")
-    }
+    evaluated = {f"{stage}/{name}" for stage in ("val", "test") for name in ("confusion", "mistakes")}
+    assert set(board.Tags()["images"]) == evaluated | {"train/filters"}
+    assert [event.step for event in board.Images("train/filters")] == [60, 120]
     assert [event.step for event in board.Images("test/mistakes")] == [120]
     assert all(event.width > 300 for event in board.Images("val/confusion"))
+
+
+def test_pictures_of_forecasts(tmp_path):
+    config = f"--config={ROOT / 'configs' / 'rnn_mackey_glass.yaml'}"
+    flags = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=50", f"--trainer.default_root_dir={tmp_path}"]
+    assert cli.main(["fit", config, *flags]) == 0
+    assert cli.main(["test", f"--ckpt_path={next(tmp_path.rglob('last.ckpt'))}"]) == 0
+    events = EventAccumulator(str(tmp_path / "rnn_mackey_glass" / "version_0")).Reload()
+    names = {f"{stage}/{name}" for stage in ("val", "test") for name in ("forecast", "horizon")}
+    assert set(events.Tags()["images"]) == names
+    tags = {"train/loss", "train/lr", "throughput/samples_per_second", "val/loss", "val/nrmse", "val/nrmse_free"}
+    assert tags <= set(events.Tags()["scalars"])
 
 
 def test_graph(board):
