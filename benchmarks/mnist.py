@@ -13,11 +13,7 @@ which are looked at after every epoch to find out when 99% are right, are left o
 """
 
 import argparse
-import contextlib
-import io
-import logging
 import lzma
-import platform
 import statistics
 import tempfile
 import time
@@ -32,10 +28,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
+from benchmarks.common import ROOT, prepare, spread, train
 from datamodules import MNISTDataModule
-from lit_models import cli
 
-ROOT = Path(__file__).parent.parent
 TARGET = 0.99
 
 
@@ -152,23 +147,6 @@ class Stopwatch(Callback):
         self.run.seconds[-1] += time.perf_counter() - self.started
 
 
-def train(config: str, seed: int, watch: Stopwatch, folder: Path, *flags: str) -> None:
-    """Runs `fit` as the command line does, with a stopwatch beside its callbacks."""
-
-    class TimedCLI(cli.CLI):
-        def _instantiate_trainer(self, config: dict, callbacks: list[Callback]) -> lightning.Trainer:
-            return super()._instantiate_trainer(config, [*callbacks, watch])
-
-    args = ["fit", f"--config={ROOT / 'configs' / config}", f"--seed_everything={seed}", *flags]
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        TimedCLI([*args, f"--trainer.default_root_dir={folder / 'logs'}"])
-
-
-def spread(values: list[float], digits: int = 1) -> str:
-    """Mean, least and greatest, as text."""
-    return f"{statistics.mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
 def main() -> None:
     """Runs, and prints a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.mnist", description=__doc__.partition("\n")[0])
@@ -177,18 +155,13 @@ def main() -> None:
     parser.add_argument("--article-epochs", type=int, default=20, help="epochs of the article (default: its 20)")
     parser.add_argument("--floor-epochs", type=int, default=6, help="epochs of Trainer and floor (default: 6)")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    cli.quieten()
-    logging.getLogger("lightning").setLevel(logging.WARNING)
-
+    prepare(options.threads)
     bundled = MNISTDataModule(val_size=0)
     bundled.setup("fit")
     bundled.setup("test")
     train_set, test_set = bundled.train_set, bundled.test_set
     test = (test_set.images, test_set.labels)
     articles, ours, trainer_seconds, floor_seconds = [], [], [], []
-    versions = f"torch {torch.__version__}, lightning {lightning.__version__}"
-    print(f"{versions}, {platform.machine()}, threads: {options.threads}")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         raw = folder / "MNIST" / "raw"
@@ -199,13 +172,13 @@ def main() -> None:
             articles.append(article(seed, options.article_epochs, test, folder))
             print(f"seed {seed}: article  {describe(articles[-1])}", flush=True)
             watch = Stopwatch(test, Floor(train_set.images, train_set.labels))
-            train("mnist_article.yaml", seed, watch, folder, f"--trainer.max_epochs={options.floor_epochs}")
+            train("mnist_article.yaml", seed, folder, [watch], f"--trainer.max_epochs={options.floor_epochs}")
             # The first epoch also pays for the first call of everything.
             trainer_seconds += watch.run.seconds[1:]
             floor_seconds += watch.floor_seconds[1:]
             print(f"seed {seed}: Trainer  {describe(watch.run)}", flush=True)
             watch = Stopwatch(test, None)
-            train("mnist.yaml", seed, watch, folder)
+            train("mnist.yaml", seed, folder, [watch])
             ours.append(watch.run)
             print(f"seed {seed}: ours     {describe(ours[-1])}", flush=True)
     ratios = sorted(a / b for a, b in zip(trainer_seconds, floor_seconds, strict=True))

@@ -1,0 +1,97 @@
+"""What the benchmarks share: training as the command line does, the speed of loading, and figures with their spread."""
+
+import contextlib
+import io
+import logging
+import platform
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from lit_models import cli
+
+ROOT = Path(__file__).parent.parent
+
+
+def prepare(threads: int) -> None:
+    """Pins the threads, keeps the output to the figures, and says what they are measured with."""
+    torch.set_num_threads(threads)
+    cli.quieten()
+    for name in ("lightning", "lightning.pytorch"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    versions = f"torch {torch.__version__}, lightning {lightning.__version__}"
+    print(f"{versions}, {platform.machine()}, threads: {threads}", flush=True)
+
+
+def train(config: str, seed: int, folder: Path, callbacks: Sequence[Callback], *flags: str) -> cli.CLI:
+    """Runs `fit` as the command line does, everything on, with callbacks beside its own."""
+
+    class BenchmarkCLI(cli.CLI):
+        def _instantiate_trainer(self, config: dict, own: list[Callback]) -> lightning.Trainer:
+            return super()._instantiate_trainer(config, [*own, *callbacks])
+
+    args = ["fit", f"--config={ROOT / 'configs' / config}", f"--seed_everything={seed}", *flags]
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return BenchmarkCLI([*args, f"--trainer.default_root_dir={folder / 'logs'}"])
+
+
+def test(command: cli.CLI) -> dict[str, float]:
+    """The metrics of the test set, after the last epoch."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        return command.trainer.test(command.model, datamodule=command.datamodule, verbose=False)[0]
+
+
+def loading(command: cli.CLI, steps: int = 10, pairs: int = 9) -> list[float]:
+    """How fast a run trains with its real loader, as a share of its speed on one batch held in memory.
+
+    Args:
+        command: A run; its model, optimizer and data module are used without a Trainer.
+        steps: Steps in each of the two measurements of a pair.
+        pairs: Pairs, one after the other, so that a share holds while the machine's speed drifts.
+
+    Returns:
+        A share for each pair.
+    """
+    model, data = command.model.train(), command.datamodule
+    model.log = lambda *args, **options: None  # the step alone, without a Trainer's bookkeeping
+    optimizer = model.optimizer(model.parameters())
+
+    def step(batch: tuple[Tensor, Tensor]) -> None:
+        optimizer.zero_grad()
+        model.training_step(batch, 0).backward()
+        optimizer.step()
+
+    def batches() -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            for first, second in data.train_dataloader():
+                yield (data.augment(first) if hasattr(data, "augment") else first), second
+
+    stream = batches()
+    held = next(stream)
+    step(held)
+    shares = []
+    for _ in range(pairs):
+        start = time.perf_counter()
+        for _ in range(steps):
+            step(held)
+        middle = time.perf_counter()
+        for _ in range(steps):
+            step(next(stream))
+        shares.append((middle - start) / (time.perf_counter() - middle))
+    return shares
+
+
+def spread(values: Sequence[float], digits: int = 1) -> str:
+    """Mean, least and greatest, as text."""
+    return f"{statistics.mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def median(values: Sequence[float], digits: int = 3) -> str:
+    """Median, least and greatest, as text."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"

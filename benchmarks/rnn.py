@@ -1,0 +1,191 @@
+"""The article's GRU: MNIST row by row, and the Mackey-Glass series beside three older ways to forecast it.
+
+- *persistence*: the next row is like the last one;
+- *linear autoregression* of the same window, by least squares over the training rows;
+- *echo state network* (Jaeger, "The echo state approach to analysing and training recurrent neural networks", 2001):
+  a fixed random reservoir of leaky tanh units, with a readout by ridge regression. It sees all rows before a window
+  too, and of its spectral radius, leak and ridge the best on the validation rows are taken.
+
+The three are computed in float64. Errors are NRMSE, over the standard deviation of the training rows, on all windows of
+the test rows: one step ahead over the whole future of each, and running free at its last row. Every seed brings
+another series, another initialisation and another reservoir.
+"""
+
+import argparse
+import itertools
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from lightning.pytorch.callbacks import Timer
+from torch import Tensor
+
+from benchmarks.common import loading, median, prepare, spread, test, train
+from datamodules import TimeSeriesDataModule
+from datamodules.timeseries import WindowDataset
+
+Errors = tuple[float, float]  # one step ahead, and running free at the end of the horizon
+
+
+def errors(ahead: Tensor, free: Tensor, future: Tensor) -> Errors:
+    """NRMSE of scaled forecasts `(count, horizon)`."""
+    return float((ahead - future).square().mean().sqrt()), float((free - future)[:, -1].square().mean().sqrt())
+
+
+class Task:
+    """The series, scaled, as the older methods see it: `(T,)` in float64, and its windows."""
+
+    def __init__(self, data: TimeSeriesDataModule) -> None:
+        data.setup("fit")
+        data.setup("test")
+        self.data, self.window, self.horizon = data, data.hparams.window, data.hparams.horizon
+        self.series = (data.series[:, 0].double() - data.mean[0]) / data.std[0]
+        self.train_rows = int(data.val_set.starts[0])
+
+    def windows(self, dataset: WindowDataset) -> tuple[Tensor, Tensor, Tensor]:
+        """First row of the future `(count,)`, past `(count, window)` and future `(count, horizon)`."""
+        rows = self.series[dataset.starts[:, None] + dataset.offsets]
+        return dataset.starts + self.window, rows[:, : self.window], rows[:, self.window :]
+
+
+def persistence(task: Task) -> Errors:
+    """The next row is like the last one."""
+    _, past, future = task.windows(task.data.test_set)
+    return errors(torch.cat([past[:, -1:], future[:, :-1]], dim=1), past[:, -1:].expand_as(future), future)
+
+
+def autoregression(task: Task) -> Errors:
+    """Linear, of the same window."""
+    rows = task.series[: task.train_rows].unfold(0, task.window + 1, 1)
+
+    def with_bias(x: Tensor) -> Tensor:
+        return torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
+
+    weights = torch.linalg.lstsq(with_bias(rows[:, :-1]), rows[:, -1:], driver="gelsd").solution[:, 0]
+    _, past, future = task.windows(task.data.test_set)
+    ahead = with_bias(torch.cat([past, future[:, :-1]], dim=1).unfold(1, task.window, 1)) @ weights
+    free = past
+    for _ in range(task.horizon):
+        free = torch.cat([free, (with_bias(free[:, -task.window :]) @ weights)[:, None]], dim=1)
+    return errors(ahead, free[:, task.window :], future)
+
+
+class Reservoir:
+    """An echo state network's fixed part, and its states `(T, units)` over the series."""
+
+    def __init__(self, series: Tensor, units: int, radius: float, leak: float, seed: int) -> None:
+        draw = torch.Generator().manual_seed(seed)
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(*shape, generator=draw, dtype=torch.float64) * 2 - 1
+
+        recurrent = uniform(units, units) * (uniform(units, units).abs() < 10 / units)  # 10 connections a unit
+        self.recurrent = recurrent * (radius / torch.linalg.eigvals(recurrent).abs().max())
+        self.input, self.bias, self.leak = uniform(units) * 0.5, uniform(units) * 0.2, leak
+        state, states = torch.zeros(units, dtype=torch.float64), []
+        for x in series:
+            state = self.step(state, x)
+            states.append(state)
+        self.features = self.with_input(torch.stack(states), series)
+
+    def step(self, state: Tensor, x: Tensor) -> Tensor:
+        """The state `(..., units)` after a row `(...,)`."""
+        new = torch.tanh(state @ self.recurrent.T + x[..., None] * self.input + self.bias)
+        return (1 - self.leak) * state + self.leak * new
+
+    def with_input(self, state: Tensor, x: Tensor) -> Tensor:
+        """What the readout sees: the state, the last row and a bias, `(..., units + 2)`."""
+        return torch.cat([state, x[..., None], torch.ones_like(x[..., None])], dim=-1)
+
+    def errors(self, task: Task, dataset: WindowDataset, readout: Tensor) -> Errors:
+        """Those of a readout on windows."""
+        first, _, future = task.windows(dataset)
+        ahead = (self.features @ readout)[first[:, None] - 1 + torch.arange(task.horizon)]
+        state, x, free = self.features[first - 1, :-2], ahead[:, 0], [ahead[:, 0]]
+        for _ in range(task.horizon - 1):
+            state = self.step(state, x)
+            x = (self.with_input(state, x) @ readout).clamp(-10, 10)  # one that diverges stays a number
+            free.append(x)
+        return errors(ahead, torch.stack(free, dim=1), future)
+
+
+def echo_state_network(task: Task, units: int, seed: int) -> Errors:
+    """The best on the validation rows, by its error running free, of twelve."""
+    found = []
+    for radius, leak in itertools.product((0.8, 1.0), (0.3, 0.5)):
+        reservoir = Reservoir(task.series, units, radius, leak, seed)
+        x, y = reservoir.features[100 : task.train_rows - 1], task.series[101 : task.train_rows]  # 100 to warm up
+        for ridge in (1e-6, 1e-8, 1e-10):
+            gram = x.T @ x + ridge * torch.eye(units + 2, dtype=torch.float64)
+            readout = torch.linalg.solve(gram, x.T @ y)
+            found.append((reservoir.errors(task, task.data.val_set, readout)[1], reservoir, readout))
+    _, reservoir, readout = min(found, key=lambda one: one[0])
+    return reservoir.errors(task, task.data.test_set, readout)
+
+
+def mackey_glass(seeds: int, folder: Path) -> list[str]:
+    """The table of the four methods."""
+    older: dict[str, Callable[[Task, int], Errors]] = {
+        "persistence": lambda task, seed: persistence(task),
+        "linear autoregression": lambda task, seed: autoregression(task),
+        "echo state network, 100 units": lambda task, seed: echo_state_network(task, 100, seed),
+        "echo state network, 400 units": lambda task, seed: echo_state_network(task, 400, seed),
+    }
+    found: dict[str, list[Errors]] = {name: [] for name in [*older, "RNN (GRU, 100 units)"]}
+    seconds = []
+    for seed in range(seeds):
+        timer = Timer()
+        command = train("rnn_mackey_glass.yaml", seed, folder, [timer], f"--data.series_seed={seed}")
+        metrics = test(command)
+        found["RNN (GRU, 100 units)"].append((metrics["test/nrmse"], metrics["test/nrmse_free"]))
+        seconds.append(timer.time_elapsed("train"))
+        task = Task(TimeSeriesDataModule(**command.datamodule.hparams))
+        for name, method in older.items():
+            found[name].append(method(task, seed))
+        for name, results in found.items():
+            print(f"  seed {seed}: {name:<32}{results[-1][0]:.2e}  {results[-1][1]:.2e}", flush=True)
+    lines = [f"Mackey-Glass, NRMSE             one step ahead                    running free, {task.horizon} steps"]
+    for name, results in found.items():
+        ahead, free = (
+            f"{sum(values) / seeds:.2e} ({min(values):.2e} to {max(values):.2e})"
+            for values in zip(*results, strict=True)
+        )
+        lines.append(f"{name:<32}{ahead:<34}{free}")
+    return [*lines, f"seconds to train the RNN: {spread(seconds, 0)}"]
+
+
+def rows(seeds: int, folder: Path) -> str:
+    """Test accuracy and time of the GRU over rows of MNIST."""
+    accuracies, seconds = [], []
+    for seed in range(seeds):
+        timer = Timer()
+        accuracies.append(100 * test(train("rnn_mnist.yaml", seed, folder, [timer]))["test/accuracy"])
+        seconds.append(timer.time_elapsed("train"))
+        print(f"  seed {seed}: {accuracies[-1]:.2f}% in {seconds[-1]:.0f} s", flush=True)
+    return f"rnn_mnist.yaml    test accuracy, % {spread(accuracies, 2)}   seconds {spread(seconds, 0)}"
+
+
+def main() -> None:
+    """Runs, and prints the tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.rnn", description=__doc__.partition("\n")[0])
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each kind (default: 3)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch (default: 2)")
+    parser.add_argument("--only", choices=("rows", "mackey_glass", "loading"), help="one part, instead of all three")
+    options = parser.parse_args()
+    prepare(options.threads)
+    lines = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if options.only in (None, "rows"):
+            lines.append(rows(options.seeds, folder))
+        if options.only in (None, "mackey_glass"):
+            lines += mackey_glass(options.seeds, folder)
+        for config in ("rnn_mnist.yaml", "rnn_mackey_glass.yaml") if options.only in (None, "loading") else ():
+            shares = loading(train(config, 0, folder, [], "--trainer.max_steps=1", "--trainer.limit_val_batches=1"))
+            lines.append(f"{config:<22}speed with the loader / on a batch in memory: median {median(shares)}")
+    print("\n".join(["", *lines]))
+
+
+if __name__ == "__main__":
+    main()
