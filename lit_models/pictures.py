@@ -78,11 +78,11 @@ def forecast(past: Tensor, future: Tensor, predicted: Tensor, names: list[str]) 
         axes.plot(rows, truth[:, column], color="black", linewidth=1, label="truth")
         # From the last known value on, so that the line has no gap.
         ahead = torch.cat([past[-1:, column], predicted[:, column]])
-        axes.plot(range(-1, horizon), ahead, color="tab:orange", linewidth=1.5, label="forecast, running free")
-        axes.axvline(-0.5, color="tab:gray", linestyle=":", linewidth=1)
+        axes.plot(range(-1, horizon), ahead, color="tab:orange", linewidth=1.5, label="forecast")
+        axes.axvline(-0.5, color="tab:gray", linestyle=":", linewidth=1, label="runs free from here")
         axes.set_ylabel(shown[column])
     axes.set_xlabel("rows from the first that is forecast")
-    figure.legend(loc="outside upper center", ncols=2, handles=axes.get_lines()[:2], frameon=False)
+    figure.legend(loc="outside upper center", ncols=3, handles=axes.get_lines(), frameon=False)
     return figure
 
 

@@ -197,9 +197,11 @@ class RNN(LightningModule):
     def _evaluate(self, stage: str, batch: Window) -> Tensor:
         prediction, truth = self._one_step_ahead(batch)
         forecast = self.forecast(batch[0], batch[1].shape[1])  # (batch, horizon, output_dim)
+        # Flat, because torchmetrics takes views, which not every slice allows.
         for name in ("loss", "nrmse"):
-            self.metrics[f"{stage}_{name}"].update(prediction, truth)
-        self.metrics[f"{stage}_nrmse_free"].update(self.normalize(forecast[:, -1]), truth[:, -1])
+            self.metrics[f"{stage}_{name}"].update(prediction.flatten(), truth.flatten())
+        last = self.normalize(forecast[:, -1])
+        self.metrics[f"{stage}_nrmse_free"].update(last.flatten(), truth[:, -1].flatten())
         for name in ("loss", "nrmse", "nrmse_free"):
             metric = self.metrics[f"{stage}_{name}"]
             self.log(f"{stage}/{name}", metric, on_step=False, on_epoch=True, prog_bar=name != "loss")
