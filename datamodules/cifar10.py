@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from datamodules.images import ImageDataModule, split_off
+from datamodules.images import ImageDataModule
 from datamodules.pictures import read_square
-from datamodules.tensors import TensorDataset, random_flip, random_shift
+from datamodules.tensors import random_flip, random_shift
 
 
 class CIFAR10DataModule(ImageDataModule):
@@ -63,13 +63,7 @@ class CIFAR10DataModule(ImageDataModule):
 
     def setup(self, stage: str) -> None:
         """Loads what the stage needs: train and validation to fit, validation to validate, else the test set."""
-        if stage in ("fit", "validate"):
-            images, labels = self._load(train=True)
-            train, val = split_off(len(labels), self.hparams.val_size, self.hparams.split_seed)
-            self.train_set = TensorDataset(images[train], labels[train])
-            self.val_set = TensorDataset(images[val], labels[val])
-        else:
-            self.test_set = TensorDataset(*self._load(train=False))
+        self.load_published(stage, self._load)
 
     def augment(self, images: Tensor) -> Tensor:
         """Training images, each mirrored and moved at random."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.pictures import PictureDataset, find_pictures
-from datamodules.tensors import batch_loader
+from datamodules.tensors import TensorDataset, batch_loader
 
 
 class ImageDataModule(LightningDataModule):
@@ -72,6 +72,30 @@ class ImageDataModule(LightningDataModule):
         images, labels = batch
         return self.augment(images), labels
 
+    def load_published(self, stage: str, load: Callable[[bool], tuple[Tensor, Tensor]]) -> None:
+        """Fills the sets that a stage needs, of data that are published as a training and a test set.
+
+        Validation is split off the training set by `val_size` and `split_seed`, which are hyperparameters too.
+
+        Args:
+            stage: Lightning's: train and validation are for "fit", validation for "validate", else it is the test set.
+            load: Called with True for the training set, returns its images and labels.
+
+        Raises:
+            ValueError: Nothing would be left to train on.
+        """
+        if stage not in ("fit", "validate"):
+            self.test_set = TensorDataset(*load(False))
+            return
+        images, labels = load(True)
+        size, count = self.hparams.val_size, len(labels)
+        if not 0 <= size < count:
+            raise ValueError(f"val_size is {size}: it must be between 0 and {count - 1} images")
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(self.hparams.split_seed))
+        train, val = order[size:].sort().values, order[:size].sort().values
+        self.train_set = TensorDataset(images[train], labels[train])
+        self.val_set = TensorDataset(images[val], labels[val])
+
     def loader(self, dataset: Dataset, shuffle: bool = False) -> DataLoader:
         """A DataLoader over one of the sets."""
         return batch_loader(
@@ -81,15 +105,3 @@ class ImageDataModule(LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
         )
-
-
-def split_off(count: int, size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Splits `count` images at random: the indices of those that stay, and of `size` that are split off, in order.
-
-    Raises:
-        ValueError: Nothing would be left to train on.
-    """
-    if not 0 <= size < count:
-        raise ValueError(f"val_size is {size}: it must be between 0 and {count - 1} images")
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    return order[size:].sort().values, order[:size].sort().values

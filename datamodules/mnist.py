@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from datamodules.images import ImageDataModule, split_off
+from datamodules.images import ImageDataModule
 from datamodules.pictures import read_digit, read_garment
-from datamodules.tensors import TensorDataset, random_affine
+from datamodules.tensors import random_affine
 
 SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -96,13 +96,7 @@ class MNISTDataModule(ImageDataModule):
 
     def setup(self, stage: str) -> None:
         """Loads what the stage needs: train and validation to fit, validation to validate, else the test set."""
-        if stage in ("fit", "validate"):
-            images, labels = self._load(train=True)
-            train, val = split_off(len(labels), self.hparams.val_size, self.hparams.split_seed)
-            self.train_set = TensorDataset(images[train], labels[train])
-            self.val_set = TensorDataset(images[val], labels[val])
-        else:
-            self.test_set = TensorDataset(*self._load(train=False))
+        self.load_published(stage, self._load)
 
     def augment(self, images: Tensor) -> Tensor:
         """Training images, rotated, shifted and scaled, each by its own random amounts."""
