@@ -92,12 +92,12 @@ class ImageFolderDataModule(ImageDataModule):
     def setup(self, stage: str) -> None:
         """Finds the pictures, and reads those that the stage needs."""
         parts = self._find()
-        if stage == "predict":
-            self.test_set = PictureDataset([path for path, _ in parts["test"]], self.read, self.shape)
-            return
-        wanted = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}[stage]
+        wanted = {"fit": ("train", "val"), "validate": ("val",)}.get(stage, ("test",))
         if not parts[wanted[0]]:
             raise ValueError(f"{self.hparams.root} has no pictures to {stage} on: data.{wanted[0]}_share is 0")
+        if stage == "predict":  # with the names of the files, in place of labels
+            self.test_set = PictureDataset([path for path, _ in parts["test"]], self.read, self.shape)
+            return
         sets = self._load([parts[name] for name in wanted])
         for name, dataset in zip(wanted, sets, strict=True):
             setattr(self, f"{name}_set", dataset)

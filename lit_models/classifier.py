@@ -29,7 +29,8 @@ class Classifier(LightningModule):
         num_classes: Number of classes.
         mean: Mean of the images in 0..1, a number or one a channel, subtracted by `normalize`.
         std: Their standard deviation, divided by. Mean 0 and std 1 leave images in 0..1.
-        class_names: The classes by label, for pictures and predictions. The data module's, if not given.
+        class_names: The classes by label, for pictures and predictions. The data module's, if not given; where that
+            has names too, they must be the same.
         optimizer: Called with the parameters, returns the optimizer.
         lr_scheduler: Called with the optimizer, returns the schedule: see `lit_models.schedule`.
 
@@ -93,6 +94,7 @@ class Classifier(LightningModule):
         """Checks the classes of the data module against the model's, and takes over their names."""
         data = self.trainer.datamodule
         classes, names = getattr(data, "num_classes", self.num_classes), getattr(data, "class_names", None)
+        names = None if names is None else list(names)
         if classes != self.num_classes:
             raise ValueError(
                 f"{type(data).__name__} has {classes} classes, but num_classes of {type(self).__name__} is "
@@ -103,7 +105,7 @@ class Classifier(LightningModule):
         elif names is not None and names != self.class_names:
             raise ValueError(
                 f"the classes of {type(data).__name__} are {listed(names)}, but those of the model are "
-                f"{listed(self.class_names)}: give it the data that it was trained on, or the same classes"
+                f"{listed(self.class_names)}: give the data that it was trained on, or set model.class_names to theirs"
             )
 
     def on_train_start(self) -> None:

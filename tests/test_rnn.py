@@ -239,3 +239,22 @@ def test_permutation_is_drawn_once_and_travels_with_the_weights():
 def test_pixel_reader_has_the_papers_size():
     model = RNNClassifier(by="pixel", hidden_dim=150)
     assert 65_000 < sum(weight.numel() for weight in model.parameters()) < 75_000
+
+
+def learnt(config, epochs, tmp_path):
+    """The test metrics of a config from the command line, trained for fewer epochs than it states."""
+    flags = [f"--trainer.max_epochs={epochs}", f"--trainer.default_root_dir={tmp_path}"]
+    command = cli.CLI(["fit", f"--config={ROOT / 'configs' / config}", *flags])
+    return command.trainer.test(command.model, datamodule=command.datamodule)[0]
+
+
+@pytest.mark.slow
+def test_rows_of_mnist_are_learnt(tmp_path):
+    assert learnt("rnn_mnist.yaml", 3, tmp_path)["test/accuracy"] >= 0.975
+
+
+@pytest.mark.slow
+def test_mackey_glass_is_forecast(tmp_path):
+    found = learnt("rnn_mackey_glass.yaml", 5, tmp_path)
+    assert found["test/nrmse"] <= 0.005
+    assert found["test/nrmse_free"] <= 0.3
