@@ -48,7 +48,8 @@ def test_every_config_fits_two_steps_tests_and_reloads(config, own_data, tmp_pat
     assert saved["name"] == config.stem
     asked = yaml.safe_load(config.read_text())["model"]["class_path"]
     assert (saved["model"]["class_path"], saved["ckpt_path"]) == (f"lit_models.{asked}", None)
-    assert cli.main(["predict", *command[4:], f"--output={tmp_path / 'predicted.csv'}"]) == 0
+    few = ["--trainer.limit_predict_batches=1", f"--output={tmp_path / 'predicted.csv'}"]
+    assert cli.main(["predict", *command[4:], *few]) == 0
     assert (tmp_path / "predicted.csv").read_text().count("\n") > 2
 
 
