@@ -8,21 +8,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from lightning.pytorch.callbacks import Timer
 from PIL import Image
 
-from benchmarks.common import loading, median, prepare, spread, test, train
-
-
-def accuracy(config: str, seeds: int, folder: Path, *flags: str) -> str:
-    """Test accuracy and time of a config, over several seeds."""
-    accuracies, seconds = [], []
-    for seed in range(seeds):
-        timer = Timer()
-        accuracies.append(100 * test(train(config, seed, folder, [timer], *flags))["test/accuracy"])
-        seconds.append(timer.time_elapsed("train"))
-        print(f"  seed {seed}: {accuracies[-1]:.2f}% in {seconds[-1]:.0f} s", flush=True)
-    return f"{config:<18}test accuracy, % {spread(accuracies, 2)}   seconds {spread(seconds, 0)}"
+from benchmarks.common import accuracy, loading, median, prepare, train
 
 
 def photographs(folder: Path, count: int = 256) -> None:

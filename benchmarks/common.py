@@ -11,7 +11,7 @@ from pathlib import Path
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Timer
 from torch import Tensor
 
 from lit_models import cli
@@ -45,6 +45,17 @@ def test(command: cli.CLI) -> dict[str, float]:
     """The metrics of the test set, after the last epoch."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         return command.trainer.test(command.model, datamodule=command.datamodule, verbose=False)[0]
+
+
+def accuracy(config: str, seeds: int, folder: Path, *flags: str) -> str:
+    """Test accuracy and time of a config, over several seeds."""
+    accuracies, seconds = [], []
+    for seed in range(seeds):
+        timer = Timer()
+        accuracies.append(100 * test(train(config, seed, folder, [timer], *flags))["test/accuracy"])
+        seconds.append(timer.time_elapsed("train"))
+        print(f"  seed {seed}: {accuracies[-1]:.2f}% in {seconds[-1]:.0f} s", flush=True)
+    return f"{config:<18}test accuracy, % {spread(accuracies, 2)}   seconds {spread(seconds, 0)}"
 
 
 def loading(command: cli.CLI, steps: int = 10, pairs: int = 9) -> list[float]:

@@ -21,7 +21,7 @@ import torch
 from lightning.pytorch.callbacks import Timer
 from torch import Tensor
 
-from benchmarks.common import loading, median, prepare, spread, test, train
+from benchmarks.common import accuracy, loading, median, prepare, spread, test, train
 from datamodules import TimeSeriesDataModule
 from datamodules.timeseries import WindowDataset
 
@@ -155,17 +155,6 @@ def mackey_glass(seeds: int, folder: Path) -> list[str]:
     return [*lines, f"seconds to train the RNN: {spread(seconds, 0)}"]
 
 
-def rows(seeds: int, folder: Path) -> str:
-    """Test accuracy and time of the GRU over rows of MNIST."""
-    accuracies, seconds = [], []
-    for seed in range(seeds):
-        timer = Timer()
-        accuracies.append(100 * test(train("rnn_mnist.yaml", seed, folder, [timer]))["test/accuracy"])
-        seconds.append(timer.time_elapsed("train"))
-        print(f"  seed {seed}: {accuracies[-1]:.2f}% in {seconds[-1]:.0f} s", flush=True)
-    return f"rnn_mnist.yaml    test accuracy, % {spread(accuracies, 2)}   seconds {spread(seconds, 0)}"
-
-
 def main() -> None:
     """Runs, and prints the tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.rnn", description=__doc__.partition("\n")[0])
@@ -178,7 +167,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.only in (None, "rows"):
-            lines.append(rows(options.seeds, folder))
+            lines.append(accuracy("rnn_mnist.yaml", options.seeds, folder))
         if options.only in (None, "mackey_glass"):
             lines += mackey_glass(options.seeds, folder)
         for config in ("rnn_mnist.yaml", "rnn_mackey_glass.yaml") if options.only in (None, "loading") else ():

@@ -59,7 +59,7 @@ class CIFAR10DataModule(ImageDataModule):
     def prepare_data(self) -> None:
         """Downloads the files, once a machine."""
         if self.hparams.download:
-            self._load(train=True, download=True)
+            self._open(train=True, download=True)
 
     def setup(self, stage: str) -> None:
         """Loads what the stage needs: train and validation to fit, validation to validate, else the test set."""
@@ -70,11 +70,17 @@ class CIFAR10DataModule(ImageDataModule):
         images = random_flip(images) if self.hparams.flip else images
         return random_shift(images, self.hparams.shift) if self.hparams.shift else images
 
-    def _load(self, train: bool, download: bool = False) -> tuple[Tensor, Tensor]:
+    def _load(self, train: bool) -> tuple[Tensor, Tensor]:
         """Images `(count, 3, 32, 32)` uint8 and labels `(count,)` int64."""
+        data = self._open(train, download=False)
+        self.class_names, self.num_classes = data.classes, len(data.classes)
+        images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
+        return images, torch.tensor(data.targets, dtype=torch.int64)
+
+    def _open(self, train: bool, download: bool) -> datasets.CIFAR10:
         root = self.hparams.data_dir
         try:
-            data = datasets.CIFAR10(root, train=train, download=download)
+            return datasets.CIFAR10(root, train=train, download=download)
         except (RuntimeError, OSError) as error:
             if download:
                 raise ConnectionError(
@@ -85,6 +91,3 @@ class CIFAR10DataModule(ImageDataModule):
                 f"no CIFAR-10 in {root}, or damaged files: set download to true, or data_dir to the folder that holds "
                 "cifar-10-batches-py"
             ) from error
-        self.class_names, self.num_classes = data.classes, len(data.classes)
-        images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
-        return images, torch.tensor(data.targets, dtype=torch.int64)

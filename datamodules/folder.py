@@ -1,6 +1,7 @@
 """Pictures of your own: a folder with a subfolder a class, or `train/`, `val/` and `test/` of those."""
 
 import contextlib
+import hashlib
 import math
 import os
 import warnings
@@ -21,6 +22,7 @@ from datamodules.pictures import PictureDataset, find_pictures, picture_endings,
 from datamodules.tensors import TensorDataset, random_affine, random_flip
 
 Labelled = list[tuple[Path, int]]
+PART_LIKE = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
 
 
 class ImageFolderDataModule(ImageDataModule):
@@ -75,9 +77,11 @@ class ImageFolderDataModule(ImageDataModule):
         num_workers: int | None = None,
     ) -> None:
         super().__init__()
-        for name, value in (("batch_size", batch_size), ("image_size", image_size)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}: it must be at least 1")
+        at_least = {"batch_size": (batch_size, 1), "image_size": (image_size, 1), "num_workers": (num_workers, 1)}
+        at_least |= {"max_unreadable": (max_unreadable, 0), "memory_limit": (memory_limit, 0)}
+        for name, (value, least) in at_least.items():
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}: it must be at least {least}")
         if min(val_share, test_share) < 0 or val_share + test_share >= 1:
             raise ValueError(
                 f"val_share is {val_share} and test_share {test_share}: they must be at least 0, and below 1 together"
@@ -85,6 +89,8 @@ class ImageFolderDataModule(ImageDataModule):
         if not 0 <= scale < 1:
             raise ValueError(f"scale is {scale}: it must be at least 0 and less than 1")
         self.save_hyperparameters(logger=False)
+        if mode not in ("rgb", "grey"):
+            raise ValueError(f"mode is {mode!r}: it must be rgb or grey")
         self.shape = (3 if mode == "rgb" else 1, image_size, image_size)
         self.read = partial(read_square, side=image_size, channels=self.shape[0])
         self.readers = num_workers or os.cpu_count() or 1
@@ -94,13 +100,17 @@ class ImageFolderDataModule(ImageDataModule):
         parts = self._find()
         wanted = {"fit": ("train", "val"), "validate": ("val",)}.get(stage, ("test",))
         if not parts[wanted[0]]:
-            raise ValueError(f"{self.hparams.root} has no pictures to {stage} on: data.{wanted[0]}_share is 0")
+            raise ValueError(f"{self.hparams.root} has no {wanted[0]} pictures: set data.{wanted[0]}_share above 0")
         if stage == "predict":  # with the names of the files, in place of labels
-            self.test_set = PictureDataset([path for path, _ in parts["test"]], self.read, self.shape)
+            self.test_set = PictureDataset([path for path, _ in parts["test"]], self.read, self.shape, self.readers)
             return
         sets = self._load([parts[name] for name in wanted])
         for name, dataset in zip(wanted, sets, strict=True):
             setattr(self, f"{name}_set", dataset)
+        if stage == "fit":
+            count = self.train_set.labels.bincount(minlength=self.num_classes).tolist()
+            if lost := [name for name, pictures in zip(self.class_names, count, strict=True) if not pictures]:
+                raise ValueError(f"none of the train pictures of {', '.join(lost)} can be read: mend or remove them")
 
     def augment(self, images: Tensor) -> Tensor:
         """Training images, each flipped, rotated, shifted and scaled by its own random amounts."""
@@ -113,21 +123,31 @@ class ImageFolderDataModule(ImageDataModule):
         root = Path(self.hparams.root)
         if not root.is_dir():
             raise FileNotFoundError(f"no folder {root}: set data.root to the folder with your pictures")
-        folders, others = subfolders(root), {"val", "valid", "validation", "test"}
-        if "train" in folders and (len(folders) == 1 or others & set(folders)):  # else "train" is a class
+        folders = subfolders(root)
+        # A class may be called "train", but hardly two of them as parts are.
+        if folders == ["train"] or sum(name.lower() in PART_LIKE for name in folders) > 1:
             if wrong := [name for name in folders if name not in ("train", "val", "test")]:
-                raise ValueError(f"{root} has {wrong[0]}/ beside train/: the parts are train/, val/ and test/")
+                raise ValueError(f"{root} has {wrong[0]}/ among its parts, which are called train/, val/ and test/")
+            if "train" not in folders:
+                raise ValueError(f"{root} has no train/ beside {' and '.join(folders)}")
             places = {name: root / name for name in folders}
         else:
             places = {"train": root}
         self.class_names = subfolders(places["train"])
         self.num_classes = len(self.class_names)
-        if not self.class_names:
-            raise ValueError(f"{places['train']} has no subfolders: put each class's pictures into a folder of its own")
+        if self.num_classes < 2:
+            raise ValueError(
+                f"{places['train']} has {self.num_classes} subfolder(s): give each class one of its own, two at least"
+            )
+        endings = picture_endings()
+        if loose := sum(path.suffix.lower() in endings for path in places["train"].iterdir() if path.is_file()):
+            warnings.warn(f"{loose} picture(s) in {places['train']} itself belong to no class: left out", stacklevel=2)
         found = {part: self._labelled(folder) for part, folder in places.items()}
         filled = {label for _, label in found["train"]}
         if empty := [name for label, name in enumerate(self.class_names) if label not in filled]:
             raise FileNotFoundError(f"no pictures in {places['train'] / empty[0]}: fill the folder, or remove it")
+        if bare := [folder for part, folder in places.items() if not found[part]]:
+            raise FileNotFoundError(f"no pictures in {bare[0]}: fill the folder, or remove it to have some split off")
         return found | self._split(found["train"], [part for part in ("val", "test") if part not in found])
 
     def _labelled(self, folder: Path) -> Labelled:
@@ -148,7 +168,8 @@ class ImageFolderDataModule(ImageDataModule):
         least = 1 + sum(share > 0 for share in shares)
         if small := [self.class_names[label] for label, n in enumerate(labels.bincount().tolist()) if n < least]:
             warnings.warn(f"too few pictures to be in every part: {', '.join(small)}", stacklevel=2)
-        chosen = stratified_split(labels, shares, self.hparams.split_seed)
+        names = [path.relative_to(self.hparams.root).as_posix() for path, _ in pictures]
+        chosen = stratified_split(labels, names, shares, self.hparams.split_seed)
         return {part: [pictures[i] for i in some] for part, some in zip(["train", *parts], chosen, strict=True)}
 
     def _load(self, parts: Sequence[Labelled]) -> list[Dataset]:
@@ -174,20 +195,19 @@ class ImageFolderDataModule(ImageDataModule):
             elif fits:
                 images[index] = image
         self._report(errors, len(paths))
-        if lost := [
-            name for label, name in enumerate(self.class_names) if label in labels and label not in labels[readable]
-        ]:
-            raise ValueError(f"none of the pictures of {', '.join(lost)} can be read: mend or remove them")
         self.num_workers = 0 if fits else self.readers
         sets, start = [], 0
         for part in parts:
-            kept = readable[start : start + len(part)].nonzero().flatten() + start
-            start += len(part)
-            if fits:
-                sets.append(TensorDataset(images[kept], labels[kept]))
+            end = start + len(part)
+            if fits and readable[start:end].all():  # without a copy
+                sets.append(TensorDataset(images[start:end], labels[start:end]))
             else:
-                pictures = PictureDataset([paths[index] for index in kept], self.read, self.shape, threads=1)
-                sets.append(LabelledPictures(pictures, labels[kept]))
+                kept = readable[start:end].nonzero().flatten() + start
+                chosen = PictureDataset([paths[index] for index in kept], self.read, self.shape, threads=1)
+                sets.append(
+                    TensorDataset(images[kept], labels[kept]) if fits else LabelledPictures(chosen, labels[kept])
+                )
+            start = end
         return sets
 
     def _report(self, errors: list[str], count: int) -> None:
@@ -231,26 +251,29 @@ def subfolders(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def stratified_split(labels: Tensor, shares: Sequence[float], seed: int) -> list[list[int]]:
-    """Splits indices so that every part has the same share of every class.
+def stratified_split(labels: Tensor, names: Sequence[str], shares: Sequence[float], seed: int) -> list[list[int]]:
+    """Splits pictures so that every part has the same share of every class.
+
+    The order in which a class is split is that of a hash of each name and the seed: a picture that is added or removed
+    moves at most one other picture a part, and none of another class.
 
     Args:
-        labels: `(count,)`, a label an index.
-        shares: A share, above 0, brings a part at least one index of each class that has enough; 0 brings none.
+        labels: `(count,)`, a label a picture.
+        names: The pictures' names.
+        shares: A share, above 0, brings a part at least one picture of each class that has enough; 0 brings none.
         seed: Seed of the split.
 
     Returns:
         The indices that stay, at least one a class, and those of the part for each share, all in order.
     """
-    draw = torch.Generator().manual_seed(seed)
-    parts: list[list[Tensor]] = [[] for _ in range(1 + len(shares))]
+    parts: list[list[int]] = [[] for _ in range(1 + len(shares))]
+    keys = [hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest() for name in names]
     for label in labels.unique():
-        own = (labels == label).nonzero().flatten()
-        own = own[torch.randperm(len(own), generator=draw)]
-        sizes, left = [], len(own)
-        for share in shares:
-            sizes.append(min(max(1, round(len(own) * share)) if share else 0, left - 1))
-            left -= sizes[-1]
-        for part, some in zip(parts, own.split([left, *sizes]), strict=True):
-            part.append(some)
-    return [torch.cat(part).sort().values.tolist() for part in parts]
+        own = sorted((labels == label).nonzero().flatten().tolist(), key=keys.__getitem__)
+        left = count = len(own)
+        for part, share in zip(parts[1:], shares, strict=True):
+            size = min(max(1, round(count * share)) if share else 0, left - 1)
+            part += own[left - size : left]
+            left -= size
+        parts[0] += own[:left]
+    return [sorted(part) for part in parts]

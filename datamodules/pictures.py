@@ -22,7 +22,7 @@ SIDE = 28
 BOX = 20
 NOISE = 0.2  # weaker than this share of the strongest stroke is paper, shadow or JPEG
 # What Pillow's readers raise where a file is damaged, or isn't a picture.
-UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, zlib.error)
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, RuntimeError, struct.error, zlib.error)
 UNREADABLE += (Image.DecompressionBombError,)
 
 
@@ -118,7 +118,8 @@ def read_square(path: Path, side: int, channels: int) -> Tensor:
     """A picture file as an image `(channels, side, side)`, uint8: upright, scaled so that it fills the square.
 
     What stands out of the square on two sides is cut off. Of an animation it is the first frame. See-through parts
-    become white. 16 bits are brought down to 8 by their whole range, floating-point values are taken to be in 0..1.
+    become white. 16 bits are brought down to 8 by their whole range. Numbers of 32 bits are taken to be in the smaller
+    of 0..255 and 0..65535 that holds them, floating-point ones also in 0..1.
 
     Args:
         path: The file.
@@ -132,9 +133,10 @@ def read_square(path: Path, side: int, channels: int) -> Tensor:
         file.draft(None, (2 * side, 2 * side))  # a JPEG file is decoded at a fraction of its size, if that is enough
         picture = ImageOps.exif_transpose(file)
         if picture.mode.startswith("I") or picture.mode == "F":  # convert("L") would cut them off at 255
-            top = 65535 if picture.mode.startswith("I") else 1
-            deep = pil_to_tensor(picture.convert("F"))[0] / top
-            picture = Image.fromarray(as_bytes(deep)[0].numpy())
+            deep = pil_to_tensor(picture.convert("F"))[0].nan_to_num()
+            ranges = {"F": (1, 255, 65535), "I": (255, 65535)}.get(picture.mode, (65535,))
+            top = next((top for top in ranges if deep.max() <= top), 65535)
+            picture = Image.fromarray(as_bytes(deep / top)[0].numpy())
         elif picture.has_transparency_data:
             picture = picture.convert("RGBA")
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)

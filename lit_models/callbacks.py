@@ -253,7 +253,7 @@ class Forecasts(Callback):
     def _draw(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if self.errors is None or trainer.sanity_checking:
             return
-        errors = self.errors.compute().cpu()  # on every process: it is summed over them
+        errors = self.errors.compute().view(-1).cpu()  # on every process: it is summed over them
         writers = boards(trainer)
         if not writers:
             return

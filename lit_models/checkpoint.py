@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 from lightning import LightningModule
 
 RESUMED = ("model", "data", "seed_everything")  # what a resumed run must not contradict
+LEARNT = ("mean", "std", "class_names")  # what a model takes over from its data where the config says null
 MAY_CHANGE = {
     "data_dir",
     "root",
@@ -94,7 +95,9 @@ def refuse_changes(asked: Any, recorded: Any, path: str, resuming: bool) -> None
         return
     old, new = (flat({key: config[key] for key in RESUMED}) for config in (recorded, asked))
     keys = sorted(key for key in old.keys() | new.keys() if key.rpartition(".")[2] not in MAY_CHANGE)
-    changed = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys if old.get(key) != new.get(key)]
+    taken = {f"model.{name}" for name in LEARNT if new.get(f"model.{name}") is None}
+    differing = [key for key in keys if old.get(key) != new.get(key) and key not in taken]
+    changed = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in differing]
     if changed:
         raise ValueError(
             f"cannot resume {path} with another model, data or seed ({', '.join(changed)}); leave them out to go on, "

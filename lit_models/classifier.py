@@ -58,6 +58,11 @@ class Classifier(LightningModule):
         super().__init__()
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"{len(class_names)} class_names are given, but num_classes is {num_classes}")
+        for name, value, least in (("in_channels", in_channels, 1), ("num_classes", num_classes, 2)):
+            if value < least:
+                raise ValueError(f"{name} is {value}: it must be at least {least}")
+        if min(std if isinstance(std, Sequence) else [std]) <= 0:
+            raise ValueError(f"std is {std}: it must be above 0")
         for name, values in (("mean", mean), ("std", std)):
             if isinstance(values, Sequence) and len(values) not in (1, in_channels):
                 raise ValueError(f"{name} has {len(values)} numbers, but in_channels is {in_channels}")
@@ -84,7 +89,7 @@ class Classifier(LightningModule):
             ValueError: The network doesn't take images of this size, or with these channels.
         """
         if not torch.jit.is_tracing():  # which has no numbers to compare, and warns
-            self._refuse_misfits(*images.shape[1:])
+            self._refuse_misfits(images.shape)
         pixels = images.to(self.mean.dtype, copy=True)  # a copy, so that the rest can be done in place
         if not images.is_floating_point():
             pixels /= 255
@@ -93,12 +98,15 @@ class Classifier(LightningModule):
     def setup(self, stage: str) -> None:
         """Checks the classes of the data module against the model's, and takes over their names."""
         data = self.trainer.datamodule
-        classes, names = getattr(data, "num_classes", self.num_classes), getattr(data, "class_names", None)
+        if hasattr(data, "num_features"):
+            raise ValueError(f"{type(data).__name__} has no classes, but a series to forecast: --model RNN does that")
+        names = getattr(data, "class_names", None)
         names = None if names is None else list(names)
+        classes = getattr(data, "num_classes", self.num_classes if names is None else len(names))
         if classes != self.num_classes:
             raise ValueError(
                 f"{type(data).__name__} has {classes} classes, but num_classes of {type(self).__name__} is "
-                f"{self.num_classes}: set model.num_classes to {classes}"
+                f"{self.num_classes}: to train on them, set model.num_classes to {classes}"
             )
         if self.class_names is None:
             self.class_names = self.hparams.class_names = names
@@ -159,18 +167,21 @@ class Classifier(LightningModule):
         """Names the classes of the model and its data, so that the checkpoint alone is enough to test it."""
         record_classes(self, checkpoint)
 
-    def _refuse_misfits(self, channels: int, height: int, width: int) -> None:
+    def _refuse_misfits(self, shape: torch.Size) -> None:
         name = type(self).__name__
+        if len(shape) != 4:
+            raise ValueError(f"{name} takes images (batch, channels, height, width), not a tensor {tuple(shape)}")
+        _, channels, height, width = shape
         if channels != self.in_channels:
             raise ValueError(
-                f"the images have {channels} channel(s), but in_channels of {name} is {self.in_channels}: set "
-                f"model.in_channels to {channels}, or have the data made with {self.in_channels}"
+                f"the images have {channels} channel(s), but in_channels of {name} is {self.in_channels}: to train on "
+                f"them, set model.in_channels to {channels}"
             )
         if height not in self.sizes or width not in self.sizes:
-            most = f" to {self.sizes[-1]}" if self.sizes.stop < sys.maxsize else " or more"
-            raise ValueError(
-                f"the images are {height}x{width} pixels, but {name} takes {self.sizes[0]}{most} along each side"
-            )
+            first, last = self.sizes[0], self.sizes[-1]
+            sizes = f"{first}" if first == last else f"{first} or more" if last > 10**6 else f"{first} to {last}"
+            hint = ", or set model.image_size" if "image_size" in self.hparams else ""
+            raise ValueError(f"the images are {height}x{width} pixels, but {name} takes {sizes} along each side{hint}")
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         try:

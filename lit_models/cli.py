@@ -20,7 +20,7 @@ from torch.jit import TracerWarning
 
 from lit_models.callbacks import Checkpoint, Forecasts, Pictures, ProgressBar, Throughput
 from lit_models.checkpoint import RESUMED, flat, read_checkpoint, recorded_config, refuse_changes, with_config
-from lit_models.errors import explain  # imports the three packages, so that their classes are known by name
+from lit_models.errors import cause, explain  # imports the three packages, so that their classes are known by name
 from lit_models.writers import PredictionWriter
 
 
@@ -198,6 +198,8 @@ class CLI(LightningCLI):
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Lets a default callback step aside where its switch is off or the config brings one of its kind."""
+        if self.subcommand == "predict":  # it trains nothing
+            config["enable_checkpointing"] = False
         given = config["callbacks"] or []
         given = given if isinstance(given, list) else [given]
         switches = {
@@ -225,7 +227,7 @@ class CLI(LightningCLI):
             if folder := self.config.predict.images:
                 data = kwargs.pop("datamodule", None)
                 if not hasattr(data, "picture_dataloader"):
-                    raise ValueError(f"--images: {type(data).__name__} does not say how to read a folder of pictures")
+                    raise ValueError(f"--images: {type(data).__name__} does not read pictures: leave it out")
                 kwargs["dataloaders"] = data.picture_dataloader(folder)
         return kwargs
 
@@ -273,6 +275,7 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*Total length of `list` across ranks is zero.*")  # no validation set
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # a resumed run's own folder
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need.*")  # to test, they don't
+    warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a name in another script, in a picture
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).addFilter(lambda record: "💡" not in record.getMessage())
@@ -291,6 +294,6 @@ def main(args: list[str] | None = None) -> int:
     except (OSError, ValueError, MisconfigurationException) as error:
         if os.environ.get("LIT_MODELS_DEBUG"):
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {cause(str(error))}", file=sys.stderr)
         return 1
     return 0

@@ -62,7 +62,6 @@ class CNN(Classifier):
         if image_size is not None and image_size < LEAST:
             raise ValueError(f"image_size is {image_size}: it must be at least {LEAST}")
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
-        self.image_size = image_size
         self.sizes = range(1 if image_size else LEAST, sys.maxsize)
         side = image_size or 48
         self.example_input_array = torch.zeros(1, in_channels, side, side, dtype=torch.uint8)
@@ -90,6 +89,6 @@ class CNN(Classifier):
         They are uint8 in 0..255 or float in 0..1, and 28 pixels or more a side unless `image_size` scales them.
         """
         pixels = self.normalize(images)
-        if self.image_size:
-            pixels = F.interpolate(pixels, size=(self.image_size, self.image_size), mode="bilinear")
+        if side := self.hparams.image_size:
+            pixels = F.interpolate(pixels, size=(side, side), mode="bilinear")
         return self.classifier(self.features(pixels))

@@ -60,6 +60,18 @@ def explain(message: str, options: Iterable[str]) -> str:
     return "; ".join(line.strip() for line in message.splitlines() if line.strip())
 
 
+def cause(message: str) -> str:
+    """One line for an error, without what jsonargparse and a DataLoader's worker wrap it in.
+
+    jsonargparse reports what a class's constructor raises as one of several failed readings of an option.
+    """
+    if found := re.search(r"Errors:\s*- (.*?)\n\s*- Expected a <class 'NoneType'>", message, re.DOTALL):
+        message = found[1]
+    elif message.startswith("Caught ") and "Traceback" in message:
+        message = message.strip().splitlines()[-1].partition(": ")[2]
+    return " ".join(message.split())
+
+
 def nearest(name: str, candidates: Iterable[str], prefix: str = "") -> str:
     """`; did you mean 'X'?` with the candidate that is most like a name, or nothing."""
     close = difflib.get_close_matches(name, list(candidates), n=1)

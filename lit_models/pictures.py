@@ -1,10 +1,16 @@
 """The pictures that the callbacks put into TensorBoard, drawn with matplotlib, without pyplot or a display."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+
+
+def plain(names: Sequence[str]) -> list[str]:
+    """Names that matplotlib shows as they are: no formulas between dollars, and nothing that isn't Unicode."""
+    return [name.encode("utf-8", "replace").decode().replace("$", r"\$") for name in names]
 
 
 def confusion(counts: Tensor, names: list[str]) -> Figure:
@@ -14,7 +20,7 @@ def confusion(counts: Tensor, names: list[str]) -> Figure:
         counts: `(classes, classes)`, images by true and predicted class.
         names: The classes by label.
     """
-    classes = len(names)
+    names, classes = plain(names), len(names)
     side = max(4.0, 0.45 * classes)
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.add_subplot()
@@ -38,14 +44,16 @@ def mistakes(confidence: Tensor, predicted: Tensor, labels: Tensor, images: Tens
         confidence: `(count,)`, the probability of the predicted class; below 0 where the model was right.
         predicted: `(count,)`, labels.
         labels: `(count,)`, the true ones.
-        images: `(count, 1 or 3, height, width)`, uint8 in 0..255 or float in 0..1.
+        images: `(count, channels, height, width)`, uint8 in 0..255 or float in 0..1.
         names: The classes by label.
     """
-    wrong = int((confidence >= 0).sum())
+    names, wrong = plain(names), int((confidence >= 0).sum())
     columns = min(5, max(1, wrong))
     rows = max(1, math.ceil(wrong / columns))
     _, channels, height, width = images.shape
     images = images.float() / (1 if images.is_floating_point() else 255)
+    if channels not in (1, 3):  # no colours that could be shown
+        images, channels = images.mean(dim=1, keepdim=True), 1
     margin = max(2, height // 3)  # room for the words, in the image's own pixels
     sheet = torch.ones(rows * (height + margin), columns * (width + margin), channels)
     figure = Figure(figsize=(1.3 * columns, 1.3 * rows + 0.4), layout="constrained")
@@ -70,7 +78,7 @@ def forecast(past: Tensor, future: Tensor, predicted: Tensor, names: list[str]) 
         predicted: `(horizon, columns)`, what was forecast.
         names: The columns; the first four are shown.
     """
-    shown = names[:4]
+    shown = plain(names[:4])
     figure = Figure(figsize=(9, 0.8 + 2.2 * len(shown)), layout="constrained")
     window, horizon = len(past), len(future)
     truth, rows = torch.cat([past, future]), range(-window, horizon)

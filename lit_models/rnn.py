@@ -29,8 +29,10 @@ Window = tuple[Tensor, Tensor]
 
 def recurrent(cell: Cell, input_dim: int, hidden_dim: int, num_layers: int, dropout: float) -> nn.RNNBase:
     """The recurrent layers, over `(batch, time, input_dim)`; dropout between them, if there are several."""
-    kind = {"gru": nn.GRU, "lstm": nn.LSTM, "rnn": nn.RNN}[cell]
-    return kind(input_dim, hidden_dim, num_layers, batch_first=True, dropout=dropout if num_layers > 1 else 0.0)
+    kinds = {"gru": nn.GRU, "lstm": nn.LSTM, "rnn": nn.RNN}
+    if cell not in kinds:
+        raise ValueError(f"cell is {cell!r}: it must be one of {', '.join(kinds)}")
+    return kinds[cell](input_dim, hidden_dim, num_layers, batch_first=True, dropout=dropout if num_layers > 1 else 0.0)
 
 
 class RNN(LightningModule):
@@ -57,7 +59,7 @@ class RNN(LightningModule):
             that are not given (such as OneCycleLR), else per epoch.
 
     Raises:
-        ValueError: The numbers of columns don't fit each other.
+        ValueError: An option is out of range; the numbers of columns don't fit each other or the data's.
     """
 
     def __init__(
@@ -77,6 +79,8 @@ class RNN(LightningModule):
         super().__init__()
         if residual and output_dim != input_dim:
             raise ValueError(f"residual: output_dim ({output_dim}) must be input_dim ({input_dim})")
+        if std is not None and min(std if isinstance(std, Sequence) else [std]) <= 0:
+            raise ValueError(f"std is {std}: it must be above 0")
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
@@ -119,6 +123,14 @@ class RNN(LightningModule):
     def setup(self, stage: str) -> None:
         """Checks the data module's columns against the model's, and takes over their scale."""
         data, options = self.trainer.datamodule, self.hparams
+        if self.trainer.precision in ("bf16-true", "16-true"):  # Lightning rounds the rows before they can be scaled
+            raise ValueError(
+                f"precision {self.trainer.precision} is too coarse for series in their own units: use mixed"
+            )
+        if hasattr(data, "num_classes"):
+            raise ValueError(
+                f"{type(data).__name__} has classes, not a series to forecast: --model RNNClassifier does that"
+            )
         features = getattr(data, "num_features", options.input_dim)
         if features != options.input_dim or options.output_dim != options.input_dim:
             raise ValueError(
@@ -139,7 +151,7 @@ class RNN(LightningModule):
         """The mean square of the errors one step ahead, over the future of a batch of windows."""
         loss = F.mse_loss(*self._one_step_ahead(batch))
         self.log("train/loss_step", loss, prog_bar=True)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch[0]))
+        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch[0]), sync_dist=True)
         return loss
 
     def validation_step(self, batch: Window, batch_idx: int) -> Tensor:

@@ -58,6 +58,8 @@ class RNNClassifier(Classifier):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__(in_channels, num_classes, mean, std, class_names, optimizer, lr_scheduler)
+        if by not in ("row", "pixel", "permuted_pixel"):
+            raise ValueError(f"by is {by!r}: it must be row, pixel or permuted_pixel")
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.sizes = range(image_size, image_size + 1)
         self.example_input_array = torch.zeros(1, in_channels, image_size, image_size, dtype=torch.uint8)

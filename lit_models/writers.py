@@ -3,8 +3,9 @@
 import csv
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
+import numpy as np
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
@@ -23,23 +24,36 @@ class PredictionWriter(BasePredictionWriter):
     known, running free after it.
 
     Args:
-        output: The file. Its folder is made if needed; a file of that name is replaced.
+        output: The file. Its folder is made if needed; a file of that name is replaced, once all is written.
     """
 
     def __init__(self, output: str) -> None:
         super().__init__(write_interval="batch")
         self.output = Path(output)
+        self.file: TextIO | None = None
+        self.partial = self.output.with_name(f"{self.output.name}.partial")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the file.
 
         Raises:
-            ValueError: There is more than one process, of which each would see a part of the data.
+            ValueError: There is more than one process, of which each would see a part of the data; or the file is the
+                one that the series is read from.
+            OSError: The file can't be written.
         """
         if trainer.world_size > 1:
             raise ValueError(f"predictions are written by one process, not {trainer.world_size}: set devices to 1")
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-        self.file = self.output.open("w", newline="", encoding="utf-8")
+        source = getattr(trainer.datamodule, "hparams", {}).get("path")
+        if source is not None and self.output.resolve() == Path(source).resolve():
+            raise ValueError(f"{self.output} is the series itself: give another file with --output")
+        try:
+            if self.output.is_dir():
+                raise IsADirectoryError(0, "it is a folder")
+            self.output.parent.mkdir(parents=True, exist_ok=True)
+            # Beside its place, so that what fails leaves an earlier file as it was; names may be other than UTF-8.
+            self.file = self.partial.open("w", newline="", encoding="utf-8", errors="surrogateescape")
+        except OSError as error:
+            raise OSError(f"cannot write {self.output} ({error.strerror}): give another file with --output") from error
         self.writer = csv.writer(self.file)
         self.rows = 0
 
@@ -64,6 +78,12 @@ class PredictionWriter(BasePredictionWriter):
             self.writer.writerow(row)
             self.rows += 1
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leaves no half of a file behind."""
+        if self.file is not None:
+            self.file.close()
+            self.partial.unlink(missing_ok=True)
+
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Closes the file and says where it is.
 
@@ -72,7 +92,9 @@ class PredictionWriter(BasePredictionWriter):
         """
         self.file.close()
         if not self.rows:
-            raise ValueError(f"none of the files could be read as a picture, so {self.output} is empty")
+            self.partial.unlink()
+            raise ValueError(f"none of the files could be read as a picture, so {self.output} is not written")
+        self.partial.replace(self.output)
         rank_zero_info(f"Wrote {self.rows} predictions to {self.output}")
 
 
@@ -92,10 +114,15 @@ def class_rows(
 
 def forecast_rows(data: Any, prediction: Tensor, batch: Window) -> tuple[list[str], Iterator[list[str]]]:
     """The header, and a row a time step, of a forecast `(1, rows, columns)` that ends with the data module's times."""
-    truth, forecast = batch[1][0], prediction[0]  # (rows, columns)
+    truth, forecast = batch[1][0].cpu(), prediction[0].cpu()  # (rows, columns)
     header = ["time", *(part for name in data.column_names for part in (name, f"{name}_forecast"))]
     times = data.times[-len(forecast) :]
-    known = [["" if value != value else f"{value:.7g}" for value in row] for row in truth.tolist()]
-    ahead = [[f"{value:.7g}" for value in row] for row in forecast.tolist()]
+    known = [["" if value.isnan() else shortest(value) for value in row] for row in truth]
+    ahead = [[shortest(value) for value in row] for row in forecast]
     rows = zip(times, known, ahead, strict=True)
     return header, ([time, *(cell for pair in zip(*row, strict=True) for cell in pair)] for time, *row in rows)
+
+
+def shortest(value: Tensor) -> str:
+    """The shortest decimal that is this float32 and no other."""
+    return np.format_float_positional(value.float().numpy(), trim="-")

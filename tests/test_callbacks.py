@@ -61,3 +61,25 @@ def test_classifiers_and_forecasters_get_their_own_pictures_only(tmp_path):
     assert {"Pictures", "Forecasts"} <= kinds  # both are there, and do nothing for the other's models
     off = cli.CLI(["fit", f"--config={ROOT / 'configs' / 'rnn_mnist.yaml'}", *flags, "--trainer.logger=false"])
     assert not {"Pictures", "Forecasts"} & {type(callback).__name__ for callback in off.trainer.callbacks}
+
+
+def test_a_horizon_of_one_row(tmp_path):
+    flags = [
+        "--data.horizon=1",
+        "--data.length=1000",
+        "--trainer.max_steps=1",
+        f"--trainer.default_root_dir={tmp_path}",
+    ]
+    assert cli.main(["fit", f"--config={ROOT / 'configs' / 'rnn_mackey_glass.yaml'}", *flags]) == 0
+
+
+def test_mistakes_of_images_without_colours():
+    wrong = (torch.tensor([0.9]), torch.tensor([1]), torch.tensor([0]), torch.rand(1, 2, 8, 8))
+    assert len(pictures.mistakes(*wrong, ["cat", "dog"]).axes[0].texts) == 1
+
+
+def test_names_are_shown_as_they_are():
+    names = ["$a_$", "b\udcff"]
+    figure = pictures.confusion(torch.eye(2), names)
+    figure.canvas.draw()
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == [r"\$a_\$", "b?"]

@@ -119,19 +119,30 @@ def test_wrong_data_are_one_line(tmp_path, capsys):
         (
             "cnn_folder",
             ["--model.num_classes=10"],
-            "has 2 classes, but num_classes of CNN is 10: set model.num_classes",
+            "has 2 classes, but num_classes of CNN is 10: to train on them, set",
         ),
         ("cnn_folder", ["--data.root=nowhere"], "no folder nowhere: set data.root"),
         ("cnn_mnist", ["--model.in_channels=3"], "set model.in_channels to 1"),
         ("cnn_mnist", ["--model.num_classes=7"], "has 10 classes, but num_classes of CNN is 7"),
         ("mnist", ["--model.num_classes=11"], "set model.num_classes to 10"),
-        ("rnn_mnist", ["--model.image_size=32"], "28x28 pixels, but RNNClassifier takes 32 to 32"),
+        (
+            "rnn_mnist",
+            ["--model.image_size=32"],
+            "28x28 pixels, but RNNClassifier takes 32 along each side, or set model.image_size",
+        ),
         ("rnn_csv", ["--data.window=60"], "has 72 rows, and one window takes 80"),
         ("rnn_csv", ["--data.columns=temprature"], "its columns are hour, temperature, constant"),
-        ("rnn_csv", ["--data.columns=constant"], "column 'constant' is constant (7)"),
+        ("rnn_csv", ["--data.columns=constant"], "column 'constant' is constant over the 336 training rows"),
         ("rnn_csv", ["--data.columns=[hour,temperature]"], "2 column(s), but input_dim is 1"),
         ("rnn_csv", ["--data.path=nowhere.csv"], "no file nowhere.csv"),
         ("rnn_csv", ["--model.cell=gur"], "did you mean 'gru'?"),
+        ("rnn_csv", ["--data.window=0"], "error: window is 0: it must be at least 1"),
+        ("rnn_csv", ["--model.std=0"], "error: std is 0.0: it must be above 0"),
+        ("cnn_mnist", ["--model.image_size=20"], "error: image_size is 20: it must be at least 28"),
+        ("mnist", ["--data.batch_size=0"], "error: batch_size is 0: it must be at least 1"),
+        ("rnn_csv", ["--trainer.precision=bf16-true"], "too coarse for series in their own units"),
+        ("mnist", ["--model=RNN"], "MNISTDataModule has classes, not a series to forecast"),
+        ("rnn_csv", ["--model=CNN"], "TimeSeriesDataModule has no classes"),
     ],
 )
 def test_data_that_do_not_fit_the_model_are_one_line(config, flags, message, own_data, tmp_path, capsys):
@@ -145,6 +156,14 @@ def test_gaps_in_a_file_are_one_line(series, tmp_path, capsys):
     for cell, message in (("", "the value is missing"), ("warm", "'warm' is not a number")):
         series.write_text("\n".join([*lines[:9], f"8,{cell},7", *lines[10:]]))
         assert f"row 10, column 'temperature': {message}" in fails(capsys, *fit, "--data.columns=temperature")
+
+
+def test_a_runs_own_config_resumes_it(series, tmp_path):
+    flags = [f"--data.path={series}", "--data.columns=temperature", f"--trainer.default_root_dir={tmp_path / 'logs'}"]
+    assert cli.main(["fit", f"--config={ROOT / 'configs' / 'rnn_csv.yaml'}", *flags, "--trainer.max_epochs=1"]) == 0
+    run = tmp_path / "logs" / "rnn_csv" / "version_0"
+    last = f"--ckpt_path={run / 'checkpoints' / 'last.ckpt'}"
+    assert cli.main(["fit", f"--config={run / 'config.yaml'}", last]) == 0
 
 
 def test_own_pictures_and_series_must_be_given(tmp_path, monkeypatch, capsys):

@@ -89,6 +89,7 @@ def test_dropout_works_by_the_feature():
         (CNN, (1, 1, 48, 48), "1 channel.*set model.in_channels to 1"),
         (Net, (1, 1, 32, 32), "Net takes 28 to 31"),
         (Net, (1, 3, 28, 28), "set model.in_channels to 3"),
+        (CNN, (1, 50, 1), r"takes images \(batch, channels, height, width\), not a tensor \(1, 50, 1\)"),
     ],
 )
 def test_images_that_do_not_fit_are_refused(model, shape, message):
@@ -97,6 +98,9 @@ def test_images_that_do_not_fit_are_refused(model, shape, message):
 
 
 def test_impossible_options_are_refused():
+    for options in ({"in_channels": 0}, {"num_classes": 1}, {"std": 0.0}, {"std": [1.0, -1.0, 1.0]}):
+        with pytest.raises(ValueError, match="must be"):
+            CNN(**options)
     with pytest.raises(ValueError, match="at least 28"):
         CNN(image_size=27)
     with pytest.raises(ValueError, match="mean has 3 numbers, but in_channels is 1"):

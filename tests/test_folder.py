@@ -80,8 +80,30 @@ def test_a_part_with_another_name_or_class_is_refused(pets, tmp_path):
     with pytest.raises(ValueError, match="bird: train/ has no such class, only cat, dog"):
         loaded(root)
     (root / "val").rename(root / "valid")
-    with pytest.raises(ValueError, match="has valid/ beside train/"):
+    with pytest.raises(ValueError, match="has valid/ among its parts"):
         loaded(root)
+    (root / "valid").rename(root / "val")
+    (root / "train").rename(root / "test")
+    with pytest.raises(ValueError, match="has no train/ beside test and val"):
+        loaded(root)
+    (root / "test").rename(root / "Train")
+    with pytest.raises(ValueError, match="has Train/ among its parts"):
+        loaded(root)
+
+
+def test_a_part_without_pictures_is_refused(pets, tmp_path):
+    root = tmp_path / "parts"
+    root.mkdir()
+    pets.rename(root / "train")
+    (root / "val" / "cat").mkdir(parents=True)
+    with pytest.raises(FileNotFoundError, match=r"no pictures in .*val"):
+        loaded(root)
+
+
+def test_pictures_outside_of_the_classes_are_left_out_with_a_word(pets):
+    draw(pets / "stray.png", (0, 0, 0))
+    with pytest.warns(UserWarning, match="1 picture"):
+        assert len(loaded(pets, val_share=0, test_share=0).train_set) == 30
 
 
 def test_pictures_in_nested_folders_with_any_ending_but_none_that_are_hidden(tmp_path):
@@ -109,7 +131,10 @@ def test_folders_that_are_not_there_or_have_no_classes(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere: set data\.root"):
         loaded(tmp_path / "nowhere")
     draw(tmp_path / "one.png", (0, 0, 0))
-    with pytest.raises(ValueError, match="has no subfolders"):
+    with pytest.raises(ValueError, match="has 0 subfolder"):
+        loaded(tmp_path)
+    draw(tmp_path / "cat" / "one.png", (0, 0, 0))
+    with pytest.raises(ValueError, match="has 1 subfolder"):
         loaded(tmp_path)
 
 
@@ -133,7 +158,7 @@ def test_damaged_files_are_named_and_left_out_up_to_a_limit(pets, memory_limit):
 def test_a_class_left_without_a_readable_picture_is_refused(pets):
     for path in (pets / "dog").iterdir():
         damage(path, "text")
-    with pytest.raises(ValueError, match="none of the pictures of dog can be read"):
+    with pytest.raises(ValueError, match="none of the train pictures of dog can be read"):
         loaded(pets, max_unreadable=100)
 
 
@@ -152,14 +177,28 @@ def test_more_than_fits_into_memory_is_read_by_workers(pets):
 
 def test_stratified_split_brings_each_class_its_share_and_leaves_one():
     labels = torch.tensor([0] * 100 + [1] * 10 + [2] * 3 + [3] * 2 + [4])
-    parts = stratified_split(labels, [0.2, 0.1], seed=0)
+    names = [f"{index}.png" for index in range(116)]
+    parts = stratified_split(labels, names, [0.2, 0.1], seed=0)
     assert [labels[part].bincount(minlength=5).tolist() for part in parts] == [
         [70, 7, 1, 1, 1],
         [20, 2, 1, 1, 0],
         [10, 1, 1, 0, 0],
     ]
     assert sorted(index for part in parts for index in part) == list(range(116))
-    assert stratified_split(labels, [0.0], seed=0)[1] == []
+    assert stratified_split(labels, names, [0.0], seed=0)[1] == []
+    assert stratified_split(labels, names, [0.2, 0.1], seed=1) != parts
+
+
+def test_a_new_picture_leaves_the_others_in_their_parts():
+    names = [f"{index}.png" for index in range(100)]
+    labels = torch.tensor([0] * 50 + [1] * 50)
+    before = stratified_split(labels, names, [0.2, 0.2], seed=0)
+    after = stratified_split(torch.cat([torch.tensor([0]), labels]), ["new.png", *names], [0.2, 0.2], seed=0)
+    moved = [
+        len({f"{index}.png" for index in old} - {["new.png", *names][index] for index in new})
+        for old, new in zip(before, after, strict=True)
+    ]
+    assert max(moved) <= 1
 
 
 @pytest.mark.parametrize(
@@ -169,7 +208,9 @@ def test_stratified_split_brings_each_class_its_share_and_leaves_one():
         ("1", 1, 255),
         ("I;16", 100 * 257, 100),
         ("I", 65535, 255),
+        ("I", 100, 100),
         ("F", 0.5, 128),
+        ("F", 100.0, 100),
         ("CMYK", (0, 0, 0, 155), 100),
         ("LA", (0, 0), 255),
         ("RGBA", (100, 100, 100, 255), 100),
@@ -224,7 +265,16 @@ def test_augmentation_is_off_by_default_and_works_in_training(pets):
 
 
 @pytest.mark.parametrize(
-    "options", [{"image_size": 0}, {"batch_size": 0}, {"val_share": 0.5, "test_share": 0.5}, {"scale": 1.0}]
+    "options",
+    [
+        {"image_size": 0},
+        {"batch_size": 0},
+        {"num_workers": 0},
+        {"memory_limit": -1.0},
+        {"max_unreadable": -1},
+        {"val_share": 0.5, "test_share": 0.5},
+        {"scale": 1.0},
+    ],
 )
 def test_impossible_options_are_refused(options):
     with pytest.raises(ValueError, match="must be at least"):
@@ -232,7 +282,7 @@ def test_impossible_options_are_refused(options):
 
 
 def test_nothing_to_test_on(pets):
-    with pytest.raises(ValueError, match="test_share is 0"):
+    with pytest.raises(ValueError, match=r"set data\.test_share above 0"):
         loaded(pets, "test", test_share=0)
 
 
@@ -253,6 +303,14 @@ def test_predict_says_cat(trained_on_pets, pets, tmp_path):
         rows = {row["file"].split("/")[-1]: row for row in csv.DictReader(file)}
     assert {name: row["label"] for name, row in rows.items()} == {"Tom.JPG": "cat", "Rex.png": "dog"}
     assert list(rows["Tom.JPG"]) == ["file", "label", "cat", "dog"]
+    # What fails leaves the earlier file as it was.
+    kept = output.read_text()
+    damage(tmp_path / "new" / "Tom.JPG", "text")
+    damage(tmp_path / "new" / "Rex.png", "text")
+    with pytest.warns(UserWarning, match="cannot read"):
+        assert cli.main([*predict, f"--images={tmp_path / 'new'}"]) == 1
+    assert output.read_text() == kept
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["logs", "new", "out.csv", "pets"]
     # Without a folder, the files of the test part, by name.
     assert cli.main(predict) == 0
     with output.open() as file:
@@ -271,9 +329,20 @@ def test_data_with_other_classes_are_refused(trained_on_pets, pets, tmp_path, ca
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert cli.main(test) == 1
-    assert "has 3 classes, but num_classes of CNN is 2: set model.num_classes to 3" in capsys.readouterr().err
+    assert (
+        "has 3 classes, but num_classes of CNN is 2: to train on them, set model.num_classes to 3"
+        in capsys.readouterr().err
+    )
 
 
 def test_names_travel_with_a_model_in_python(trained_on_pets):
     model = CNN.load_from_checkpoint(trained_on_pets, weights_only=True)
     assert model.class_names == ["cat", "dog"]
+
+
+def test_a_damaged_picture_of_another_part_does_not_matter_to_this_one(pets):
+    parts = loaded(pets)._find()
+    dog = next(path for path, label in parts["test"] if label == 1)
+    damage(dog, "text")
+    with pytest.warns(UserWarning, match="1 of 3 pictures cannot be read"):
+        assert counts(loaded(pets, "test").test_set) == [2, 0]

@@ -141,8 +141,9 @@ def test_the_past_only_warms_up():
     model.log = lambda *args, **options: None
     past, future = windows()[:]
     loss = model.training_step((past, future), 0)
-    # The same windows, the first row of the past another: it moves the predictions, but no error of it is counted.
-    far = torch.cat([past[:, :1] + 1000, past[:, 1:]], dim=1)
+    # The same windows, a row of the past far off: it moves the predictions, but its own error is not counted.
+    far = past.clone()
+    far[:, 2] += 1000
     assert model.training_step((far, future), 0) < 100 * loss
 
 
@@ -184,6 +185,8 @@ def test_columns_that_do_not_fit_are_refused(tmp_path):
             trainer.fit(model, datamodule=TimeSeriesDataModule(length=1000))
     with pytest.raises(ValueError, match="residual"):
         RNN(2, output_dim=1, residual=True)
+    with pytest.raises(ValueError, match="must be above 0"):
+        RNN(std=0.0)
     with pytest.raises(ValueError, match="mean has 3 numbers"):
         RNN(2, output_dim=2, mean=[1.0, 2.0, 3.0])
 
@@ -203,6 +206,10 @@ def test_predict_writes_time_truth_and_forecast_in_the_files_units(tmp_path):
     assert [row["time"] for row in found] == [*(day for day, _, _ in rows[-5:]), "2024-02-01", "2024-02-02"]
     assert [row["sales"] for row in found] == [*(str(sales) for _, sales, _ in rows[-5:]), "", ""]
     assert all(0 < float(row["sales_forecast"]) < 120 and -1100 < float(row["stock_forecast"]) < -900 for row in found)
+    series_file = tmp_path / "series.csv"
+    before = series_file.read_text()
+    assert cli.main(["predict", f"--ckpt_path={last}", f"--output={series_file}"]) == 1
+    assert series_file.read_text() == before
     model = RNN.load_from_checkpoint(last, weights_only=True).cpu().eval()
     series = torch.tensor([(b, c) for _, b, c in rows], dtype=torch.float32)[None]
     with torch.no_grad():
