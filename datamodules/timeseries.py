@@ -37,7 +37,7 @@ class TimeSeriesDataModule(LightningDataModule):
             Mackey-Glass series.
         columns: The columns to use, by name; all, if not given. Without a header, they are called 1, 2, 3 and so on.
         header: Whether the first row names the columns. If not given, it does if nothing in it is a number.
-        time_column: The column that says when a row was, for `predict` to copy. The number of the row in the file, if not
+        time_column: The column that says when a row was, for `predict` to copy. The row's number in the file, if not
             given, counted from 1 with the header, as in errors.
         window: Rows that a forecast looks back on.
         horizon: Rows that are forecast.
