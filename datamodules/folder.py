@@ -31,7 +31,8 @@ class ImageFolderDataModule(ImageDataModule):
     `root` holds a subfolder for each class, with pictures in it and in the folders below; the classes are in the order
     of their names. Or it holds `train/`, `val/` and `test/`, each with the classes' folders: `train/` says which
     classes there are, and what is missing of the other two is split off `train/`. Splits are drawn by their own seed
-    and in every class by itself; of two or more pictures of a class, one at least is split off, and one stays.
+    and in every class by itself; of two or more pictures of a class, one at least is split off, and one stays. They
+    depend on the names alone, so that a few more pictures leave nearly all the others in their parts.
 
     Every format that Pillow reads will do, of any size and mode, as `datamodules.pictures.read_square` describes.
     Pictures are read and resized once, and kept in memory; if they need more than `memory_limit`, they are read once
@@ -88,9 +89,9 @@ class ImageFolderDataModule(ImageDataModule):
             )
         if not 0 <= scale < 1:
             raise ValueError(f"scale is {scale}: it must be at least 0 and less than 1")
-        self.save_hyperparameters(logger=False)
         if mode not in ("rgb", "grey"):
             raise ValueError(f"mode is {mode!r}: it must be rgb or grey")
+        self.save_hyperparameters(logger=False)
         self.shape = (3 if mode == "rgb" else 1, image_size, image_size)
         self.read = partial(read_square, side=image_size, channels=self.shape[0])
         self.readers = num_workers or os.cpu_count() or 1
@@ -199,14 +200,14 @@ class ImageFolderDataModule(ImageDataModule):
         sets, start = [], 0
         for part in parts:
             end = start + len(part)
-            if fits and readable[start:end].all():  # without a copy
+            kept = readable[start:end].nonzero().flatten() + start
+            if not fits:
+                chosen = PictureDataset([paths[index] for index in kept], self.read, self.shape, threads=1)
+                sets.append(LabelledPictures(chosen, labels[kept]))
+            elif len(kept) == len(part):  # without a copy
                 sets.append(TensorDataset(images[start:end], labels[start:end]))
             else:
-                kept = readable[start:end].nonzero().flatten() + start
-                chosen = PictureDataset([paths[index] for index in kept], self.read, self.shape, threads=1)
-                sets.append(
-                    TensorDataset(images[kept], labels[kept]) if fits else LabelledPictures(chosen, labels[kept])
-                )
+                sets.append(TensorDataset(images[kept], labels[kept]))
             start = end
         return sets
 

@@ -3,25 +3,19 @@
 Legend: T - rows of the series; F - its columns; window, horizon - rows of a window's past and of its future.
 """
 
-import csv
 import math
-from collections import Counter
-from collections.abc import Callable, Sequence
-from datetime import date, datetime, timedelta
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.csv_series import continued, read_csv
 from datamodules.mackey_glass import mackey_glass
 from datamodules.tensors import batch_loader
 
 Window = tuple[Tensor, Tensor]
-MISSING = {"", "nan", "na", "n/a", "null", "none"}  # what stands, in lower case, where there is no value
 
 
 class TimeSeriesDataModule(LightningDataModule):
@@ -85,7 +79,7 @@ class TimeSeriesDataModule(LightningDataModule):
             raise ValueError(
                 f"val_share is {val_share} and test_share {test_share}: they must be at least 0, and below 1 together"
             )
-        if path is None and not columns is header is time_column is None:
+        if path is None and any(option is not None for option in (columns, header, time_column)):
             raise ValueError("columns, header and time_column are a file's: give its path too")
         self.save_hyperparameters(logger=False)
 
@@ -180,154 +174,3 @@ class WindowDataset(Dataset[Window]):
         """Past `(batch, window, F)` and future `(batch, horizon, F)`."""
         rows = self.series[self.starts[indices, None] + self.offsets]  # (batch, window + horizon, F)
         return rows[:, : self.window], rows[:, self.window :]
-
-
-def read_csv(
-    path: Path, columns: Sequence[str] | None, header: bool | None, time_column: str | None
-) -> tuple[Tensor, list[str], list[str]]:
-    """Reads numbers from a CSV file.
-
-    Args:
-        path: The file; its separator is the comma, semicolon or tab that is most frequent in the first row.
-        columns: Names of the columns to read; all but `time_column`, if not given.
-        header: Whether the first row holds the names; if not given, it does if nothing in it is a number.
-        time_column: The name of the column to return as text.
-
-    Returns:
-        The numbers `(rows, columns)` in float64, the names of the columns, and the time of each row.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It isn't text, has no rows or no such column, or a value is missing or not a number.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}: set data.path to your CSV file")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            separator = max(",;\t", key=file.readline().count)
-            file.seek(0)
-            rows = list(csv.reader(file, delimiter=separator, strict=True))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text in UTF-8: save it so ({error})") from error
-    except csv.Error as error:
-        raise ValueError(f"{path} is not a CSV file: {error}") from error
-    while rows and not any(rows[-1]):
-        rows.pop()
-    for row, cells in enumerate(rows, start=1):
-        if len(cells) != len(rows[0]):
-            raise ValueError(
-                f"{path}, row {row}: {len(cells)} cell(s), but {len(rows[0])} in the first row; look for a missing "
-                f"value, a stray quote, or a {separator!r} that is not meant to separate"
-            )
-        if any("\n" in cell for cell in cells):
-            raise ValueError(f"{path}, row {row}: a line break in a cell; look for a stray quote")
-    top = [cell.strip() for cell in rows[0]] if rows else []
-    if header is None:
-        header = all(number(cell) is None for cell in top) and not all(cell.lower() in MISSING for cell in top)
-    names = top if header else [str(column + 1) for column in range(len(top))]
-    first = 2 if header else 1  # the row of the first values, counted from 1 as a spreadsheet does
-    rows = rows[first - 1 :]
-    if not rows:
-        raise ValueError(f"{path} has no rows of values")
-    wanted = [name for name in names if name != time_column] if columns is None else list(columns)
-    if not wanted or len(set(wanted)) < len(wanted):
-        raise ValueError(
-            f"{path}: the columns to use are {', '.join(wanted) or 'none'}; name each once in data.columns"
-        )
-    for name in [*wanted, *([] if time_column is None else [time_column])]:
-        if name not in names:
-            raise ValueError(f"{path} has no column {name!r}; its columns are {', '.join(names)}")
-    places = [names.index(name) for name in wanted]
-    values = []
-    for row, cells in enumerate(rows, start=first):
-        for place in places:
-            value = number(cells[place])
-            if value is None:
-                raise ValueError(f"{path}, row {row}, column {names[place]!r}: {complaint(cells[place].strip(), row)}")
-            values.append(value)
-    at = None if time_column is None else names.index(time_column)
-    times = [str(row) if at is None else cells[at].strip() for row, cells in enumerate(rows, start=first)]
-    known = read_times(times)
-    if known is not None and known[0][0] > known[0][-1]:
-        raise ValueError(f"{path} has the newest row first: sort it by {time_column!r}, oldest first")
-    return torch.tensor(values, dtype=torch.float64).view(len(rows), len(wanted)), wanted, times
-
-
-def number(text: str) -> float | None:
-    """A number that is finite in float32, or None."""
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if abs(value) <= torch.finfo(torch.float32).max else None
-
-
-def complaint(text: str, row: int) -> str:
-    """What is wrong with a cell that `number` refuses, and what to do about it."""
-    if text.lower() in MISSING:
-        return "the value is missing: fill the gap, or leave the row out"
-    hint = "choose the columns of numbers with data.columns; data.time_column names that of the time"
-    if row == 1:
-        hint = "set data.header to true if the row names the columns"
-    elif number(text.replace(",", ".")) is not None:
-        hint = "write decimals with a point"
-    return f"{text!r} is not a number, or not a finite one; {hint}"
-
-
-def compact_date(text: str) -> date:
-    """A date written as 20240131."""
-    if len(text) != 8:
-        raise ValueError(f"{text!r} is no such date")
-    return datetime.strptime(text, "%Y%m%d").date()
-
-
-def finite(text: str) -> float:
-    """A number; a ValueError where it isn't one."""
-    value = number(text)
-    if value is None:
-        raise ValueError(f"{text!r} is not a number")
-    return value
-
-
-# How times are read and written, the more special ones first.
-TIMES: list[tuple[Callable[[str], Any], Callable[[Any], str]]] = [
-    (compact_date, lambda day: day.strftime("%Y%m%d")),
-    (int, str),
-    (finite, lambda time: f"{time:.15g}"),
-    (date.fromisoformat, str),
-    (datetime.fromisoformat, str),
-]
-
-
-def read_times(times: Sequence[str]) -> tuple[list[Any], Callable[[Any], str]] | None:
-    """Times as numbers or dates, if they are all of one kind, and what writes them as they were."""
-    for read, write in TIMES:
-        try:
-            values = [read(time) for time in times]
-            max(values)  # a TypeError for dates with and without a time zone
-        except (ValueError, TypeError):
-            continue
-        return values, write
-    return None
-
-
-def continued(times: Sequence[str], count: int) -> list[str]:
-    """The `count` times after the last, by the step that is the most frequent; or +1, +2, ... where that isn't known.
-
-    Dates on the same day of different months go on by months.
-    """
-    known = read_times(times)
-    if known is None or len(times) < 2:
-        return [f"+{step + 1}" for step in range(count)]
-    values, write = known
-    steps = Counter(after - before for before, after in pairwise(values))
-    try:
-        if isinstance(values[0], date) and len({day.day for day in values}) == 1 and min(steps) >= timedelta(28):
-            months = [day.year * 12 + day.month - 1 for day in values]
-            step = Counter(after - before for before, after in pairwise(months)).most_common(1)[0][0]
-            later = (months[-1] + step * (ahead + 1) for ahead in range(count))
-            return [write(values[-1].replace(year=month // 12, month=month % 12 + 1)) for month in later]
-        step = steps.most_common(1)[0][0]
-        return [write(values[-1] + step * (ahead + 1)) for ahead in range(count)]
-    except (OverflowError, ValueError):  # past the last date there is
-        return [f"+{step + 1}" for step in range(count)]

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from datamodules import TimeSeriesDataModule
+from datamodules.csv_series import continued, read_csv
 from datamodules.mackey_glass import mackey_glass
-from datamodules.timeseries import continued, read_csv
 
 
 def write(path, text):
