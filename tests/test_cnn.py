@@ -60,6 +60,13 @@ def test_takes_any_size_from_28_pixels_up_any_channels_and_classes():
     assert CNN(in_channels=5, num_classes=2)(torch.rand(2, 5, 60, 31)).shape == (2, 2)
 
 
+def test_larger_images_are_averaged_down_to_four_by_four():
+    features, images = CNN().features, torch.rand(1, 3, 75, 75)
+    before = features[:-1](images)
+    assert before.shape == (1, 256, 8, 8)
+    torch.testing.assert_close(features(images), nn.functional.avg_pool2d(before, 2))
+
+
 def test_scaled_images_are_what_the_network_sees():
     model, images = CNN(image_size=48), torch.rand(2, 3, 10, 30)
     large = nn.functional.interpolate(images, (48, 48), mode="bilinear")
