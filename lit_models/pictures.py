@@ -83,10 +83,10 @@ def forecast(past: Tensor, future: Tensor, predicted: Tensor, names: list[str]) 
     window, horizon = len(past), len(future)
     truth, rows = torch.cat([past, future]), range(-window, horizon)
     for column, axes in enumerate(figure.subplots(len(shown), squeeze=False, sharex=True)[:, 0]):
-        axes.plot(rows, truth[:, column], color="black", linewidth=1, label="truth")
+        axes.plot(rows, truth[:, column], color="0.6", linewidth=3, label="truth")
         # From the last known value on, so that the line has no gap.
         ahead = torch.cat([past[-1:, column], predicted[:, column]])
-        axes.plot(range(-1, horizon), ahead, color="tab:orange", linewidth=1.5, label="forecast")
+        axes.plot(range(-1, horizon), ahead, color="tab:orange", linewidth=1.2, label="forecast")
         axes.axvline(-0.5, color="tab:gray", linestyle=":", linewidth=1, label="runs free from here")
         axes.set_ylabel(shown[column])
     axes.set_xlabel("rows from the first that is forecast")

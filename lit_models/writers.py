@@ -125,4 +125,4 @@ def forecast_rows(data: Any, prediction: Tensor, batch: Window) -> tuple[list[st
 
 def shortest(value: Tensor) -> str:
     """The shortest decimal that is this float32 and no other."""
-    return np.format_float_positional(value.float().numpy(), trim="-")
+    return np.format_float_positional(np.float32(value.item()), trim="-")

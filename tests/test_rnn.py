@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, StackDataset
 
 from datamodules import TimeSeriesDataModule
 from lit_models import RNN, RNNClassifier, cli
+from lit_models.writers import shortest
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
@@ -216,6 +217,15 @@ def test_predict_writes_time_truth_and_forecast_in_the_files_units(tmp_path):
         ahead, free = model(series[:, 23:])[0][0, 2:], model.forecast(series[:, 23:], 2)[0]
     stock = [float(row["stock_forecast"]) for row in found]
     assert stock == pytest.approx([*ahead[:5, 1].tolist(), *free[:, 1].tolist()], rel=1e-5)
+
+
+def test_numbers_are_written_with_no_more_and_no_less_digits_than_float32_has():
+    assert [shortest(torch.tensor(value)) for value in (0.1, 60.0, 12346348.0, -1e-7)] == [
+        "0.1",
+        "60",
+        "12346348",
+        "-0.0000001",
+    ]
 
 
 @pytest.mark.parametrize(("by", "order"), [("row", "rows"), ("pixel", "pixels"), ("permuted_pixel", "permuted")])
