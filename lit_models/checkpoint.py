@@ -12,14 +12,8 @@ from lightning import LightningModule
 
 RESUMED = ("model", "data", "seed_everything")  # what a resumed run must not contradict
 LEARNT = ("mean", "std", "class_names")  # what a model takes over from its data where the config says null
-MAY_CHANGE = {
-    "data_dir",
-    "root",
-    "path",
-    "download",
-    "num_workers",
-    "memory_limit",
-}  # of a resumed run's data: where they are, not what they are
+# Of a resumed run's data: where they are, and how they are fetched, not what they are.
+MAY_CHANGE = {"data_dir", "root", "path", "download", "num_workers", "memory_limit"}
 
 
 def class_path(value: object) -> str:
