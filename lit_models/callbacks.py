@@ -88,7 +88,11 @@ class ProgressBar(RichProgressBar):
 
 
 class Throughput(Callback):
-    """Logs `throughput/samples_per_second` of every training epoch, over all processes, validation left out."""
+    """Logs the speed of every training epoch, over all processes, validation left out.
+
+    It is `throughput/samples_per_second`; of an agent, which counts its `env_steps` and `gradient_steps` itself,
+    `throughput/env_steps_per_second` and `throughput/gradient_steps_per_second`.
+    """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock also where a run is resumed in the middle of an epoch."""
@@ -97,12 +101,15 @@ class Throughput(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
         self.samples, self.seconds, self.started = 0, 0.0, time.perf_counter()
+        names = ("env_steps", "gradient_steps")
+        self.counted = {name: getattr(pl_module, name) for name in names if hasattr(pl_module, name)}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Counts the batch."""
-        self.samples += extract_batch_size(batch)
+        if not self.counted:
+            self.samples += extract_batch_size(batch)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops the clock, if training is under way."""
@@ -116,7 +123,9 @@ class Throughput(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the epoch's speed."""
         self.seconds += time.perf_counter() - self.started
-        pl_module.log("throughput/samples_per_second", self.samples * trainer.world_size / self.seconds)
+        counts = {name: getattr(pl_module, name) - before for name, before in self.counted.items()}
+        counts = counts or {"samples": self.samples * trainer.world_size}
+        pl_module.log_dict({f"throughput/{name}_per_second": count / self.seconds for name, count in counts.items()})
 
 
 def boards(trainer: Trainer) -> "list[SummaryWriter]":

@@ -9,11 +9,30 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from lightning import LightningModule
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 RESUMED = ("model", "data", "seed_everything")  # what a resumed run must not contradict
 LEARNT = ("mean", "std", "class_names")  # what a model takes over from its data where the config says null
-# Of a resumed run's data: where they are, and how they are fetched, not what they are.
-MAY_CHANGE = {"data_dir", "root", "path", "download", "num_workers", "memory_limit"}
+# Of a resumed run: where its data are, how they are fetched, and what is written; not what is learnt, or from what.
+MAY_CHANGE = {"data_dir", "root", "path", "download", "num_workers", "memory_limit", "save_replay"}
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it: a kill in the middle leaves the previous one as it was.
+
+    Lightning's goes through the system's temporary folder, from which it may have to be copied, and holds the whole
+    file in memory, which a replay buffer may be too large for.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Writes a checkpoint to a local file; to a URL, as Lightning does."""
+        if "://" in str(path):
+            return super().save_checkpoint(checkpoint, path, storage_options)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.partial")
+        torch.save(checkpoint, partial)
+        partial.replace(path)
 
 
 def class_path(value: object) -> str:

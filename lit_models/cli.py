@@ -15,11 +15,20 @@ from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from torch.jit import TracerWarning
 
 from lit_models.callbacks import Checkpoint, Forecasts, Pictures, ProgressBar, Throughput
-from lit_models.checkpoint import RESUMED, flat, read_checkpoint, recorded_config, refuse_changes, with_config
+from lit_models.checkpoint import (
+    RESUMED,
+    AtomicCheckpointIO,
+    flat,
+    read_checkpoint,
+    recorded_config,
+    refuse_changes,
+    with_config,
+)
 from lit_models.errors import cause, explain  # imports the three packages, so that their classes are known by name
 from lit_models.writers import PredictionWriter
 
@@ -125,6 +134,12 @@ class CLI(LightningCLI):
                 help="A folder of pictures to classify, of any size and colour. The test set, or rows, if not given.",
             )
             parser.add_argument("--output", type=str, default="predictions.csv", help="The CSV file to write.")
+            parser.add_argument(
+                "--video",
+                type=str | None,
+                default=None,
+                help="A folder for films of an agent's episodes 0, 1, 8, 27, 64, ...; none, if not given.",
+            )
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -185,7 +200,8 @@ class CLI(LightningCLI):
             number = run.name.removeprefix("version_")
             root, name, version = run.parent.parent, run.parent.name, int(number) if number.isdigit() else run.name
             if self.subcommand == "fit":  # what was logged after the checkpoint will be logged again
-                options["purge_step"] = read_checkpoint(config.ckpt_path)["global_step"]
+                checkpoint = read_checkpoint(config.ckpt_path)
+                options["purge_step"] = checkpoint.get("env_steps", checkpoint["global_step"])
         folder = root / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -213,9 +229,15 @@ class CLI(LightningCLI):
         def wanted(callback: Callback) -> bool:
             kind = next((kind for kind in switches if isinstance(callback, kind)), type(callback))
             on = kind not in switches or config[switches[kind]] is not False
+            if kind is LearningRateMonitor and not self.model.automatic_optimization:
+                return False  # it counts training steps; an agent logs its rate over environment steps
             return on and not any(isinstance(other, kind) for other in given)
 
         callbacks = [callback for callback in callbacks if wanted(callback)]
+        plugins = config["plugins"] or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            config["plugins"] = [*plugins, AtomicCheckpointIO()]
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter(self.config.predict.output))
         return super()._instantiate_trainer(config, callbacks)
@@ -224,10 +246,14 @@ class CLI(LightningCLI):
         kwargs = super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}
         if subcommand == "predict":
             kwargs["return_predictions"] = False
+            if folder := self.config.predict.video:
+                if not hasattr(self.model, "video_folder"):
+                    raise ValueError(f"--video: {type(self.model).__name__} plays no episodes: leave it out")
+                self.model.video_folder = folder
             if folder := self.config.predict.images:
                 data = kwargs.pop("datamodule", None)
                 if not hasattr(data, "picture_dataloader"):
-                    raise ValueError(f"--images: {type(data).__name__} does not read pictures: leave it out")
+                    raise ValueError(f"--images: {type(data or self.model).__name__} does not read pictures: leave it out")
                 kwargs["dataloaders"] = data.picture_dataloader(folder)
         return kwargs
 
@@ -273,6 +299,8 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", category=TracerWarning)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # in-memory data need none
     warnings.filterwarnings("ignore", message=".*Total length of `list` across ranks is zero.*")  # no validation set
+    warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined.*")  # it has no workers
+    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # an agent's goes on by itself
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # a resumed run's own folder
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need.*")  # to test, they don't
     warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a name in another script, in a picture

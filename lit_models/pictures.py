@@ -106,3 +106,24 @@ def horizon(errors: Tensor) -> Figure:
     axes.set(xlabel="rows ahead", ylabel="NRMSE", yscale="log", title="error of the forecast running free")
     axes.grid(which="both", alpha=0.3)
     return figure
+
+
+def returns(played: Sequence[tuple[int, float]], evaluated: Sequence[tuple[int, float]]) -> Figure:
+    """Returns of an agent's episodes against the environment steps.
+
+    Args:
+        played: Steps, and the mean return of the episodes that ended since the last ones, in training.
+        evaluated: Steps, and the mean return of the greedy policy.
+    """
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    axes = figure.add_subplot()
+    for points, colour, label in (
+        (played, "0.6", "in training (episode/return)"),
+        (evaluated, "tab:orange", "greedy (eval/return)"),
+    ):
+        if points:
+            axes.plot(*zip(*points, strict=True), color=colour, label=label, marker="." if len(points) < 50 else "")
+    axes.set(xlabel="environment steps", ylabel="mean return")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    return figure

@@ -16,12 +16,13 @@ from lit_models.rnn import RNN, Window
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes a Classifier's or an RNN's predictions to a CSV file, as the batches come.
+    """Writes the predictions of a Classifier, an RNN or an agent to a CSV file, as the batches come.
 
     A Classifier's file has a row an image: `file` (or `index`, where the batches carry no file names), `label` (the
     predicted class), then a column a class with its probability. An RNN's has a row a time step: `time`, then for each
     column of the series its value, empty where it isn't known, and its forecast: one step ahead where the value is
-    known, running free after it.
+    known, running free after it. Any other model may predict rows itself, as dictionaries of a column's name and its
+    value, such as an agent's episodes.
 
     Args:
         output: The file. Its folder is made if needed; a file of that name is replaced, once all is written.
@@ -61,14 +62,16 @@ class PredictionWriter(BasePredictionWriter):
         self,
         trainer: Trainer,
         pl_module: LightningModule,
-        prediction: Tensor,
+        prediction: Tensor | list[dict[str, Any]],
         batch_indices: list[int] | None,
         batch: Any,
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
         """Writes the rows of a batch."""
-        if isinstance(pl_module, RNN):
+        if isinstance(prediction, list):
+            header, rows = list(prediction[0]), (list(row.values()) for row in prediction)
+        elif isinstance(pl_module, RNN):
             header, rows = forecast_rows(trainer.datamodule, prediction, batch)
         else:
             header, rows = class_rows(pl_module, prediction, batch, batch_indices)
@@ -95,7 +98,7 @@ class PredictionWriter(BasePredictionWriter):
             self.partial.unlink()
             raise ValueError(f"none of the files could be read as a picture, so {self.output} is not written")
         self.partial.replace(self.output)
-        rank_zero_info(f"Wrote {self.rows} predictions to {self.output}")
+        rank_zero_info(f"Wrote {self.rows} rows to {self.output}")
 
 
 def class_rows(

@@ -28,12 +28,14 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
+from lit_models.callbacks import boards
 from lit_models.checkpoint import record_classes
 from lit_models.schedule import optimizer_and_schedule, refuse_longer_training
 from rl import environments
 from rl.network import Activation, QNetwork
 from rl.replay import ReplayBuffer, ReplayDataset, Transitions
 
+COUNTED = ("env_steps", "gradient_steps", "played", "evaluated")  # over the whole run
 EPISODE = ("observation", "over", "episode_return", "episode_length")  # where each environment is
 
 
@@ -146,6 +148,8 @@ class DQN(LightningModule):
                 copy.load_state_dict(self.network.state_dict())
         self.move_target, self.move_average = get_ema_multi_avg_fn(1 - tau), get_ema_multi_avg_fn(weight_average)
         self.env_steps, self.gradient_steps = 0, 0
+        self.played: list[tuple[int, float]] = []
+        self.evaluated: list[tuple[int, float]] = []
         self.resumed: list[dict[str, Any]] = []
         self.evaluators: VectorEnv | None = None
         self.video_folder: str | None = None
@@ -180,7 +184,8 @@ class DQN(LightningModule):
         action = np.asarray(self.act(observation))
         if not deterministic:
             explore = np.random.random(action.shape) < self.epsilon
-            action = np.where(explore, np.random.randint(self.num_actions, size=action.shape), action)
+            drawn = self.first_action + np.random.randint(self.num_actions, size=action.shape)
+            action = np.where(explore, drawn, action)
         return action, state
 
     @property
@@ -191,6 +196,8 @@ class DQN(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Makes the training environments and the buffer, for every process its own."""
+        if self.trainer.datamodule is not None:
+            raise ValueError(f"DQN plays its own environments: leave out --data {type(self.trainer.datamodule).__name__}")
         if stage != "fit":
             return
         own = self.hparams
@@ -329,9 +336,17 @@ class DQN(LightningModule):
         if sums["episodes"]:
             metrics["episode/return"] = sums["return"] / sums["episodes"]
             metrics["episode/length"] = sums["length"] / sums["episodes"]
+            self.played.append((self.env_steps, metrics["episode/return"]))
         self._log(metrics)
         self.sums = dict.fromkeys(self.sums, 0.0)
         self._step_schedule("epoch")
+
+    def on_train_end(self) -> None:
+        """Draws returns over environment steps."""
+        from lit_models import pictures  # matplotlib takes half a second to import
+
+        for board in boards(self.trainer):
+            board.add_figure("returns", pictures.returns(self.played, self.evaluated), self.env_steps)
 
     def val_dataloader(self) -> DataLoader:
         """One batch: an evaluation."""
@@ -341,6 +356,10 @@ class DQN(LightningModule):
         """Plays greedy episodes, and logs their mean return and length."""
         returns, lengths = self._evaluate(self.hparams.eval_episodes, "eval")
         self._log({"eval/return": returns.mean(), "eval/length": lengths.mean()})
+        if not self.trainer.sanity_checking:
+            self.evaluated.append((self.env_steps, returns.mean().item()))
+            if self.hparams.eval_video:
+                self._film()
 
     def test_dataloader(self) -> DataLoader:
         """One batch: all episodes."""
@@ -386,7 +405,8 @@ class DQN(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what it takes to go on as if training had not stopped: counters, and of every process the rest."""
         record_classes(self, checkpoint)
-        checkpoint["env_steps"], checkpoint["gradient_steps"] = self.env_steps, self.gradient_steps
+        for name in COUNTED:
+            checkpoint[name] = getattr(self, name)
         states = [self._state()]
         if self.trainer.world_size > 1 and not self.trainer.interrupted:  # the others may not get here any more
             states *= self.trainer.world_size
@@ -398,7 +418,8 @@ class DQN(LightningModule):
         asked, held = self.hparams.env_id, checkpoint["hyper_parameters"]["env_id"]
         if asked != held:
             raise ValueError(f"the checkpoint's agent plays {held}, not {asked}")
-        self.env_steps, self.gradient_steps = checkpoint["env_steps"], checkpoint["gradient_steps"]
+        for name in COUNTED:
+            setattr(self, name, checkpoint[name])
         self.resumed = checkpoint["processes"]
 
     def on_train_start(self) -> None:
@@ -468,6 +489,18 @@ class DQN(LightningModule):
 
     def _make_environments(self, count: int, vectorization: str) -> VectorEnv:
         return environments.make_environments(self.hparams.env_id, count, vectorization, **self.options)
+
+    def _film(self) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        maker = environments.make_environment(self.hparams.env_id, **self.options, render_mode="rgb_array")
+        with contextlib.closing(maker) as environment:
+            film = environments.film_episode(environment, self.act, self._seed("eval"))
+            height, width, _ = environment.render().shape
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=film)
+        for board in boards(self.trainer):
+            summary = Summary(value=[Summary.Value(tag="eval/episode", image=image)])
+            board._get_file_writer().add_summary(summary, self.env_steps)
 
     def _log(self, metrics: dict[str, Any]) -> None:
         steps = torch.tensor(self.env_steps, dtype=torch.float64)

@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import io
 import types
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from gymnasium import error, spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import VectorEnv
 from gymnasium.wrappers import FrameStackObservation, GrayscaleObservation, RecordVideo
+from PIL import Image
 
 # What stays as it was made, or holds no state of an episode.
 CONSTANT = (spaces.Space, EnvSpec, Enum, type, types.FunctionType, types.MethodType, types.ModuleType, partial)
@@ -63,7 +65,8 @@ def make_environment(
         ValueError: There is no such environment, or it needs a package that is missing.
     """
     with explained(env_id):
-        env = gymnasium.make(env_id, render_mode=render_mode, **(env_options or {}))
+        rendered = {} if render_mode is None else {"render_mode": render_mode}  # not every environment knows the word
+        env = gymnasium.make(env_id, **(env_options or {}), **rendered)
         for wrapper in wrappers(grayscale, frame_stack):
             env = wrapper(env)
         return env if video_folder is None else RecordVideo(env, video_folder)
@@ -186,6 +189,26 @@ def play_episodes(
         left -= counted
         total[over], length[over] = 0, -1  # the next step only resets
     return np.concatenate(returns), np.concatenate(lengths)
+
+
+def film_episode(environment: gymnasium.Env, policy: Callable[[np.ndarray], np.ndarray], seed: int) -> bytes:
+    """Plays an episode: an animated GIF of it.
+
+    Args:
+        environment: As `make_environment` makes it, with `rgb_array`.
+        policy: An observation -> an action.
+        seed: Of the environment.
+    """
+    observation, _ = environment.reset(seed=seed)
+    frames, over = [Image.fromarray(environment.render())], False
+    while not over:
+        observation, _, terminated, truncated, _ = environment.step(policy(observation))
+        frames.append(Image.fromarray(environment.render()))
+        over = terminated or truncated
+    film = io.BytesIO()
+    duration = 1000 / environment.metadata.get("render_fps", 30)
+    frames[0].save(film, "GIF", save_all=True, append_images=frames[1:], duration=duration, loop=0)
+    return film.getvalue()
 
 
 def capture(environment: Any) -> dict[str, Any] | None:

@@ -12,7 +12,21 @@ import torch
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
+from lit_models import cli
+
 ROOT = Path(__file__).parent.parent
+
+
+def fails(capsys, *args):
+    """The one line that the command line prints, run in this process, with an exit status that isn't zero."""
+    try:
+        status = cli.main([str(arg) for arg in args])
+    except SystemExit as stop:
+        status = stop.code
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
+    assert status
+    assert len(lines) == 1
+    return lines[0]
 
 
 @pytest.fixture(autouse=True)
@@ -35,11 +49,9 @@ def run(tmp_path):
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """A run of a few steps from the command line: its folder, with `version_0` below."""
-    from lit_models.cli import CLI
-
     folder = tmp_path_factory.mktemp("trained")
     flags = ["--trainer.max_epochs=2", "--trainer.limit_train_batches=60", "--trainer.limit_val_batches=4"]
-    CLI(["fit", f"--config={ROOT / 'configs/mnist.yaml'}", *flags, f"--trainer.default_root_dir={folder}"])
+    cli.CLI(["fit", f"--config={ROOT / 'configs/mnist.yaml'}", *flags, f"--trainer.default_root_dir={folder}"])
     return folder / "mnist"
 
 

@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 import yaml
-from conftest import ROOT
+from conftest import ROOT, fails
 from lightning import Trainer
 
 from datamodules import MNISTDataModule
@@ -18,18 +18,6 @@ from lit_models import Net, cli
 
 CONFIG = ROOT / "configs" / "mnist.yaml"
 SHORT = ["--trainer.limit_train_batches=3", "--trainer.limit_val_batches=1"]
-
-
-def fails(capsys, *args):
-    """The one line that the command line prints, run in this process, with an exit status that isn't zero."""
-    try:
-        status = cli.main([str(arg) for arg in args])
-    except SystemExit as stop:
-        status = stop.code
-    lines = [line for line in capsys.readouterr().err.splitlines() if "error:" in line]
-    assert status
-    assert len(lines) == 1
-    return lines[0]
 
 
 @pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)

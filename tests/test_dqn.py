@@ -1,0 +1,348 @@
+"""DQN, against values worked out by hand, small worlds whose values are known, and itself when it was stopped."""
+
+import csv
+import io
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+import worlds  # noqa: F401  registers the environments
+import yaml
+from conftest import ROOT, fails
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
+from torch.optim.lr_scheduler import LinearLR
+
+from lit_models import cli
+from rl import DQN
+from rl.environments import capture, make_environments, play_episodes, restore
+from rl.network import QNetwork
+from rl.replay import Transitions
+
+QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+CARTPOLE = ROOT / "configs" / "dqn_cartpole.yaml"
+
+
+def learn(epochs, **options):
+    """A trained agent; the network is linear unless said otherwise, which makes it a table for one-hot states."""
+    seed_everything(0)
+    given = {"hidden_sizes": (), "optimizer": partial(torch.optim.Adam, lr=0.02), "loss": "mse", "epsilon_end": 1.0}
+    agent = DQN(**given | {"learning_starts": 64, "eval_episodes": 1, "steps_per_epoch": 800} | options)
+    Trainer(max_epochs=epochs, enable_checkpointing=False, **QUIET).fit(agent)
+    return agent
+
+
+def stack(rewards, terminated, *, discount=0.9, weight=None):
+    """A stack of one minibatch of CartPole's observations, all their own next ones."""
+    count = len(rewards)
+    seen = torch.eye(4)[:count][None]
+    return Transitions(
+        seen,
+        torch.zeros(1, count, dtype=torch.int64),
+        torch.tensor([rewards]),
+        seen,
+        torch.tensor([terminated]),
+        torch.full((1, count), discount),
+        torch.ones(1, count) if weight is None else torch.tensor([weight]),
+        torch.arange(count)[None],
+    )
+
+
+def table(network, values):
+    """Makes a linear network say `values` `(4, 2)` of the four unit vectors."""
+    with torch.no_grad():
+        network.advantage.weight.copy_(torch.tensor(values).T)
+        network.advantage.bias.zero_()
+
+
+def test_default_network_is_the_articles():
+    agent = DQN()
+    assert sum(parameter.numel() for parameter in agent.parameters() if parameter.requires_grad) == 17_410
+    kinds = [type(layer).__name__ for layer in agent.network.body]
+    assert kinds == ["Flatten", "Linear", "ReLU", "Linear", "ReLU"]
+    assert agent(torch.zeros(3, 4)).shape == (3, 2)
+
+
+def test_td_target_by_hand():
+    agent = DQN(hidden_sizes=())
+    table(agent.network, [[1.0, 2.0], [4.0, 3.0], [0.0, 0.0], [0.0, 0.0]])
+    table(agent.target, [[10.0, 20.0], [30.0, 40.0], [50.0, 60.0], [0.0, 0.0]])
+    batch = stack([1.0, 2.0, 3.0], [False, False, True])
+    assert agent.td_target(batch).tolist() == [pytest.approx([1 + 0.9 * 20, 2 + 0.9 * 40, 3])]
+
+
+def test_double_lets_the_network_choose_and_the_target_network_value():
+    agent = DQN(hidden_sizes=(), double=True)
+    table(agent.network, [[1.0, 2.0], [4.0, 3.0], [0.0, 0.0], [0.0, 0.0]])
+    table(agent.target, [[10.0, 20.0], [30.0, 40.0], [50.0, 60.0], [0.0, 0.0]])
+    batch = stack([1.0, 2.0, 3.0], [False, False, True], discount=0.5)
+    assert agent.td_target(batch).tolist() == [pytest.approx([1 + 0.5 * 20, 2 + 0.5 * 30, 3])]
+
+
+def test_dueling_is_value_plus_advantage_over_the_mean():
+    network = QNetwork((4,), False, 3, hidden_sizes=(), dueling=True)
+    with torch.no_grad():
+        network.advantage.weight.zero_()
+        network.value.weight.zero_()
+        network.advantage.bias.copy_(torch.tensor([1.0, 2.0, 6.0]))
+        network.value.bias.fill_(10)
+    assert network(torch.zeros(1, 4)).tolist() == [[8, 9, 13]]
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"), [("mse", (0.5 * 3**2 + 1 * 0.5**2) / 2), ("huber", (0.5 * 2.5 + 1 * 0.125) / 2)]
+)
+def test_loss_and_gradient_by_hand(loss, expected):
+    seed_everything(0)
+    agent = DQN(hidden_sizes=(), loss=loss, gradient_steps=1, optimizer=partial(torch.optim.SGD, lr=1.0))
+    Trainer(max_epochs=1, limit_train_batches=0, limit_val_batches=0, **QUIET).fit(agent)
+    table(agent.network, [[1.0, 0.0], [2.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    batch = stack([4.0, 2.5], [True, True], weight=[0.5, 1.0])
+    agent.sums["loss"] = 0.0
+    agent.training_step(batch, 0)
+    assert agent.sums["loss"] == pytest.approx(expected)
+    moved = {"mse": (0.5 * 2 * 3 / 2, 2 * 0.5 / 2), "huber": (0.5 * 1 / 2, 0.5 / 2)}[loss]
+    weight = agent.network.advantage.weight.detach()
+    assert weight[0].tolist() == pytest.approx([1 + moved[0], 2 + moved[1], 0, 0])
+    assert weight[1].tolist() == [0, 0, 0, 0]  # the action that was not taken
+
+
+def test_gradients_are_clipped_to_their_norm():
+    seed_everything(0)
+    agent = DQN(
+        hidden_sizes=(), gradient_steps=1, loss="mse", max_grad_norm=0.1, optimizer=partial(torch.optim.SGD, lr=1.0)
+    )
+    Trainer(max_epochs=1, limit_train_batches=0, limit_val_batches=0, **QUIET).fit(agent)
+    before = [parameter.detach().clone() for parameter in agent.network.parameters()]
+    agent.training_step(stack([400.0, 250.0], [True, True]), 0)
+    moved = [new - old for new, old in zip(agent.network.parameters(), before, strict=True)]
+    assert torch.cat([part.flatten() for part in moved]).norm().item() == pytest.approx(0.1, rel=1e-3)
+
+
+def test_target_network_is_copied_or_follows():
+    for options, share in (({"tau": 1.0, "target_interval": 2}, 1.0), ({"tau": 0.25, "target_interval": 2}, 0.25)):
+        seed_everything(0)
+        agent = DQN(hidden_sizes=(), gradient_steps=1, **options)
+        Trainer(max_epochs=1, limit_train_batches=0, limit_val_batches=0, **QUIET).fit(agent)
+        old = agent.target.advantage.weight.clone()
+        agent.training_step(stack([4.0, 2.0], [True, True]), 0)
+        assert torch.equal(agent.target.advantage.weight, old)
+        agent.training_step(stack([4.0, 2.0], [True, True]), 1)
+        torch.testing.assert_close(agent.target.advantage.weight, old.lerp(agent.network.advantage.weight, share))
+
+
+def test_average_of_the_weights_is_the_greedy_policy():
+    seed_everything(0)
+    agent = DQN(hidden_sizes=(), gradient_steps=2, weight_average=0.9)
+    Trainer(max_epochs=1, limit_train_batches=0, limit_val_batches=0, **QUIET).fit(agent)
+    expected = agent.network.advantage.weight.detach().clone()
+    seen = []
+    agent.optimizers()._optimizer.register_step_post_hook(
+        lambda *_: seen.append(agent.network.advantage.weight.detach().clone())
+    )
+    agent.training_step(Transitions(*(part.expand(2, *part.shape[1:]) for part in stack([4.0, 2.0], [True] * 2))), 0)
+    for weight in seen:
+        expected = expected * 0.9 + weight * 0.1
+    torch.testing.assert_close(agent.average.advantage.weight, expected)
+    torch.testing.assert_close(agent(torch.eye(4)).T, expected + agent.average.advantage.bias[:, None])
+
+
+def test_epsilon_falls_linearly_and_stays():
+    agent = DQN(epsilon_end=0.1, epsilon_steps=1000)
+    shares = []
+    for agent.env_steps in (0, 500, 1000, 5000):
+        shares.append(agent.epsilon)
+    assert shares == pytest.approx([1, 0.55, 0.1, 0.1])
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"double": True, "dueling": True, "prioritized": True}, {"tau": 0.05, "target_interval": 1}]
+)
+def test_learns_the_values_of_two_states(options):
+    agent = learn(4, env_id="TwoStates-v0", gamma=0.9, **{"target_interval": 5} | options)
+    values = agent(torch.eye(2))
+    # Of state 1: 2, or 0.9 times state 0's; of state 0: 0.9 times 2, or 1.
+    torch.testing.assert_close(values, torch.tensor([[1.8, 1.0], [2.0, 0.9 * 1.8]]), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_a_break_is_not_an_end(n_steps):
+    options = {"env_id": "Wages-v0", "gamma": 0.9, "n_steps": n_steps, "tau": 0.2, "target_interval": 1}
+    broken_off = learn(4, **options)(torch.ones(1, 1))
+    torch.testing.assert_close(broken_off, torch.full((1, 2), 10.0), atol=0.3, rtol=0)  # 1 / (1 - 0.9)
+    ended = learn(4, env_options={"terminates": True}, **options)(torch.ones(1, 1))
+    assert ended.max() < 6  # the wrong value, were a break taken for an end
+
+
+def test_images_are_learnt_from():
+    agent = learn(
+        2,
+        env_id="Screen-v0",
+        hidden_sizes=(32,),
+        gamma=0.0,
+        buffer_size=1000,
+        batch_size=16,
+        optimizer=partial(torch.optim.Adam, lr=1e-3),
+    )
+    assert [type(layer).__name__ for layer in agent.network.body[:6]] == ["Conv2d", "ReLU"] * 3
+    dark, bright = agent(torch.stack([torch.full((40, 36, 3), shade, dtype=torch.uint8) for shade in (20, 200)]))
+    assert dark.tolist() == pytest.approx([1, 0], abs=0.1)
+    assert bright.tolist() == pytest.approx([0, 1], abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "shape", "channels"),
+    [
+        ({}, (40, 36, 3), 3),
+        ({"grayscale": True}, (40, 36), 1),
+        ({"frame_stack": 4}, (4, 40, 36, 3), 12),
+        ({"grayscale": True, "frame_stack": 4}, (4, 40, 36), 4),
+    ],
+)
+def test_images_are_grey_and_stacked_as_asked(options, shape, channels):
+    agent = DQN("Screen-v0", buffer_size=100, learning_starts=10, **options)
+    assert agent.example_input_array.shape == (1, *shape)
+    assert agent.network.body[0].in_channels == channels
+    assert agent(agent.example_input_array).shape == (1, 2)
+    small = {"eval_episodes": 2, "num_envs": 2, "batch_size": 8}
+    agent = DQN("Screen-v0", buffer_size=100, learning_starts=10, steps_per_epoch=20, **small, **options)
+    Trainer(max_epochs=1, enable_checkpointing=False, **QUIET).fit(agent)
+
+
+def test_frames_are_stacked_as_channels_in_their_order():
+    images = torch.arange(2 * 4 * 40 * 40 * 3).view(2, 4, 40, 40, 3).float()
+    from rl.network import as_channels
+
+    stacked = as_channels(images)
+    assert stacked.shape == (2, 12, 40, 40)
+    assert torch.equal(stacked[1, 3 * 2 + 1], images[1, 2, :, :, 1])
+    assert torch.equal(as_channels(images[:, 0])[1, 2], images[1, 0, :, :, 2])
+    assert torch.equal(as_channels(images[..., 0]), images[..., 0])
+
+
+def test_actions_of_one_and_of_many_observations():
+    agent = DQN("Wages-v0", hidden_sizes=())
+    with torch.no_grad():
+        agent.network.advantage.bias.copy_(torch.tensor([0.0, 100.0]))
+    assert agent.act(np.ones(1, np.float32)) == 6  # Discrete(2, start=5)
+    assert agent.act(np.ones((3, 1), np.float32)).tolist() == [6, 6, 6]
+    assert agent.predict(np.ones((3, 1), np.float32), deterministic=True)[0].tolist() == [6, 6, 6]
+    random = agent.predict(np.ones((200, 1), np.float32))[0]  # epsilon is still 1
+    assert set(random.tolist()) == {5, 6}
+
+
+def test_every_environment_plays_as_many_episodes_as_the_others():
+    environments = make_environments("CartPole-v1", 8)
+    # Pushing one way ends within 11 steps, balancing a little later: the first 16 to end would be the shortest.
+    policy = lambda seen: np.where(np.arange(8) < 4, 0, (seen[:, 2] > 0).astype(int))  # noqa: E731
+    returns, lengths = play_episodes(environments, policy, 18, seed=0)
+    assert (returns == lengths).all()
+    assert len(returns) == 18
+    assert (returns <= 11).sum() == 4 * 2 + 2  # the first two environments play one more
+
+
+def test_evaluation_is_the_same_for_the_same_seed():
+    environments = make_environments("CartPole-v1", 3)
+    play = partial(play_episodes, environments, lambda seen: (seen[:, 2] > 0).astype(int), 10)
+    assert np.array_equal(play(seed=1)[0], play(seed=1)[0])
+    assert not np.array_equal(play(seed=1)[0], play(seed=2)[0])
+
+
+@pytest.mark.parametrize(
+    ("env_id", "options"),
+    [
+        ("CartPole-v1", {}),  # vectorised by itself
+        ("Acrobot-v1", {}),
+        ("MountainCar-v0", {"frame_stack": 3}),
+        ("Screen-v0", {"grayscale": True}),
+    ],
+)
+def test_an_environment_goes_on_from_its_state(env_id, options):
+    first, second = (make_environments(env_id, 3, **options) for _ in range(2))
+    draw = np.random.default_rng(0)
+    for number, environments in enumerate((first, second)):
+        environments.reset(seed=number)
+    for _ in range(30):
+        first.step(draw.integers(2, size=3))
+    content = io.BytesIO()
+    torch.save(capture(first), content)
+    content.seek(0)
+    restore(second, torch.load(content, weights_only=True))
+    for _ in range(300):  # over many an episode's end
+        action = draw.integers(2, size=3)
+        for one, other in zip(first.step(action)[:4], second.step(action)[:4], strict=True):
+            assert np.array_equal(one, other)
+
+
+def test_state_that_is_an_object_is_not_captured():
+    environments = make_environments("Emulator-v0", 2)
+    environments.reset(seed=0)
+    assert capture(environments) is None
+
+
+class Kept(Callback):
+    """Keeps the checkpoint that is written at the end of an evaluation."""
+
+    def __init__(self, epoch, path):
+        self.epoch, self.path = epoch, path
+
+    def on_validation_end(self, trainer, pl_module):
+        if trainer.current_epoch == self.epoch and not trainer.sanity_checking:
+            trainer.save_checkpoint(self.path)
+
+
+def small_agent(**options):
+    small = {"num_envs": 4, "steps_per_epoch": 200, "learning_starts": 100, "buffer_size": 500, "eval_episodes": 2}
+    return DQN(
+        **{"gradient_steps": 2, "batch_size": 16, "epsilon_steps": 700, "target_interval": 3} | small | options,
+        lr_scheduler=partial(LinearLR, start_factor=1.0, end_factor=0.1, total_iters=4),
+    )
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"n_steps": 3, "prioritized": True, "double": True, "weight_average": 0.9, "tau": 0.1},
+        {"env_id": "Acrobot-v1"},
+    ],
+    ids=["plain", "everything", "sync"],
+)
+def test_resumed_is_as_if_it_had_not_stopped(options, tmp_path):
+    def train(path=None, callbacks=()):
+        seed_everything(3)
+        agent = small_agent(**options)
+        trainer = Trainer(max_epochs=4, callbacks=[*callbacks], enable_checkpointing=False, **QUIET)
+        trainer.fit(agent, ckpt_path=path, weights_only=True)
+        np.random.random(), torch.rand(1)
+        trainer.save_checkpoint(tmp_path / "end.ckpt")
+        return torch.load(tmp_path / "end.ckpt", weights_only=True)
+
+    whole = train(callbacks=[Kept(1, tmp_path / "stopped.ckpt")])
+    torch.rand(100)  # what another process would not have drawn
+    resumed = train(tmp_path / "stopped.ckpt")
+    assert whole["global_step"] == resumed["global_step"]
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "processes", "env_steps", "played", "evaluated"):
+        same(whole[key], resumed[key], key)
+
+
+def same(one, other, where):
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for number, parts in enumerate(zip(one, other, strict=True)):
+            same(*parts, f"{where}.{number}")
+    else:
+        assert one == other, where

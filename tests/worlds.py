@@ -1,0 +1,99 @@
+"""Small environments whose values are known, or that go wrong; importing it registers them."""
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+
+class TwoStates(gymnasium.Env):
+    """From state 0: action 0 goes to state 1, action 1 ends with 1. From state 1: 0 ends with 2, 1 goes to state 0."""
+
+    observation_space = spaces.Box(0, 1, (2,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state = int(self.np_random.integers(2))
+        return self._see(), {}
+
+    def step(self, action):
+        over = action != self.state
+        reward = (2.0 if self.state else 1.0) if over else 0.0
+        self.state = 1 - self.state
+        return self._see(), reward, bool(over), False, {}
+
+    def _see(self):
+        return np.eye(2, dtype=np.float32)[self.state]
+
+
+class Wages(gymnasium.Env):
+    """One state, a reward of 1 a step, and after five steps the end, or only a break."""
+
+    observation_space = spaces.Box(0, 1, (1,), np.float32)
+    action_space = spaces.Discrete(2, start=5)
+
+    def __init__(self, terminates=False, breaks=None):
+        self.terminates, self.breaks = terminates, breaks
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return np.ones(1, np.float32), {}
+
+    def step(self, action):
+        assert action in (5, 6)
+        self.steps += 1
+        if self.breaks == "raise" and self.steps == 4:
+            raise OSError("the motor is gone")
+        seen = np.full(1, np.nan if self.breaks == "nan" and self.steps == 4 else 1, np.float32)
+        over = self.steps == 5
+        return seen, 1.0, over and self.terminates, over and not self.terminates, {}
+
+
+class Screen(gymnasium.Env):
+    """An image, bright or dark; the reward is 1 for saying which. Ten steps."""
+
+    observation_space = spaces.Box(0, 255, (40, 36, 3), np.uint8)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._see(), {}
+
+    def step(self, action):
+        reward = float(action == self.bright)
+        self.steps += 1
+        return self._see(), reward, False, self.steps == 10, {}
+
+    def _see(self):
+        self.bright = int(self.np_random.integers(2))
+        return np.full((40, 36, 3), 200 if self.bright else 20, np.uint8)
+
+
+class Other(Wages):
+    """With a space that DQN does not take."""
+
+    def __init__(self, action=None, observation=None):
+        super().__init__()
+        self.action_space = action or self.action_space
+        self.observation_space = observation or self.observation_space
+
+
+class Emulator(Wages):
+    """Whose state lies in an object."""
+
+    def reset(self, *, seed=None, options=None):
+        self.memory = object()
+        return super().reset(seed=seed)
+
+
+box = spaces.Box(-1, 1, (2,), np.float32)
+gymnasium.register("TwoStates-v0", TwoStates)
+gymnasium.register("Wages-v0", Wages)
+gymnasium.register("Screen-v0", Screen)
+gymnasium.register("Emulator-v0", Emulator)
+gymnasium.register("DictSeen-v0", Other, kwargs={"observation": spaces.Dict(place=box, speed=box)})
+gymnasium.register("TupleSeen-v0", Other, kwargs={"observation": spaces.Tuple((box, box))})
+gymnasium.register("NumberSeen-v0", Other, kwargs={"observation": spaces.Discrete(3)})
+gymnasium.register("ManyActions-v0", Other, kwargs={"action": spaces.MultiDiscrete([2, 2])})
