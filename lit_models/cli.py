@@ -29,7 +29,9 @@ from lit_models.checkpoint import (
     refuse_changes,
     with_config,
 )
+from lit_models.classifier import Classifier
 from lit_models.errors import cause, explain  # imports the three packages, so that their classes are known by name
+from lit_models.rnn import RNN
 from lit_models.writers import PredictionWriter
 
 
@@ -201,7 +203,8 @@ class CLI(LightningCLI):
             root, name, version = run.parent.parent, run.parent.name, int(number) if number.isdigit() else run.name
             if self.subcommand == "fit":  # what was logged after the checkpoint will be logged again
                 checkpoint = read_checkpoint(config.ckpt_path)
-                options["purge_step"] = checkpoint.get("env_steps", checkpoint["global_step"])
+                # An agent's evaluation is drawn at the very step that its checkpoint is of.
+                options["purge_step"] = checkpoint.get("env_steps", checkpoint["global_step"] - 1) + 1
         folder = root / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -225,13 +228,17 @@ class CLI(LightningCLI):
             Pictures: "logger",
             Forecasts: "logger",
         }
+        # A callback costs every step something, also one that has nothing to do.
+        useful = {
+            Pictures: isinstance(self.model, Classifier),
+            Forecasts: isinstance(self.model, RNN),
+            LearningRateMonitor: self.model.automatic_optimization,  # an agent logs its rate over its own steps
+        }
 
         def wanted(callback: Callback) -> bool:
             kind = next((kind for kind in switches if isinstance(callback, kind)), type(callback))
             on = kind not in switches or config[switches[kind]] is not False
-            if kind is LearningRateMonitor and not self.model.automatic_optimization:
-                return False  # it counts training steps; an agent logs its rate over environment steps
-            return on and not any(isinstance(other, kind) for other in given)
+            return on and useful.get(kind, True) and not any(isinstance(other, kind) for other in given)
 
         callbacks = [callback for callback in callbacks if wanted(callback)]
         plugins = config["plugins"] or []
@@ -253,7 +260,9 @@ class CLI(LightningCLI):
             if folder := self.config.predict.images:
                 data = kwargs.pop("datamodule", None)
                 if not hasattr(data, "picture_dataloader"):
-                    raise ValueError(f"--images: {type(data or self.model).__name__} does not read pictures: leave it out")
+                    raise ValueError(
+                        f"--images: {type(data or self.model).__name__} does not read pictures: leave it out"
+                    )
                 kwargs["dataloaders"] = data.picture_dataloader(folder)
         return kwargs
 

@@ -13,7 +13,6 @@ Shapes: N environments played side by side, G gradient steps in a training step,
 """
 
 import contextlib
-import random
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -33,10 +32,11 @@ from lit_models.checkpoint import record_classes
 from lit_models.schedule import optimizer_and_schedule, refuse_longer_training
 from rl import environments
 from rl.network import Activation, QNetwork
+from rl.playing import Player, film_episode, play_episodes
 from rl.replay import ReplayBuffer, ReplayDataset, Transitions
+from rl.state import random_state, set_random_state
 
 COUNTED = ("env_steps", "gradient_steps", "played", "evaluated")  # over the whole run
-EPISODE = ("observation", "over", "episode_return", "episode_length")  # where each environment is
 
 
 class DQN(LightningModule):
@@ -66,7 +66,7 @@ class DQN(LightningModule):
         loss: Of the errors of values: squared, or Huber's, linear from 1 on.
         max_grad_norm: The norm to which gradients are clipped; null leaves them.
         buffer_size: How many transitions are kept to learn from.
-        learning_starts: How many there are before training starts.
+        learning_starts: Environment steps before training starts.
         prioritized: Whether transitions with large errors are drawn more often.
         rollout_steps: Steps of every environment in a training step.
         gradient_steps: Steps of the optimizer in a training step, G; their targets are from before the first.
@@ -197,11 +197,12 @@ class DQN(LightningModule):
     def setup(self, stage: str) -> None:
         """Makes the training environments and the buffer, for every process its own."""
         if self.trainer.datamodule is not None:
-            raise ValueError(f"DQN plays its own environments: leave out --data {type(self.trainer.datamodule).__name__}")
+            raise ValueError(
+                f"DQN plays its own environments: leave out --data {type(self.trainer.datamodule).__name__}"
+            )
         if stage != "fit":
             return
         own = self.hparams
-        self.environments = self._make_environments(own.num_envs, own.vectorization)
         seed = self._seed("train")
         self.generator = torch.Generator().manual_seed(seed)
         shape, dtype = self.example_input_array.shape[1:], self.example_input_array.dtype
@@ -215,8 +216,9 @@ class DQN(LightningModule):
             prioritized=own.prioritized,
             seed=seed,
         )
-        self._start_episodes(seed)
-        self.sums = dict.fromkeys(("episodes", "return", "length", "updates", "loss", "value"), 0.0)
+        self.player = Player(self._make_environments(own.num_envs, own.vectorization), seed)
+        self.warm_up = own.learning_starts
+        self.sums = {"updates": 0.0, "loss": 0.0, "value": 0.0}
 
     def train_dataloader(self) -> DataLoader:
         """Stacks of G minibatches, each after a slice of playing."""
@@ -228,32 +230,21 @@ class DQN(LightningModule):
 
     @torch.no_grad()
     def play(self) -> None:
-        """Plays a slice in the training environments, with the network as it is now; at first, until learning starts."""
+        """Plays a slice of the training environments with the network as it is; at first, until learning starts."""
         for _ in range(self.hparams.rollout_steps):
             self._play_step()
-        while self.buffer.size < self.hparams.learning_starts:
+        while self.warm_up > 0 or not self.buffer.size:  # returns of n steps take n steps to complete
             self._play_step()
 
     def _play_step(self) -> None:
-        count = self.hparams.num_envs
-        greedy = self.network(self.observation.to(self.device)).argmax(dim=1).cpu()
+        count, observation = self.hparams.num_envs, self.player.observation
+        greedy = self.network(observation.to(self.device)).argmax(dim=1).cpu()
         explore = torch.rand(count, generator=self.generator) < self.epsilon
         action = torch.where(explore, torch.randint(self.num_actions, (count,), generator=self.generator), greedy)
-        chosen = action.numpy() + self.first_action
-        seen, reward, terminated, truncated = map(
-            torch.tensor, environments.step(self.environments, chosen, self.env_steps)
-        )
-        reward = reward.float()
-        self.buffer.add(self.observation, action, reward, seen, terminated, truncated, skip=self.over)
-        self.episode_return += reward
-        self.episode_length += ~self.over
-        self.observation, self.over = seen, terminated | truncated
-        if self.over.any():
-            self.sums["episodes"] += self.over.sum().item()
-            self.sums["return"] += self.episode_return[self.over].sum().item()
-            self.sums["length"] += self.episode_length[self.over].sum().item()
-            self.episode_return[self.over], self.episode_length[self.over] = 0, 0
-        self.env_steps += count * self.trainer.world_size
+        seen = self.player.step(action.numpy() + self.first_action, self.env_steps)
+        self.buffer.add(observation, action, *seen)
+        steps = count * self.trainer.world_size
+        self.env_steps, self.warm_up = self.env_steps + steps, self.warm_up - steps
 
     @torch.no_grad()
     def td_target(self, batch: Transitions) -> Tensor:
@@ -303,7 +294,15 @@ class DQN(LightningModule):
 
     def _refuse_numbers_out_of_range(self) -> None:
         own = self.hparams
-        counts = ("num_envs", "frame_stack", "n_steps", "learning_starts", "rollout_steps", "gradient_steps", "batch_size")
+        counts = (
+            "num_envs",
+            "frame_stack",
+            "n_steps",
+            "learning_starts",
+            "rollout_steps",
+            "gradient_steps",
+            "batch_size",
+        )
         counts += ("target_interval", "steps_per_epoch", "eval_episodes", "test_episodes")
         shares = ("gamma", "tau", "weight_average", "epsilon_end")
         for name in counts:
@@ -324,9 +323,9 @@ class DQN(LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Logs what the epoch was like, over all processes."""
-        keys = list(self.sums)
-        sums = torch.tensor([self.sums[key] for key in keys], device=self.device)
-        sums = dict(zip(keys, self.trainer.strategy.reduce(sums, reduce_op="sum").tolist(), strict=True))
+        sums = self.sums | self.player.finished
+        total = self.trainer.strategy.reduce(torch.tensor(list(sums.values()), device=self.device), reduce_op="sum")
+        sums = dict(zip(sums, total.tolist(), strict=True))
         metrics = {
             "train/loss": sums["loss"] / sums["updates"],
             "train/q_mean": sums["value"] / sums["updates"],
@@ -338,7 +337,7 @@ class DQN(LightningModule):
             metrics["episode/length"] = sums["length"] / sums["episodes"]
             self.played.append((self.env_steps, metrics["episode/return"]))
         self._log(metrics)
-        self.sums = dict.fromkeys(self.sums, 0.0)
+        self.sums, self.player.finished = dict.fromkeys(self.sums, 0.0), dict.fromkeys(self.player.finished, 0.0)
         self._step_schedule("epoch")
 
     def on_train_end(self) -> None:
@@ -392,7 +391,7 @@ class DQN(LightningModule):
         while not (terminated or truncated):
             observation, reward, terminated, truncated, _ = self.environment.step(self.act(observation))
             total, length = total + float(reward), length + 1
-        return [dict(episode=episode, seed=seed, length=length, terminated=bool(terminated)) | {"return": total}]
+        return [{"episode": episode, "seed": seed, "return": total, "length": length, "terminated": bool(terminated)}]
 
     def on_predict_end(self) -> None:
         """Closes the environment, and with it the last film."""
@@ -435,48 +434,32 @@ class DQN(LightningModule):
     def teardown(self, stage: str) -> None:
         """Closes the environments."""
         if stage == "fit":
-            self.environments.close()
+            self.player.environments.close()
         if self.evaluators is not None:
             self.evaluators.close()
             self.evaluators = None
 
     def _state(self) -> dict[str, Any]:
-        _, numpy_key, *numpy_rest = np.random.get_state()
         return {
             "replay": self.buffer.state_dict() if self.hparams.save_replay else None,
-            "environments": environments.capture(self.environments),
-            **{name: getattr(self, name) for name in (*EPISODE, "sums")},
+            "player": self.player.state_dict(),
+            "sums": self.sums,
             "generator": self.generator.get_state(),
-            "torch": torch.get_rng_state(),
-            "numpy": [torch.from_numpy(numpy_key.copy()), *numpy_rest],
-            "python": random.getstate(),
+            "random": random_state(),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
         if state["replay"] is not None:
             self.buffer.load_state_dict(state["replay"])
+            self.warm_up = 0
         else:
             rank_zero_info("The checkpoint holds no replay: the buffer is filled anew first")
-        self.sums = state["sums"]
-        self.generator.set_state(state["generator"])
-        if state["environments"] is not None:
-            environments.restore(self.environments, state["environments"])
-            for name in EPISODE:
-                setattr(self, name, state[name])
-        else:
+        if not self.player.load_state_dict(state["player"]):
             rank_zero_info(f"The state of {self.hparams.env_id} cannot be saved: its environments start new episodes")
             self.buffer.pending.zero_()
-        torch.set_rng_state(state["torch"])
-        key, *rest = state["numpy"]
-        np.random.set_state(("MT19937", key.numpy(), *rest))
-        random.setstate(state["python"])
-
-    def _start_episodes(self, seed: int) -> None:
-        count = self.hparams.num_envs
-        self.observation = torch.tensor(self.environments.reset(seed=seed)[0])
-        self.over = torch.zeros(count, dtype=torch.bool)  # whose next step is none, but a reset
-        self.episode_return = torch.zeros(count)
-        self.episode_length = torch.zeros(count, dtype=torch.int64)
+        self.sums = state["sums"]
+        self.generator.set_state(state["generator"])
+        set_random_state(state["random"])
 
     def _evaluate(self, episodes: int, purpose: str) -> tuple[Tensor, Tensor]:
         if self.evaluators is None:
@@ -485,7 +468,7 @@ class DQN(LightningModule):
             # One environment an episode is fastest where they are arrays; else one would wait for the longest.
             count = min(episodes, 100 if vectorised else own.num_envs)
             self.evaluators = self._make_environments(count, "sync")
-        return environments.play_episodes(self.evaluators, self.act, episodes, self._seed(purpose))
+        return play_episodes(self.evaluators, self.act, episodes, self._seed(purpose))
 
     def _make_environments(self, count: int, vectorization: str) -> VectorEnv:
         return environments.make_environments(self.hparams.env_id, count, vectorization, **self.options)
@@ -495,7 +478,7 @@ class DQN(LightningModule):
 
         maker = environments.make_environment(self.hparams.env_id, **self.options, render_mode="rgb_array")
         with contextlib.closing(maker) as environment:
-            film = environments.film_episode(environment, self.act, self._seed("eval"))
+            film = film_episode(environment, self.act, self._seed("eval"))
             height, width, _ = environment.render().shape
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=film)
         for board in boards(self.trainer):
@@ -505,7 +488,7 @@ class DQN(LightningModule):
     def _log(self, metrics: dict[str, Any]) -> None:
         steps = torch.tensor(self.env_steps, dtype=torch.float64)
         # Lightning takes "step" for where a curve's points are.
-        self.log_dict({"env_steps": steps, "step": steps})
+        self.log_dict({"env_steps": steps, "step": steps}, sync_dist=True)
         self.log_dict(metrics, prog_bar=True, sync_dist=True)
 
     def _seed(self, purpose: str) -> int:

@@ -1,7 +1,7 @@
 """The network of a value-based agent: fully connected, or behind the convolutions of DQN for images.
 
-Observations `(batch, ...)` -> the value of each action, `(batch, actions)`. The convolutions are those of Mnih et al. 2015
-(https://doi.org/10.1038/nature14236).
+Observations `(batch, ...)` -> the value of each action, `(batch, actions)`. The convolutions are those of Mnih et al.
+2015 (https://doi.org/10.1038/nature14236).
 """
 
 from collections.abc import Sequence

@@ -1,5 +1,7 @@
 """The replay buffer, against numbers worked out by hand and against the arithmetic it stands for."""
 
+import io
+
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -46,7 +48,6 @@ def test_returns_of_three_steps_by_hand():
         add(buffer, number)
     assert kept(buffer) == [1]  # the other returns are not complete
     add(buffer, 4, terminated=YES)
-    assert kept(buffer) == [1, 2, 3, 4] or sorted(kept(buffer)) == [1, 2, 3, 4]
     rows = zip(*(kept(buffer, name) for name in ("observation", "reward", "discount", "next_observation")), strict=True)
     assert sorted(rows) == [
         (1, 1 + 2 / 2 + 3 / 4, 1 / 8, 4),
@@ -158,7 +159,9 @@ def test_importance_weights_by_hand():
     batch = buffer.sample(1000)
     assert set(batch.index.tolist()) == {0, 1, 2, 3}
     # (4 p)^-1/2 over its greatest, which is that of the least likely: (p / p0)^-1/2.
-    torch.testing.assert_close(batch.weight, torch.tensor([1, 1 / 2, 1 / 3, 1 / 10])[batch.index].sqrt(), rtol=1e-4, atol=0)
+    torch.testing.assert_close(
+        batch.weight, torch.tensor([1, 1 / 2, 1 / 3, 1 / 10])[batch.index].sqrt(), rtol=1e-4, atol=0
+    )
     assert ReplayBuffer(4, (1,)).update(torch.arange(2), torch.ones(2)) is None
 
 
@@ -178,7 +181,10 @@ def test_a_buffer_goes_on_from_its_state(prioritized):
         add(first, number)
     first.update(first.sample(5).index, torch.rand(5))
     state = first.state_dict()
-    second.load_state_dict(torch.load(saved(state), weights_only=True))
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    second.load_state_dict(torch.load(file, weights_only=True))
     for number in range(14, 17):
         for buffer in (first, second):
             add(buffer, number)
@@ -186,19 +192,10 @@ def test_a_buffer_goes_on_from_its_state(prioritized):
         assert torch.equal(one, other)
 
 
-def saved(state):
-    import io
-
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return file
-
-
 def test_buffers_that_cannot_be_are_refused():
-    with pytest.raises(ValueError, match="a buffer of 31 transitions is too small for 4 .* 8 .* at least 32"):
+    with pytest.raises(ValueError, match=r"a buffer of 31 transitions is too small for 4 .* 8 .* at least 32"):
         ReplayBuffer(31, (4,), num_envs=8, n_steps=4)
-    with pytest.raises(ValueError, match="takes 141,120,000,000,000 bytes, but .* are free: keep at most"):
+    with pytest.raises(ValueError, match=r"takes 141,120,000,000,000 bytes, but .* are free: keep at most"):
         ReplayBuffer(10_000_000_000, (84, 84), torch.uint8)
 
 

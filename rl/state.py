@@ -1,0 +1,109 @@
+"""The state of environments and of random generators, in tensors, numbers and text, as checkpoints hold it."""
+
+import random
+import types
+from collections import deque
+from enum import Enum
+from functools import partial
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import VectorEnv
+
+# What stays as it was made, or holds no state of an episode.
+CONSTANT = (spaces.Space, EnvSpec, Enum, type, types.FunctionType, types.MethodType, types.ModuleType, partial)
+
+
+def random_state() -> dict[str, Any]:
+    """The state of the generators that everybody shares: PyTorch's, NumPy's and Python's."""
+    _, key, *rest = np.random.get_state()
+    return {"torch": torch.get_rng_state(), "numpy": [torch.from_numpy(key.copy()), *rest], "python": random.getstate()}
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Puts the shared generators into a state of `random_state`."""
+    torch.set_rng_state(state["torch"])
+    key, *rest = state["numpy"]
+    np.random.set_state(("MT19937", key.numpy(), *rest))
+    random.setstate(state["python"])
+
+
+def capture(environment: Any) -> dict[str, Any] | None:
+    """An environment's state in tensors, numbers and text; None where it holds something else.
+
+    Everything that an environment keeps in its attributes, and its wrappers in theirs: numbers, text, arrays, random
+    generators, and lists, tuples and dictionaries of these. An environment whose state lies in a library's objects
+    (Box2D's world, an emulator) or in another process can't be captured.
+    """
+    try:
+        return _encode(environment, {})
+    except TypeError:
+        return None
+
+
+def restore(environment: Any, state: dict[str, Any]) -> None:
+    """Puts an environment, made as the captured one was, into a captured state."""
+    _decode(state, environment, {})
+
+
+def _encode(value: Any, seen: dict[int, Any]) -> Any:
+    if type(value) in (type(None), bool, int, float, str):
+        return value
+    if isinstance(value, CONSTANT):
+        return {"constant": True}
+    if id(value) in seen:
+        return {"same": list(seen).index(id(value))}
+    seen[id(value)] = value  # the object too, so that no other one gets its id
+    if isinstance(value, gymnasium.Env | VectorEnv):
+        return {"attributes": {name: _encode(item, seen) for name, item in vars(value).items()}}
+    if isinstance(value, np.ndarray | np.generic):
+        return {"array": torch.from_numpy(np.array(value)), "scalar": isinstance(value, np.generic)}
+    if isinstance(value, np.random.Generator):
+        return {"generator": _encode(value.bit_generator.state, seen)}
+    if type(value) in (list, tuple, deque):
+        items = [_encode(item, seen) for item in value]
+        return {"items": items, "kind": type(value).__name__, "limit": getattr(value, "maxlen", None)}
+    if type(value) is dict:
+        return {"pairs": [(_encode(key, seen), _encode(item, seen)) for key, item in value.items()]}
+    raise TypeError(type(value).__name__)
+
+
+def _decode(state: Any, current: Any, seen: dict[int, Any]) -> Any:
+    """The value of a state; objects that can't be made from it are the current ones, put into it."""
+    if not isinstance(state, dict):
+        return state
+    if "constant" in state:
+        return current
+    if "same" in state:
+        return seen[state["same"]]
+    number = len(seen)
+    seen[number] = current
+    if "attributes" in state:
+        for name, item in state["attributes"].items():
+            setattr(current, name, _decode(item, getattr(current, name, None), seen))
+        return current
+    if "array" in state:
+        array = state["array"].numpy().copy()
+        value: Any = array[()] if state["scalar"] else array
+    elif "generator" in state:
+        inner = _decode(state["generator"], None, seen)
+        bits = getattr(np.random, inner["bit_generator"])()
+        bits.state = inner
+        value = np.random.Generator(bits)
+    elif "items" in state:
+        present = list(current) if isinstance(current, list | tuple | deque) else []
+        present += [None] * (len(state["items"]) - len(present))
+        items = [_decode(item, old, seen) for item, old in zip(state["items"], present, strict=False)]
+        value = deque(items, state["limit"]) if state["kind"] == "deque" else tuple(items)
+        value = items if state["kind"] == "list" else value
+    else:
+        value, present = {}, current if isinstance(current, dict) else {}
+        for key, item in state["pairs"]:
+            name = _decode(key, None, seen)
+            value[name] = _decode(item, present.get(name), seen)
+    seen[number] = value
+    return value
