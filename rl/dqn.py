@@ -13,6 +13,7 @@ Shapes: N environments played side by side, G gradient steps in a training step,
 """
 
 import contextlib
+import io
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -23,7 +24,7 @@ from gymnasium.vector import VectorEnv
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
@@ -34,7 +35,7 @@ from rl import environments
 from rl.network import Activation, QNetwork
 from rl.playing import Player, film_episode, play_episodes
 from rl.replay import ReplayBuffer, ReplayDataset, Transitions
-from rl.state import random_state, set_random_state
+from rl.state import capture, random_state, restore, set_random_state
 
 COUNTED = ("env_steps", "gradient_steps", "played", "evaluated")  # over the whole run
 
@@ -204,7 +205,7 @@ class DQN(LightningModule):
             return
         own = self.hparams
         seed = self._seed("train")
-        self.generator = torch.Generator().manual_seed(seed)
+        self.generator = np.random.default_rng(seed)
         shape, dtype = self.example_input_array.shape[1:], self.example_input_array.dtype
         self.buffer = ReplayBuffer(
             own.buffer_size,
@@ -238,11 +239,11 @@ class DQN(LightningModule):
 
     def _play_step(self) -> None:
         count, observation = self.hparams.num_envs, self.player.observation
-        greedy = self.network(observation.to(self.device)).argmax(dim=1).cpu()
-        explore = torch.rand(count, generator=self.generator) < self.epsilon
-        action = torch.where(explore, torch.randint(self.num_actions, (count,), generator=self.generator), greedy)
-        seen = self.player.step(action.numpy() + self.first_action, self.env_steps)
-        self.buffer.add(observation, action, *seen)
+        greedy = self.network(observation.to(self.device)).argmax(dim=1).cpu().numpy()
+        explore = self.generator.random(count) < self.epsilon
+        action = np.where(explore, self.generator.integers(self.num_actions, size=count), greedy)
+        seen = self.player.step(action + self.first_action, self.env_steps)
+        self.buffer.add(observation, torch.from_numpy(action), *seen)
         steps = count * self.trainer.world_size
         self.env_steps, self.warm_up = self.env_steps + steps, self.warm_up - steps
 
@@ -265,11 +266,11 @@ class DQN(LightningModule):
         for observation, action, weight, target in zip(
             batch.observation, batch.action, batch.weight, targets, strict=True
         ):
-            value = self.network(observation).gather(1, action[:, None])[:, 0].to(target.dtype)  # (B,)
+            value = self.network(observation).gather(1, action[:, None]).squeeze(1).to(target.dtype)  # (B,)
             loss = (weight * loss_function(value, target, reduction="none")).mean()
-            optimizer.zero_grad()
+            for parameter in parameters:  # zero_grad costs ten times as much
+                parameter.grad = None
             self.manual_backward(loss)
-            self._clip(optimizer, parameters)
             optimizer.step()
             if averaged:
                 self.move_average(averaged, parameters, None)
@@ -285,12 +286,10 @@ class DQN(LightningModule):
         self.sums["loss"] += torch.stack(losses).sum().item()
         self.sums["value"] += values.mean(dim=1).sum().item()
 
-    def _clip(self, optimizer: Any, parameters: list[nn.Parameter]) -> None:
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Clips the gradients."""
         if self.hparams.max_grad_norm is not None:
-            scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-            if scaler is not None:  # of 16-mixed: the gradients are still scaled up
-                scaler.unscale_(optimizer.optimizer)
-            nn.utils.clip_grad_norm_(parameters, self.hparams.max_grad_norm)
+            self.clip_gradients(optimizer, self.hparams.max_grad_norm, "norm")
 
     def _refuse_numbers_out_of_range(self) -> None:
         own = self.hparams
@@ -406,11 +405,9 @@ class DQN(LightningModule):
         record_classes(self, checkpoint)
         for name in COUNTED:
             checkpoint[name] = getattr(self, name)
-        states = [self._state()]
-        if self.trainer.world_size > 1 and not self.trainer.interrupted:  # the others may not get here any more
-            states *= self.trainer.world_size
-            torch.distributed.all_gather_object(states, states[0])
-        checkpoint["processes"] = states
+        checkpoint["processes"] = [self._state()]
+        if self.trainer.world_size > 1 and not self.trainer.interrupted:  # else the others may not get here any more
+            checkpoint["processes"] = gathered(checkpoint["processes"][0], self.trainer.world_size)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes over the counters; the rest when training starts."""
@@ -444,7 +441,7 @@ class DQN(LightningModule):
             "replay": self.buffer.state_dict() if self.hparams.save_replay else None,
             "player": self.player.state_dict(),
             "sums": self.sums,
-            "generator": self.generator.get_state(),
+            "generator": capture(self.generator),
             "random": random_state(),
         }
 
@@ -458,7 +455,7 @@ class DQN(LightningModule):
             rank_zero_info(f"The state of {self.hparams.env_id} cannot be saved: its environments start new episodes")
             self.buffer.pending.zero_()
         self.sums = state["sums"]
-        self.generator.set_state(state["generator"])
+        self.generator = restore(self.generator, state["generator"])
         set_random_state(state["random"])
 
     def _evaluate(self, episodes: int, purpose: str) -> tuple[Tensor, Tensor]:
@@ -496,3 +493,12 @@ class DQN(LightningModule):
         number = ("train", "eval", "test").index(purpose)
         sequence = np.random.SeedSequence([torch.initial_seed() % 2**64, number, self.global_rank])
         return int(sequence.generate_state(1)[0])
+
+
+def gathered(state: dict[str, Any], processes: int) -> list[dict[str, Any]]:
+    """The states of all processes, in every one of them."""
+    content = io.BytesIO()
+    torch.save(state, content)
+    contents = [b""] * processes
+    torch.distributed.all_gather_object(contents, content.getvalue())
+    return [torch.load(io.BytesIO(content), weights_only=True) for content in contents]

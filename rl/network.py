@@ -5,13 +5,14 @@ Observations `(batch, ...)` -> the value of each action, `(batch, actions)`. The
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 Activation = Literal["relu", "silu", "tanh"]
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "silu": nn.SiLU, "tanh": nn.Tanh}
 
 
 class QNetwork(nn.Module):
@@ -43,39 +44,46 @@ class QNetwork(nn.Module):
         dueling: bool = False,
     ) -> None:
         super().__init__()
-        self.image = image
-        layers: list[nn.Module] = []
-        if image:
-            channels, height, width = as_channels(torch.empty(1, *observation_shape)).shape[1:]
-            if min(height, width) < 36:
-                raise ValueError(f"images of {height}x{width} pixels are too small: the convolutions take 36 or more")
-            layers += [nn.Conv2d(channels, 32, 8, stride=4), nn.ReLU()]
-            layers += [nn.Conv2d(32, 64, 4, stride=2), nn.ReLU()]
-            layers += [nn.Conv2d(64, 64, 3), nn.ReLU()]
-        layers.append(nn.Flatten())
+        self.layer_norm = layer_norm
+        self.activation = {"relu": F.relu, "silu": F.silu, "tanh": torch.tanh}[activation]
+        self.convolutions = convolutions(as_channels(torch.empty(1, *observation_shape)).shape) if image else None
         with torch.no_grad():
-            width = nn.Sequential(*layers)(self._prepare(torch.zeros(1, *observation_shape))).shape[1]
-        for size in hidden_sizes:
-            layers.append(nn.Linear(width, size))
-            if layer_norm:
-                layers.append(nn.LayerNorm(size, elementwise_affine=False))
-            layers.append(ACTIVATIONS[activation]())
-            width = size
-        self.body = nn.Sequential(*layers)
-        self.advantage = nn.Linear(width, actions)
-        self.value = nn.Linear(width, 1) if dueling else None
+            width = self._features(torch.zeros(1, *observation_shape)).shape[1]
+        widths = [width, *hidden_sizes]
+        self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
+        self.advantage = nn.Linear(widths[-1], actions)
+        self.value = nn.Linear(widths[-1], 1) if dueling else None
 
     def forward(self, observation: Tensor) -> Tensor:
         """Values `(batch, actions)` of observations `(batch, ...)`."""
-        dtype = self.advantage.weight.dtype
-        features = self.body(self._prepare(observation.to(dtype)))  # (batch, width)
+        features = self._features(observation.to(self.advantage.weight.dtype))  # (batch, width)
+        for layer in self.hidden:
+            features = layer(features)
+            if self.layer_norm:
+                features = F.layer_norm(features, features.shape[1:])
+            features = self.activation(features)
         advantage = self.advantage(features)
         if self.value is None:
             return advantage
         return self.value(features) + advantage - advantage.mean(dim=1, keepdim=True)
 
-    def _prepare(self, observation: Tensor) -> Tensor:
-        return as_channels(observation) / 255 if self.image else observation
+    def _features(self, observation: Tensor) -> Tensor:
+        if self.convolutions is not None:
+            observation = self.convolutions(as_channels(observation) / 255)
+        return observation.flatten(1)
+
+
+def convolutions(shape: Sequence[int]) -> nn.Sequential:
+    """DQN's convolutions, for images `(batch, channels, height, width)`.
+
+    Raises:
+        ValueError: The images are too small.
+    """
+    _, channels, height, width = shape
+    if min(height, width) < 36:
+        raise ValueError(f"images of {height}x{width} pixels are too small: the convolutions take 36 or more")
+    layers = [nn.Conv2d(channels, 32, 8, stride=4), nn.ReLU(), nn.Conv2d(32, 64, 4, stride=2), nn.ReLU()]
+    return nn.Sequential(*layers, nn.Conv2d(64, 64, 3), nn.ReLU())
 
 
 def as_channels(images: Tensor) -> Tensor:

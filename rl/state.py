@@ -32,22 +32,22 @@ def set_random_state(state: dict[str, Any]) -> None:
     random.setstate(state["python"])
 
 
-def capture(environment: Any) -> dict[str, Any] | None:
-    """An environment's state in tensors, numbers and text; None where it holds something else.
+def capture(value: Any) -> Any:
+    """The state of an environment, or of a generator, in tensors, numbers and text; None if it holds something else.
 
     Everything that an environment keeps in its attributes, and its wrappers in theirs: numbers, text, arrays, random
     generators, and lists, tuples and dictionaries of these. An environment whose state lies in a library's objects
     (Box2D's world, an emulator) or in another process can't be captured.
     """
     try:
-        return _encode(environment, {})
+        return _encode(value, {})
     except TypeError:
         return None
 
 
-def restore(environment: Any, state: dict[str, Any]) -> None:
-    """Puts an environment, made as the captured one was, into a captured state."""
-    _decode(state, environment, {})
+def restore(value: Any, state: Any) -> Any:
+    """What was captured; an environment is the one given, made as the captured one was, and put into its state."""
+    return _decode(state, value, {})
 
 
 def _encode(value: Any, seen: dict[int, Any]) -> Any:

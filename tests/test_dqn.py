@@ -67,9 +67,19 @@ def table(network, values):
 def test_default_network_is_the_articles():
     agent = DQN()
     assert sum(parameter.numel() for parameter in agent.parameters() if parameter.requires_grad) == 17_410
-    kinds = [type(layer).__name__ for layer in agent.network.body]
-    assert kinds == ["Flatten", "Linear", "ReLU", "Linear", "ReLU"]
-    assert agent(torch.zeros(3, 4)).shape == (3, 2)
+    first, second = agent.network.hidden
+    seen = torch.randn(3, 4)
+    expected = agent.network.advantage(second(first(seen).relu()).relu())
+    assert torch.equal(agent(seen), expected)
+
+
+def test_layers_are_normalised_before_their_activation():
+    network = QNetwork((4,), False, 2, hidden_sizes=(8,), activation="tanh", layer_norm=True)
+    seen = torch.randn(3, 4)
+    hidden = network.hidden[0](seen)
+    spread = hidden.var(dim=1, keepdim=True, correction=0)
+    normal = (hidden - hidden.mean(dim=1, keepdim=True)) / (spread + 1e-5).sqrt()
+    torch.testing.assert_close(network(seen), network.advantage(normal.tanh()))
 
 
 def test_td_target_by_hand():
@@ -193,7 +203,8 @@ def test_images_are_learnt_from():
         batch_size=16,
         optimizer=partial(torch.optim.Adam, lr=1e-3),
     )
-    assert [type(layer).__name__ for layer in agent.network.body[:6]] == ["Conv2d", "ReLU"] * 3
+    kernels = [tuple(layer.weight.shape) for layer in agent.network.convolutions[::2]]
+    assert kernels == [(32, 3, 8, 8), (64, 32, 4, 4), (64, 64, 3, 3)]
     dark, bright = agent(torch.stack([torch.full((40, 36, 3), shade, dtype=torch.uint8) for shade in (20, 200)]))
     assert dark.tolist() == pytest.approx([1, 0], abs=0.1)
     assert bright.tolist() == pytest.approx([0, 1], abs=0.1)
@@ -211,7 +222,7 @@ def test_images_are_learnt_from():
 def test_images_are_grey_and_stacked_as_asked(options, shape, channels):
     agent = DQN("Screen-v0", buffer_size=100, learning_starts=10, **options)
     assert agent.example_input_array.shape == (1, *shape)
-    assert agent.network.body[0].in_channels == channels
+    assert agent.network.convolutions[0].in_channels == channels
     assert agent(agent.example_input_array).shape == (1, 2)
     small = {"eval_episodes": 2, "num_envs": 2, "batch_size": 8}
     agent = DQN("Screen-v0", buffer_size=100, learning_starts=10, steps_per_epoch=20, **small, **options)

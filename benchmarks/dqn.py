@@ -1,0 +1,165 @@
+"""DQN on CartPole: ours against stable-baselines3 with its model zoo's recipe, on the same machine and threads.
+
+Both are evaluated alike: 100 greedy episodes about every 2,000 environment steps, in environments of their own, with
+the clock stopped. *First hit* is the training time until such an evaluation first reaches 475, *at the end* the
+evaluation after the last step, of the agent as it then is. Ours is run from the command line with everything on:
+curves, checkpoints with the replay, progress bar.
+"""
+
+import argparse
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from benchmarks.common import prepare, spread, train
+from rl.environments import make_environments
+from rl.playing import play_episodes
+
+TARGET = 475
+CADENCE = 2_000
+# https://github.com/DLR-RM/rl-baselines3-zoo, hyperparams/dqn.yml
+ZOO = {
+    "learning_rate": 2.3e-3,
+    "batch_size": 64,
+    "buffer_size": 100_000,
+    "learning_starts": 1_000,
+    "gamma": 0.99,
+    "target_update_interval": 10,
+    "train_freq": 256,
+    "gradient_steps": 128,
+    "exploration_fraction": 0.16,
+    "exploration_final_eps": 0.04,
+    "policy_kwargs": {"net_arch": [256, 256]},
+}
+ZOO_STEPS = 50_000
+
+
+@dataclass
+class Run:
+    """One training run: its speed, and the returns of its evaluations with the training seconds before them."""
+
+    seconds: float = 0.0
+    wall: float = 0.0
+    env_steps: int = 0
+    gradient_steps: int = 0
+    evaluations: list[tuple[float, float]] = field(default_factory=list)
+
+    @property
+    def first_hit(self) -> float | None:
+        """Training seconds until the target was first reached."""
+        return next((seconds for seconds, value in self.evaluations if value >= TARGET), None)
+
+
+class Stopwatch(Callback):
+    """Times the training of a Trainer, without its evaluations."""
+
+    def __init__(self) -> None:
+        self.run = Run()
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Starts the clock."""
+        self.began = self.started = time.perf_counter()
+
+    def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Stops the clock."""
+        if not trainer.sanity_checking:
+            self.run.seconds += time.perf_counter() - self.started
+
+    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Takes the evaluation down, and lets the clock go on."""
+        if not trainer.sanity_checking:
+            self.run.evaluations.append((self.run.seconds, trainer.callback_metrics["eval/return"].item()))
+            self.started = time.perf_counter()
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Stops the clock."""
+        now = time.perf_counter()
+        self.run.seconds, self.run.wall = self.run.seconds + now - self.started, now - self.began
+        self.run.env_steps, self.run.gradient_steps = pl_module.env_steps, pl_module.gradient_steps
+
+
+def ours(config: str, seed: int, folder: Path, *flags: str) -> Run:
+    """A run of one of our configs from the command line."""
+    watch = Stopwatch()
+    train(config, seed, folder, [watch], *flags)
+    return watch.run
+
+
+def zoo(seed: int) -> Run:
+    """A run of stable-baselines3."""
+    from stable_baselines3 import DQN
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    run, evaluators = Run(), make_environments("CartPole-v1", 100)
+
+    class Evaluated(BaseCallback):
+        def _on_training_start(self) -> None:
+            self.began = self.started = time.perf_counter()
+
+        def _on_step(self) -> bool:
+            if self.num_timesteps % CADENCE == 0:
+                run.seconds += time.perf_counter() - self.started
+                returns, _ = play_episodes(
+                    evaluators, lambda seen: model.predict(seen, deterministic=True)[0], 100, seed
+                )
+                run.evaluations.append((run.seconds, returns.mean()))
+                self.started = time.perf_counter()
+            return True
+
+        def _on_training_end(self) -> None:
+            now = time.perf_counter()
+            run.seconds, run.wall = run.seconds + now - self.started, now - self.began
+
+    model = DQN("MlpPolicy", "CartPole-v1", seed=seed, device="cpu", **ZOO)
+    model.learn(ZOO_STEPS, callback=Evaluated())
+    run.env_steps, run.gradient_steps = model.num_timesteps, model._n_updates
+    return run
+
+
+def main() -> None:
+    """Runs, and prints a table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.dqn", description=__doc__.partition("\n")[0])
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each (default: 3)")
+    parser.add_argument("--first-seed", type=int, default=0, help="seed of the first run (default: 0)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default: 1)")
+    parser.add_argument("--only", choices=["ours", "sb3"], help="one of the two (default: both, in turn)")
+    parser.add_argument("--config", default="dqn_cartpole.yaml", help="the config of ours (default: dqn_cartpole.yaml)")
+    options = parser.parse_args()
+    prepare(options.threads)
+    runs: dict[str, list[Run]] = {name: [] for name in ("ours", "sb3") if options.only in (None, name)}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
+            for name, found in runs.items():
+                found.append(ours(options.config, seed, Path(folder)) if name == "ours" else zoo(seed))
+                print(f"seed {seed}: {name:<5} {describe(found[-1])}", flush=True)
+                torch.set_num_threads(options.threads)
+    for name, found in runs.items():
+        hits = [run.first_hit for run in found if run.first_hit is not None]
+        ends = [run.evaluations[-1][1] for run in found]
+        print(f"\n{name}, {len(found)} seeds")
+        print(f"  env steps a second        {spread([run.env_steps / run.seconds for run in found], 0)}")
+        print(f"  gradient steps a second   {spread([run.gradient_steps / run.seconds for run in found], 0)}")
+        middle = f"median {statistics.median(hits):.2f} s ({min(hits):.2f} to {max(hits):.2f})" if hits else "never"
+        print(f"  first hit                 {middle}, {len(hits)} of {len(found)} seeds")
+        solved = sum(end >= TARGET for end in ends)
+        print(f"  at the end                {spread(ends)}, {solved} of {len(ends)} seeds >= {TARGET}")
+        print(f"  seconds in all            {spread([run.wall for run in found])}, evaluations included")
+
+
+def describe(run: Run) -> str:
+    """One line."""
+    hit = "never" if run.first_hit is None else f"after {run.first_hit:.2f} s"
+    return (
+        f"{run.env_steps} steps in {run.seconds:.1f} s ({run.wall:.1f} s in all), first hit {hit}, "
+        f"at the end {run.evaluations[-1][1]:.1f}"
+    )
+
+
+if __name__ == "__main__":
+    main()

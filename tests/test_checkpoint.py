@@ -1,0 +1,45 @@
+"""Checkpoints that are written while the process is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import torch
+from conftest import ROOT
+
+from lit_models.checkpoint import AtomicCheckpointIO
+
+WRITER = """
+import torch
+from lit_models.checkpoint import AtomicCheckpointIO
+number = 1
+while True:
+    AtomicCheckpointIO().save_checkpoint({"number": number, "weights": torch.ones(50_000_000)}, "last.ckpt")
+    print(number, flush=True)
+    number += 1
+"""
+
+
+def test_a_kill_while_writing_leaves_the_previous_checkpoint(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", WRITER]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    written = int(process.stdout.readline())
+    partial = tmp_path / "last.ckpt.partial"
+    while not (partial.exists() and 0 < partial.stat().st_size < 150_000_000):
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    written += len(process.stdout.read().split())
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert content["number"] == written
+    assert content["weights"].sum() == 50_000_000
+
+
+def test_what_is_left_of_a_killed_one_is_overwritten(tmp_path):
+    (tmp_path / "last.ckpt.partial").write_bytes(b"half")
+    AtomicCheckpointIO().save_checkpoint({"number": 1}, tmp_path / "last.ckpt")
+    assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
