@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
@@ -86,6 +87,9 @@ class CLI(LightningCLI):
     """
 
     def __init__(self, args: ArgsType = None) -> None:
+        if not torch.cuda.is_available():
+            # Lightning's, with which every step of an optimizer looks for the driver again: 0.1 ms without a GPU.
+            os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
         super().__init__(
             save_config_callback=RunConfig,
             save_config_kwargs={"overwrite": True},  # a resumed run saves into its own folder
