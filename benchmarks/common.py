@@ -23,7 +23,7 @@ def prepare(threads: int) -> None:
     """Pins the threads, keeps the output to the figures, and says what they are measured with."""
     torch.set_num_threads(threads)
     cli.quieten()
-    for name in ("lightning", "lightning.pytorch"):
+    for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
     versions = f"torch {torch.__version__}, lightning {lightning.__version__}"
     print(f"{versions}, {platform.machine()}, threads: {threads}", flush=True)

@@ -83,7 +83,9 @@ def series(tmp_path):
 @pytest.fixture
 def own_data(cifar10, pets, series):
     """The flags that a config needs which has no data of its own."""
-    return {
+    short = ["--model.eval_episodes=2", "--model.test_episodes=2"]
+    agents = {path.stem: short for path in (ROOT / "configs").glob("dqn_*.yaml")}
+    return agents | {
         "cnn_cifar10": [f"--data.data_dir={cifar10}", "--data.val_size=20"],
         "cnn_folder": [f"--data.root={pets}", "--model.num_classes=2"],
         "rnn_csv": [f"--data.path={series}", "--data.columns=temperature"],
