@@ -160,9 +160,10 @@ class DQN(LightningModule):
         return (self.network if self.average is None else self.average)(observation)
 
     @torch.no_grad()
-    def act(self, observation: np.ndarray) -> np.ndarray:
+    def act(self, observation: np.ndarray | Tensor) -> np.ndarray:
         """The greedy policy's actions, `(batch,)`, for observations `(batch, ...)`; one, `()`, for one."""
-        seen = torch.as_tensor(np.asarray(observation), device=self.device)
+        seen = observation if isinstance(observation, Tensor) else torch.as_tensor(np.asarray(observation))
+        seen = seen.to(self.device)
         one = seen.dim() < self.example_input_array.dim()
         action = self(seen[None] if one else seen).argmax(dim=1).cpu().numpy() + self.first_action
         return action[0] if one else action
@@ -293,23 +294,24 @@ class DQN(LightningModule):
 
     def _refuse_numbers_out_of_range(self) -> None:
         own = self.hparams
-        counts = (
-            "num_envs",
-            "frame_stack",
-            "n_steps",
-            "learning_starts",
-            "rollout_steps",
-            "gradient_steps",
-            "batch_size",
-        )
-        counts += ("target_interval", "steps_per_epoch", "eval_episodes", "test_episodes")
-        shares = ("gamma", "tau", "weight_average", "epsilon_end")
+        counts = ["num_envs", "frame_stack", "n_steps", "learning_starts", "rollout_steps", "gradient_steps"]
+        counts += ["batch_size", "target_interval", "steps_per_epoch", "eval_episodes", "test_episodes"]
         for name in counts:
             if own[name] < 1:
                 raise ValueError(f"{name} is {own[name]}: it must be at least 1")
-        for name in shares:
+        if min(own.hidden_sizes, default=1) < 1:
+            raise ValueError(f"hidden_sizes is {list(own.hidden_sizes)}: each must be at least 1")
+        for name in ("gamma", "epsilon_end"):
             if not 0 <= own[name] <= 1:
                 raise ValueError(f"{name} is {own[name]}: it must be from 0 to 1")
+        if not 0 < own.tau <= 1:
+            raise ValueError(f"tau is {own.tau}: it must be above 0 and at most 1")
+        if not 0 <= own.weight_average < 1:
+            raise ValueError(f"weight_average is {own.weight_average}: it must be at least 0 and below 1")
+        if own.epsilon_steps < 0:
+            raise ValueError(f"epsilon_steps is {own.epsilon_steps}: it must be at least 0")
+        if own.max_grad_norm is not None and not own.max_grad_norm > 0:
+            raise ValueError(f"max_grad_norm is {own.max_grad_norm}: it must be above 0, or null for no clipping")
         for name in ("batch_size", "learning_starts"):
             if own.buffer_size < own[name]:
                 raise ValueError(

@@ -228,9 +228,9 @@ class ReplayBuffer:
     def update(self, index: Tensor, error: Tensor) -> None:
         """Sets the priorities of drawn transitions to their errors, both of the batch's shape; nothing if uniform."""
         if self.tree is not None:
-            priority = (error.abs().double() + 1e-6) ** self.alpha  # none so small that it is never drawn again
+            priority = (error.to(self.device).abs().double() + 1e-6) ** self.alpha  # none so small as never to be drawn
             self.greatest = max(self.greatest, priority.max().item())
-            self.tree[index.view(-1)] = priority.view(-1)
+            self.tree[index.to(self.device).view(-1)] = priority.view(-1)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, the generator's state too: views of the buffer's own tensors, and numbers."""
