@@ -30,49 +30,8 @@ class Transitions(NamedTuple):
     index: Tensor  # (batch,) int64: the place in the buffer
 
 
-class SumTree:
-    """Priorities that are drawn from in proportion, in logarithmic time.
-
-    A node has 64 children, not 2: a level costs a few calls of PyTorch for a whole batch, and three levels reach
-    262,144 leaves. A parent is always summed anew, never corrected by a difference, so that no rounding error grows.
-
-    Args:
-        capacity: How many priorities; all are 0 at first.
-        device: Where they are kept.
-    """
-
-    fan_out = 64
-
-    def __init__(self, capacity: int, device: torch.device | str = "cpu") -> None:
-        self.levels: list[Tensor] = []  # (families, 64) each, from the leaves up to the root's one family
-        while not self.levels or len(self.levels[-1]) > 1:
-            capacity = -(-capacity // self.fan_out)
-            self.levels.append(torch.zeros(capacity, self.fan_out, dtype=torch.float64, device=device))
-
-    def total(self) -> Tensor:
-        """The sum of all priorities, `()`."""
-        return self.levels[-1].sum()
-
-    def __getitem__(self, index: Tensor) -> Tensor:
-        """The priorities at `index`, of its shape."""
-        return self.levels[0].view(-1)[index]
-
-    def __setitem__(self, index: Tensor, priority: Tensor) -> None:
-        """Sets the priorities, at least 0, at `index`, both `(batch,)`."""
-        for level in self.levels:
-            level.view(-1)[index] = priority
-            index = index // self.fan_out
-            priority = level[index].sum(dim=1)
-
-    def find(self, mass: Tensor) -> Tensor:
-        """The places where the running sum of the priorities exceeds `mass` `(batch,)`, which is in [0, total)."""
-        index = torch.zeros_like(mass, dtype=torch.int64)
-        for level in reversed(self.levels):
-            sums = level[index].cumsum(dim=1)  # (batch, 64)
-            child = (sums <= mass[:, None]).sum(dim=1, keepdim=True).clamp(max=self.fan_out - 1)  # (batch, 1)
-            mass = mass - torch.where(child > 0, sums.gather(1, (child - 1).clamp(min=0)), 0.0)[:, 0]
-            index = index * self.fan_out + child[:, 0]
-        return index
+KEPT = Transitions._fields[:6]
+COUNTERS = ("size", "position", "row", "greatest")
 
 
 class ReplayBuffer:
@@ -138,7 +97,7 @@ class ReplayBuffer:
         self.pending_action = zeros(n_steps, num_envs, dtype=torch.int64)
         self.pending_reward = zeros(n_steps, num_envs)
         self.pending_discount = zeros(n_steps, num_envs)
-        self.tree = SumTree(capacity, device) if prioritized else None
+        self.priority = zeros(capacity, dtype=torch.float64) if prioritized else None
         self.greatest = 1.0
         self.generator = torch.Generator(device).manual_seed(seed)
 
@@ -193,8 +152,8 @@ class ReplayBuffer:
         self.next_observation[place] = next_observation[envs]
         self.terminated[place] = terminated[envs]
         self.discount[place] = self.pending_discount[rows, envs]
-        if self.tree is not None:  # as likely as any, until its error is known
-            self.tree[place] = torch.full_like(self.discount[place], self.greatest, dtype=torch.float64)
+        if self.priority is not None:
+            self.priority[place] = self.greatest  # as likely as any, until their errors are known
         self.position = (self.position + len(rows)) % self.capacity
         self.size = min(self.size + len(rows), self.capacity)
 
@@ -204,15 +163,15 @@ class ReplayBuffer:
         Args:
             shape: Of the batch. Importance weights are relative to the greatest along its last dimension.
         """
-        if self.tree is None:
+        if self.priority is None:
             index = torch.randint(self.size, shape, generator=self.generator, device=self.device)
             weight = torch.ones(shape, device=self.device)
         else:
-            total = self.tree.total()
-            mass = torch.rand(shape, generator=self.generator, dtype=torch.float64, device=self.device) * total
-            # Rounding may take a mass just below the total to a leaf that is still empty.
-            index = self.tree.find(mass.view(-1)).clamp(max=self.size - 1).view(shape)
-            weight = (self.size * self.tree[index] / total) ** -self.beta
+            # A running sum over all priorities costs less than a tree's calls, up to about a million of them.
+            sums = self.priority[: self.size].cumsum(dim=0)
+            mass = torch.rand(shape, generator=self.generator, dtype=torch.float64, device=self.device) * sums[-1]
+            index = torch.searchsorted(sums, mass, right=True).clamp(max=self.size - 1)  # the product may round up
+            weight = (self.size * self.priority[index] / sums[-1]) ** -self.beta
             weight = (weight / weight.amax(dim=-1, keepdim=True)).float()
         return Transitions(
             self.observation[index],
@@ -227,32 +186,30 @@ class ReplayBuffer:
 
     def update(self, index: Tensor, error: Tensor) -> None:
         """Sets the priorities of drawn transitions to their errors, both of the batch's shape; nothing if uniform."""
-        if self.tree is not None:
+        if self.priority is not None:
             priority = (error.to(self.device).abs().double() + 1e-6) ** self.alpha  # none so small as never to be drawn
             self.greatest = max(self.greatest, priority.max().item())
-            self.tree[index.to(self.device).view(-1)] = priority.view(-1)
+            self.priority[index.to(self.device)] = priority
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, the generator's state too: views of the buffer's own tensors, and numbers."""
-        kept = {name: getattr(self, name)[: self.size] for name in Transitions._fields[:6]}
+        """Everything, the generator's state too: tensors, those of a full buffer its own, and numbers."""
+        names = [*KEPT, "priority"] if self.priority is not None else KEPT
+        kept = {name: getattr(self, name) for name in names}
+        if self.size < self.capacity:  # a copy, since a part of a tensor would be saved with all of it
+            kept = {name: value[: self.size].clone() for name, value in kept.items()}
         pending = {name: value for name, value in vars(self).items() if name.startswith("pending")}
-        counters = {name: getattr(self, name) for name in ("size", "position", "row", "greatest")}
-        priority = None if self.tree is None else self.tree.levels[0]
-        return {**kept, **pending, **counters, "priority": priority, "generator": self.generator.get_state()}
+        counters = {name: getattr(self, name) for name in COUNTERS}
+        return {**kept, **pending, **counters, "generator": self.generator.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over the state of a buffer that was made with the same arguments."""
         for name, value in state.items():
-            if name in Transitions._fields:
-                getattr(self, name)[: state["size"]] = value
-            elif name.startswith("pending"):
-                getattr(self, name).copy_(value)
-            elif name in ("size", "position", "row", "greatest"):
+            if name in COUNTERS:
                 setattr(self, name, value)
-        if self.tree is not None:
-            everywhere = torch.arange(self.capacity, device=self.device)
-            self.tree[everywhere] = state["priority"].to(self.device).view(-1)[: self.capacity]
-        self.generator.set_state(state["generator"])
+            elif name == "generator":
+                self.generator.set_state(value)
+            else:
+                getattr(self, name)[: len(value)] = value
 
 
 class ReplayDataset(IterableDataset[Transitions]):

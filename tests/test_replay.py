@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from rl.replay import ReplayBuffer, ReplayDataset, SumTree
+from rl.replay import ReplayBuffer, ReplayDataset
 
 NO = torch.tensor([False])
 YES = torch.tensor([True])
@@ -120,21 +120,6 @@ def test_all_are_equally_likely():
     assert 5 < chi_square < 50  # 19 degrees of freedom: 99.98% lie between
 
 
-def test_sum_tree_finds_what_a_running_sum_does():
-    draw = torch.Generator().manual_seed(0)
-    for capacity in (1, 64, 65, 5000):
-        tree = SumTree(capacity)
-        priority = torch.rand(capacity, generator=draw, dtype=torch.float64)
-        for _ in range(3):  # set once more, some of them twice at once
-            chosen = torch.randint(capacity, (capacity,), generator=draw)
-            priority[chosen] = torch.rand(capacity, generator=draw, dtype=torch.float64)[chosen]
-            tree[torch.arange(capacity)] = priority
-        sums = priority.cumsum(0)
-        assert tree.total().item() == pytest.approx(sums[-1].item())
-        mass = torch.rand(1000, generator=draw, dtype=torch.float64) * sums[-1]
-        assert torch.equal(tree.find(mass), torch.searchsorted(sums, mass, right=True))
-
-
 def test_priorities_are_drawn_in_proportion():
     buffer = ReplayBuffer(150, (1,), prioritized=True, alpha=0.5)
     for number in range(150):
@@ -170,7 +155,7 @@ def test_new_transitions_are_as_likely_as_the_likeliest():
     add(buffer, 0)
     buffer.update(torch.tensor([0]), torch.tensor([7.0]))
     add(buffer, 1)
-    assert buffer.tree[torch.arange(3)].tolist() == pytest.approx([7, 7, 0], abs=1e-5)
+    assert buffer.priority.tolist() == pytest.approx([7, 7, 0], abs=1e-5)
     assert set(buffer.sample(100).index.tolist()) == {0, 1}
 
 
