@@ -407,9 +407,9 @@ class DQN(LightningModule):
         record_classes(self, checkpoint)
         for name in COUNTED:
             checkpoint[name] = getattr(self, name)
-        checkpoint["processes"] = [self._state()]
+        checkpoint["processes"] = [self._state()] if hasattr(self, "player") else []  # there is none without training
         if self.trainer.world_size > 1 and not self.trainer.interrupted:  # else the others may not get here any more
-            checkpoint["processes"] = gathered(checkpoint["processes"][0], self.trainer.world_size)
+            checkpoint["processes"] = gathered(checkpoint["processes"], self.trainer.world_size)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes over the counters; the rest when training starts."""
@@ -418,7 +418,8 @@ class DQN(LightningModule):
             raise ValueError(f"the checkpoint's agent plays {held}, not {asked}")
         for name in COUNTED:
             setattr(self, name, checkpoint[name])
-        self.resumed = checkpoint["processes"]
+        if self._trainer is not None and self.trainer.training:  # not where only the weights are asked for
+            self.resumed = checkpoint["processes"]
 
     def on_train_start(self) -> None:
         """Goes on where the checkpoint was written, if there is one."""
@@ -497,10 +498,10 @@ class DQN(LightningModule):
         return int(sequence.generate_state(1)[0])
 
 
-def gathered(state: dict[str, Any], processes: int) -> list[dict[str, Any]]:
+def gathered(states: list[dict[str, Any]], processes: int) -> list[dict[str, Any]]:
     """The states of all processes, in every one of them."""
     content = io.BytesIO()
-    torch.save(state, content)
+    torch.save(states, content)
     contents = [b""] * processes
     torch.distributed.all_gather_object(contents, content.getvalue())
-    return [torch.load(io.BytesIO(content), weights_only=True) for content in contents]
+    return [state for content in contents for state in torch.load(io.BytesIO(content), weights_only=True)]
