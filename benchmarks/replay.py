@@ -87,7 +87,9 @@ def main() -> None:
     whole = watch.run.seconds / (watch.run.gradient_steps / own.gradient_steps) * 1e6
     print(f"{'the parts of a training step':<42}{sum_of_parts:.0f}")
     print(f"{'a training step in the Trainer':<42}{whole:.0f}")
-    print(f"{'the rest: Lightning, bookkeeping, files':<42}{whole - sum_of_parts:.0f}, {1 - sum_of_parts / whole:.0%}")
+    print(
+        f"{'the rest: Lightning, files, colder caches':<42}{whole - sum_of_parts:.0f}, {1 - sum_of_parts / whole:.0%}"
+    )
 
 
 if __name__ == "__main__":

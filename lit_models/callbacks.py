@@ -125,7 +125,8 @@ class Throughput(Callback):
         self.seconds += time.perf_counter() - self.started
         counts = {name: getattr(pl_module, name) - before for name, before in self.counted.items()}
         counts = counts or {"samples": self.samples * trainer.world_size}
-        pl_module.log_dict({f"throughput/{name}_per_second": count / self.seconds for name, count in counts.items()})
+        speeds = {f"throughput/{name}_per_second": count / self.seconds for name, count in counts.items()}
+        pl_module.log_dict(speeds, sync_dist=True)
 
 
 def boards(trainer: Trainer) -> "list[SummaryWriter]":

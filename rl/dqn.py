@@ -33,7 +33,7 @@ from lit_models.checkpoint import record_classes
 from lit_models.schedule import optimizer_and_schedule, refuse_longer_training
 from rl import environments
 from rl.network import Activation, QNetwork
-from rl.playing import Player, film_episode, play_episodes
+from rl.playing import Player, film, play_episode, play_episodes
 from rl.replay import ReplayBuffer, ReplayDataset, Transitions
 from rl.state import capture, random_state, restore, set_random_state
 
@@ -379,28 +379,38 @@ class DQN(LightningModule):
     def on_predict_start(self) -> None:
         """Makes the environment, filmed where `video_folder` says."""
         render_mode = None if self.video_folder is None else "rgb_array"
-        self.environment = environments.make_environment(
-            self.hparams.env_id, **self.options, render_mode=render_mode, video_folder=self.video_folder
-        )
+        try:
+            self.environment = environments.make_environment(
+                self.hparams.env_id, **self.options, render_mode=render_mode, video_folder=self.video_folder
+            )
+        except OSError as error:
+            raise OSError(
+                f"cannot write films to {self.video_folder} ({error.strerror}): give another folder with --video"
+            ) from error
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> list[dict[str, Any]]:
         """Plays a greedy episode: its number, seed, return, length, and whether it terminated."""
         episode = batch.item()
         seed = self._seed("test") + episode
-        total, length, terminated, truncated = 0.0, 0, False, False
-        observation, _ = self.environment.reset(seed=seed)
-        while not (terminated or truncated):
-            observation, reward, terminated, truncated, _ = self.environment.step(self.act(observation))
-            total, length = total + float(reward), length + 1
-        return [{"episode": episode, "seed": seed, "return": total, "length": length, "terminated": bool(terminated)}]
+        total, length, terminated = play_episode(self.environment, self.act, seed)
+        return [{"episode": episode, "seed": seed, "return": total, "length": length, "terminated": terminated}]
 
     def on_predict_end(self) -> None:
         """Closes the environment, and with it the last film."""
         self.environment.close()
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """The injected optimizer and schedule."""
-        return optimizer_and_schedule(self, self.optimizer, self.lr_scheduler)
+        """The injected optimizer and schedule.
+
+        Raises:
+            ValueError: The optimizer is LBFGS.
+        """
+        configured = optimizer_and_schedule(self, self.optimizer, self.lr_scheduler)
+        if isinstance(configured["optimizer"], torch.optim.LBFGS):
+            raise ValueError(
+                "LBFGS evaluates the loss several times a step, which DQN cannot: choose another optimizer"
+            )
+        return configured
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what it takes to go on as if training had not stopped: counters, and of every process the rest."""
@@ -476,11 +486,13 @@ class DQN(LightningModule):
     def _film(self) -> None:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
+        frames: list[np.ndarray] = []
         maker = environments.make_environment(self.hparams.env_id, **self.options, render_mode="rgb_array")
         with contextlib.closing(maker) as environment:
-            film = film_episode(environment, self.act, self._seed("eval"))
-            height, width, _ = environment.render().shape
-        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=film)
+            play_episode(environment, self.act, self._seed("eval"), frames)
+            content = film(frames, environment.metadata.get("render_fps", 30))
+        height, width, _ = frames[0].shape
+        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
         for board in boards(self.trainer):
             summary = Summary(value=[Summary.Value(tag="eval/episode", image=image)])
             board._get_file_writer().add_summary(summary, self.env_steps)

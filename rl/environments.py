@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import importlib
 from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal
@@ -100,7 +101,10 @@ def make_environments(
 
 def is_vectorised(env_id: str, grayscale: bool, frame_stack: int) -> bool:
     """Whether the environment has a vectorised form of its own, and nothing has to be wrapped around single ones."""
-    return gymnasium.spec(env_id).vector_entry_point is not None and not wrappers(grayscale, frame_stack)
+    module, _, name = env_id.rpartition(":")
+    if module:
+        importlib.import_module(module)  # which registers it
+    return gymnasium.spec(name).vector_entry_point is not None and not wrappers(grayscale, frame_stack)
 
 
 def wrappers(grayscale: bool, frame_stack: int) -> list[Any]:

@@ -1,7 +1,8 @@
 """Playing: the training environments in the middle of their episodes, and whole episodes of a policy."""
 
+import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium
@@ -27,7 +28,7 @@ class Player:
 
     def __init__(self, environments: VectorEnv, seed: int) -> None:
         self.environments, count = environments, environments.num_envs
-        self.observation = torch.tensor(environments.reset(seed=seed)[0])  # (N, ...)
+        self.observation = torch.tensor(reset(environments, seed))  # (N, ...)
         self.over = torch.zeros(count, dtype=torch.bool)  # whose next step is none, but a reset
         self.episode_return = torch.zeros(count)
         self.episode_length = torch.zeros(count, dtype=torch.int64)
@@ -74,6 +75,25 @@ class Player:
         return True
 
 
+@contextlib.contextmanager
+def named(where: str) -> Iterator[None]:
+    """Turns whatever an environment raises into a ValueError that says where."""
+    try:
+        yield
+    except Exception as reason:
+        raise ValueError(f"{where}: the environment raised {type(reason).__name__}: {reason}") from reason
+
+
+def reset(environments: VectorEnv, seed: int) -> np.ndarray:
+    """The first observations `(N, ...)`.
+
+    Raises:
+        ValueError: An environment raised something.
+    """
+    with named(f"{environments.spec.id} at its start"):
+        return environments.reset(seed=seed)[0]
+
+
 def step(environments: VectorEnv, action: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
     """A step of every environment: `(observation, reward, terminated, truncated)`.
 
@@ -86,10 +106,8 @@ def step(environments: VectorEnv, action: np.ndarray, count: int) -> tuple[np.nd
         ValueError: An environment raised something, or returned numbers that are none.
     """
     name = f"{environments.spec.id} at step {count}"
-    try:
+    with named(name):
         observation, reward, terminated, truncated, _ = environments.step(action)
-    except Exception as reason:
-        raise ValueError(f"{name}: the environment raised {type(reason).__name__}: {reason}") from reason
     for what, value in (("observation", observation), ("reward", reward)):
         if value.dtype.kind == "f" and not np.isfinite(value).all():
             wrong = np.flatnonzero(~np.isfinite(value.reshape(len(value), -1)).all(axis=1))[0]
@@ -116,8 +134,7 @@ def play_episodes(environments: VectorEnv, policy: Policy, episodes: int, seed: 
     left = np.full(count, episodes // count) + (np.arange(count) < episodes % count)
     total, length = np.zeros(count), np.zeros(count, dtype=np.int64)
     returns, lengths = [], []
-    observation, _ = environments.reset(seed=seed)
-    steps = 0
+    observation, steps = reset(environments, seed), 0
     while left.any():
         observation, reward, terminated, truncated = step(environments, policy(observation), steps)
         steps += count
@@ -132,21 +149,34 @@ def play_episodes(environments: VectorEnv, policy: Policy, episodes: int, seed: 
     return np.concatenate(returns), np.concatenate(lengths)
 
 
-def film_episode(environment: gymnasium.Env, policy: Policy, seed: int) -> bytes:
-    """Plays an episode: an animated GIF of it.
+def play_episode(
+    environment: gymnasium.Env, policy: Policy, seed: int, frames: list[np.ndarray] | None = None
+) -> tuple[float, int, bool]:
+    """Plays one episode: its return, its length, and whether it terminated, rather than being broken off.
 
     Args:
-        environment: As `make_environment` makes it, with `rgb_array`.
+        environment: As `make_environment` makes it.
         policy: An observation -> an action.
         seed: Of the environment.
+        frames: Where to add its images `(height, width, 3)`; the environment must have been made with `rgb_array`.
+
+    Raises:
+        ValueError: The environment raised something.
     """
-    observation, _ = environment.reset(seed=seed)
-    frames, over = [Image.fromarray(environment.render())], False
-    while not over:
-        observation, _, terminated, truncated, _ = environment.step(policy(observation))
-        frames.append(Image.fromarray(environment.render()))
-        over = terminated or truncated
-    film = io.BytesIO()
-    duration = 1000 / environment.metadata.get("render_fps", 30)
-    frames[0].save(film, "GIF", save_all=True, append_images=frames[1:], duration=duration, loop=0)
-    return film.getvalue()
+    total, length, terminated, truncated = 0.0, 0, False, False
+    with named(f"{environment.spec.id} with seed {seed}"):
+        observation, _ = environment.reset(seed=seed)
+        while not (terminated or truncated):
+            if frames is not None:
+                frames.append(environment.render())
+            observation, reward, terminated, truncated, _ = environment.step(policy(observation))
+            total, length = total + float(reward), length + 1
+    return total, length, bool(terminated)
+
+
+def film(frames: list[np.ndarray], frames_per_second: float) -> bytes:
+    """An animated GIF of images `(height, width, 3)`."""
+    content, images = io.BytesIO(), [Image.fromarray(frame) for frame in frames]
+    duration = 1000 / frames_per_second  # milliseconds
+    images[0].save(content, "GIF", save_all=True, append_images=images[1:], duration=duration, loop=0)
+    return content.getvalue()

@@ -564,6 +564,7 @@ def test_from_the_command_line(tmp_path, capsys, monkeypatch):
         (["fit", "--model=DQN", "--model.env_id=Pendulum-v1"], "error: the actions of Pendulum-v1 are continuous"),
         (["fit", "--model=DQN", "--model.duelling=true"], "'duelling'; did you mean 'dueling'?"),
         (["fit", "--model=DQN", "--data=MNISTDataModule"], "leave out --data MNISTDataModule"),
+        (["fit", "--model=DQN", "--model.optimizer=LBFGS"], "error: LBFGS evaluates the loss several times a step"),
         (["fit", "--model=DQN", "--model.buffer_size=10"], "error: buffer_size is 10, but batch_size is 64"),
     ],
 )
@@ -575,6 +576,18 @@ def test_a_video_of_an_agent_only(trained, tmp_path, capsys):
     last = trained / "version_0" / "checkpoints" / "last.ckpt"
     message = fails(capsys, "predict", f"--ckpt_path={last}", f"--video={tmp_path}")
     assert "--video: Net plays no episodes" in message
+
+
+def test_an_environment_of_ones_own_from_a_module(tmp_path, capsys):
+    own = ["--model=DQN", "--model.env_id=worlds:Wages-v0", "--model.eval_episodes=2", "--model.test_episodes=2"]
+    short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", f"--trainer.default_root_dir={tmp_path}"]
+    assert cli.main(["fit", *own, *short, "--name=own"]) == 0
+    last = f"--ckpt_path={tmp_path / 'own' / 'version_0' / 'checkpoints' / 'last.ckpt'}"
+    broken = "--model.env_options={breaks: raise}"
+    output = f"--output={tmp_path / 'episodes.csv'}"
+    assert "raised OSError: the motor is gone" in fails(capsys, "predict", last, output, broken)
+    assert "raised OSError: the motor is gone" in fails(capsys, "test", last, broken)
+    assert not list(tmp_path.glob("episodes*"))
 
 
 def test_films(tmp_path, capsys):
