@@ -2,7 +2,6 @@ import re
 
 from conftest import ROOT
 
-
 EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
 
 
