@@ -1,9 +1,9 @@
 """DQN on CartPole: ours against stable-baselines3 with its model zoo's recipe, on the same machine and threads.
 
-Both are evaluated alike: 100 greedy episodes about every 2,000 environment steps, in environments of their own, with
-the clock stopped. *First hit* is the training time until such an evaluation first reaches 475, *at the end* the
-evaluation after the last step, of the agent as it then is. Ours is run from the command line with everything on:
-curves, checkpoints with the replay, progress bar.
+Both are evaluated alike: 100 greedy episodes after every epoch (ours, 2,880 environment steps) or every 2,000 steps, in
+environments of their own, with the clock stopped. *First hit* is the training time until such an evaluation first
+reaches 475, *at the end* the last evaluation, of the agent as it then is. Ours is run from the command line with
+everything on: curves, checkpoints with the replay, progress bar.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """What a training step of DQN on CartPole costs, part by part, with the config's sizes.
 
 The parts are timed on their own, in the buffer and the environments of a short run; the whole training step is that of
-the run itself, from the command line with everything on. What it takes beyond its parts is the Trainer's share.
+the run itself, from the command line with everything on. What it takes beyond its parts is the Trainer's share, with
+the bookkeeping, the weights' average and the files.
 """
 
 import argparse

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 
 class Checkpoint(ModelCheckpoint):
-    """Lightning's ModelCheckpoint, with two additions, and without the file that it writes in a `fast_dev_run`.
+    """Lightning's ModelCheckpoint, with additions, and without the file that it writes in a `fast_dev_run`.
 
-    `last.ckpt` is also written when training is interrupted or fails (`save_on_exception` would write a second file
-    under the name of a best one as well); and a run whose folder has moved, or is given by another path, knows its
-    checkpoints again.
+    `last.ckpt` is the last one: Lightning writes it only where a best one is written too. It is also written when
+    training is interrupted or fails (`save_on_exception` would write a second file under the name of a best one as
+    well); and a run whose folder has moved, or is given by another path, knows its checkpoints again.
     """
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -48,6 +48,17 @@ class Checkpoint(ModelCheckpoint):
         """Notes where training starts."""
         super().on_train_start(trainer, pl_module)
         self.first_step = trainer.global_step
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes `last.ckpt` also where the score is not among the best."""
+        super().on_validation_end(trainer, pl_module)
+        due = self.save_last and self._last_global_step_saved != trainer.global_step
+        if (
+            due
+            and not self._should_skip_saving_checkpoint(trainer)
+            and not self._should_save_on_train_epoch_end(trainer)
+        ):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes `last.ckpt` if nothing has written it yet."""

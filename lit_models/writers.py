@@ -47,7 +47,11 @@ class PredictionWriter(BasePredictionWriter):
         source = getattr(trainer.datamodule, "hparams", {}).get("path")
         if source is not None and self.output.resolve() == Path(source).resolve():
             raise ValueError(f"{self.output} is the series itself: give another file with --output")
+        if self.output.exists() and self.output.resolve() == Path(trainer.ckpt_path or "").resolve():
+            raise ValueError(f"{self.output} is the checkpoint itself: give another file with --output")
         try:
+            if self.output.exists() and not (self.output.is_dir() or self.output.is_file()):
+                raise OSError(0, "it is no ordinary file")
             if self.output.is_dir():
                 raise IsADirectoryError(0, "it is a folder")
             self.output.parent.mkdir(parents=True, exist_ok=True)

@@ -53,8 +53,8 @@ class DQN(LightningModule):
             more is an image, and goes through DQN's convolutions.
         env_options: Keywords of the environment's own, such as `max_episode_steps`.
         num_envs: How many environments are played side by side, N.
-        vectorization: One after the other (`sync`) or each in a process of its own (`async`), where the environment
-            has no vectorised form of its own, which is faster.
+        vectorization: In training, one after the other (`sync`) or each in a process of its own (`async`), where the
+            environment has no vectorised form of its own, which is faster.
         grayscale: Whether to take the colour out of images.
         frame_stack: How many of the last images make an observation.
         hidden_sizes: Widths of the fully connected layers.
@@ -78,8 +78,9 @@ class DQN(LightningModule):
             it is the network itself.
         epsilon_end: The share of random actions after `epsilon_steps`.
         epsilon_steps: Environment steps in which the share falls from 1, linearly.
-        steps_per_epoch: Environment steps in an epoch, at whose end the greedy policy is evaluated.
-        eval_episodes: How many episodes it then plays, in environments of its own.
+        steps_per_epoch: Environment steps in an epoch, in whole training steps; at its end the greedy policy is
+            evaluated.
+        eval_episodes: How many episodes it then plays, in environments of its own; so many in every process.
         eval_video: Whether one of them is filmed for TensorBoard; needs the extra `video`.
         test_episodes: How many episodes `test` and `predict` play.
         save_replay: Whether checkpoints hold the replay buffer; if not, a resumed run first fills a new one.
@@ -202,6 +203,11 @@ class DQN(LightningModule):
             raise ValueError(
                 f"DQN plays its own environments: leave out --data {type(self.trainer.datamodule).__name__}"
             )
+        if self.trainer.precision in ("16-true", "bf16-true"):
+            half = self.trainer.precision.partition("-")[0]
+            raise ValueError(
+                f"{half}-true is too coarse for discounts and values: set trainer.precision to {half}-mixed"
+            )
         if stage != "fit":
             return
         own = self.hparams
@@ -289,8 +295,12 @@ class DQN(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clips the gradients."""
-        if self.hparams.max_grad_norm is not None:
-            self.clip_gradients(optimizer, self.hparams.max_grad_norm, "norm")
+        if self.hparams.max_grad_norm is None:
+            return
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if scaled and getattr(optimizer, "_step_supports_amp_scaling", False):
+            raise ValueError("a fused optimizer cannot clip gradients of 16-mixed: set model.optimizer.fused to false")
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), self.hparams.max_grad_norm)
 
     def _refuse_numbers_out_of_range(self) -> None:
         own = self.hparams
@@ -350,20 +360,21 @@ class DQN(LightningModule):
 
     def val_dataloader(self) -> DataLoader:
         """One batch: an evaluation."""
-        return DataLoader([0])
+        return DataLoader([0], generator=torch.Generator())
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Plays greedy episodes, and logs their mean return and length."""
         returns, lengths = self._evaluate(self.hparams.eval_episodes, "eval")
         self._log({"eval/return": returns.mean(), "eval/length": lengths.mean()})
         if not self.trainer.sanity_checking:
-            self.evaluated.append((self.env_steps, returns.mean().item()))
+            mean = torch.tensor(returns.mean(), dtype=torch.float32, device=self.device)
+            self.evaluated.append((self.env_steps, self.trainer.strategy.reduce(mean, reduce_op="mean").item()))
             if self.hparams.eval_video:
                 self._film()
 
     def test_dataloader(self) -> DataLoader:
         """One batch: all episodes."""
-        return DataLoader([0])
+        return DataLoader([0], generator=torch.Generator())
 
     def test_step(self, batch: Tensor, batch_idx: int) -> None:
         """Plays greedy episodes; logs the mean, standard deviation, least and greatest of the returns."""
@@ -374,7 +385,7 @@ class DQN(LightningModule):
 
     def predict_dataloader(self) -> DataLoader:
         """The numbers of the episodes."""
-        return DataLoader(range(self.hparams.test_episodes))
+        return DataLoader(range(self.hparams.test_episodes), generator=torch.Generator())
 
     def on_predict_start(self) -> None:
         """Makes the environment, filmed where `video_folder` says."""
@@ -417,7 +428,10 @@ class DQN(LightningModule):
         record_classes(self, checkpoint)
         for name in COUNTED:
             checkpoint[name] = getattr(self, name)
-        checkpoint["processes"] = [self._state()] if hasattr(self, "player") else []  # there is none without training
+        checkpoint["processes"] = []
+        if not hasattr(self, "player") or "optimizer_states" not in checkpoint:  # not training, or only the weights
+            return
+        checkpoint["processes"] = [self._state()]
         if self.trainer.world_size > 1 and not self.trainer.interrupted:  # else the others may not get here any more
             checkpoint["processes"] = gathered(checkpoint["processes"], self.trainer.world_size)
 
@@ -428,8 +442,15 @@ class DQN(LightningModule):
             raise ValueError(f"the checkpoint's agent plays {held}, not {asked}")
         for name in COUNTED:
             setattr(self, name, checkpoint[name])
-        if self._trainer is not None and self.trainer.training:  # not where only the weights are asked for
-            self.resumed = checkpoint["processes"]
+        if self._trainer is None or not self.trainer.training:  # only the weights are asked for
+            return
+        self.resumed = checkpoint["processes"]
+        for name in ("num_envs", "buffer_size", "n_steps", "gamma", "prioritized"):
+            if self.hparams[name] != checkpoint["hyper_parameters"][name]:
+                raise ValueError(
+                    f"the checkpoint was written with {name} {checkpoint['hyper_parameters'][name]}, not "
+                    f"{self.hparams[name]}: its replay does not fit"
+                )
 
     def on_train_start(self) -> None:
         """Goes on where the checkpoint was written, if there is one."""
@@ -438,8 +459,10 @@ class DQN(LightningModule):
             size = sum(value.nbytes for value in vars(self.buffer).values() if isinstance(value, Tensor))
             rank_zero_info(f"A checkpoint takes up to {size / 1e6:,.1f} MB for the replay: model.save_replay")
         states, self.resumed = self.resumed, []
-        if len(states) > self.global_rank:
+        if len(states) == self.trainer.world_size:
             self._restore(states[self.global_rank])
+        elif states:  # of a run of several processes that was broken off, or of another number of them
+            rank_zero_info("The checkpoint is not of as many processes: buffers are filled anew, episodes start anew")
 
     def teardown(self, stage: str) -> None:
         """Closes the environments."""
@@ -467,6 +490,8 @@ class DQN(LightningModule):
         if not self.player.load_state_dict(state["player"]):
             rank_zero_info(f"The state of {self.hparams.env_id} cannot be saved: its environments start new episodes")
             self.buffer.pending.zero_()
+            seed = (self._seed("train") + self.env_steps) % 2**32  # not those that the run began with
+            self.player = Player(self.player.environments, seed)
         self.sums = state["sums"]
         self.generator = restore(self.generator, state["generator"])
         set_random_state(state["random"])
@@ -498,7 +523,8 @@ class DQN(LightningModule):
             board._get_file_writer().add_summary(summary, self.env_steps)
 
     def _log(self, metrics: dict[str, Any]) -> None:
-        steps = torch.tensor(self.env_steps, dtype=torch.float64)
+        device = self.device if self.trainer.world_size > 1 else None  # where processes exchange it
+        steps = torch.tensor(self.env_steps, dtype=torch.float64, device=device)
         # Lightning takes "step" for where a curve's points are.
         self.log_dict({"env_steps": steps, "step": steps}, sync_dist=True)
         self.log_dict(metrics, prog_bar=True, sync_dist=True)

@@ -30,6 +30,8 @@ def explained(env_id: str) -> Iterator[None]:
         raise ValueError(f"there is no environment '{env_id}'{hint}") from reason
     except (error.Error, ImportError, TypeError, ValueError) as reason:
         raise ValueError(f"cannot make {env_id}: {reason}") from reason
+    except Exception as reason:
+        raise ValueError(f"cannot make {env_id}: it raised {type(reason).__name__}: {reason}") from reason
 
 
 def make_environment(

@@ -80,6 +80,8 @@ def named(where: str) -> Iterator[None]:
     """Turns whatever an environment raises into a ValueError that says where."""
     try:
         yield
+    except gymnasium.error.DependencyNotInstalled as reason:  # only drawing needs anything more by now
+        raise ValueError("a video needs the extra video: pip install -e '.[video]'") from reason
     except Exception as reason:
         raise ValueError(f"{where}: the environment raised {type(reason).__name__}: {reason}") from reason
 
@@ -90,8 +92,11 @@ def reset(environments: VectorEnv, seed: int) -> np.ndarray:
     Raises:
         ValueError: An environment raised something.
     """
-    with named(f"{environments.spec.id} at its start"):
-        return environments.reset(seed=seed)[0]
+    name = f"{environments.spec.id} at its start"
+    with named(name):
+        observation = environments.reset(seed=seed)[0]
+    refuse_what_is_no_number(name, "observation", observation)
+    return observation
 
 
 def step(environments: VectorEnv, action: np.ndarray, count: int) -> tuple[np.ndarray, ...]:
@@ -108,11 +113,16 @@ def step(environments: VectorEnv, action: np.ndarray, count: int) -> tuple[np.nd
     name = f"{environments.spec.id} at step {count}"
     with named(name):
         observation, reward, terminated, truncated, _ = environments.step(action)
-    for what, value in (("observation", observation), ("reward", reward)):
-        if value.dtype.kind == "f" and not np.isfinite(value).all():
-            wrong = np.flatnonzero(~np.isfinite(value.reshape(len(value), -1)).all(axis=1))[0]
-            raise ValueError(f"{name}: environment {wrong} of {len(value)} returned the {what} {value[wrong]}")
+    refuse_what_is_no_number(name, "observation", observation)
+    refuse_what_is_no_number(name, "reward", reward)
     return observation, reward, terminated, truncated
+
+
+def refuse_what_is_no_number(name: str, what: str, value: np.ndarray) -> None:
+    """Raises a ValueError where something of an environment is infinite or not a number."""
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        wrong = np.flatnonzero(~np.isfinite(value.reshape(len(value), -1)).all(axis=1))[0]
+        raise ValueError(f"{name}: environment {wrong} of {len(value)} returned the {what} {value[wrong]}")
 
 
 def play_episodes(environments: VectorEnv, policy: Policy, episodes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,8 +3,6 @@
 import random
 import types
 from collections import deque
-from enum import Enum
-from functools import partial
 from typing import Any
 
 import gymnasium
@@ -12,10 +10,10 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 
 # What stays as it was made, or holds no state of an episode.
-CONSTANT = (spaces.Space, EnvSpec, Enum, type, types.FunctionType, types.MethodType, types.ModuleType, partial)
+CONSTANT = (spaces.Space, EnvSpec, AutoresetMode, type, types.FunctionType, types.ModuleType)
 
 
 def random_state() -> dict[str, Any]:
@@ -39,10 +37,14 @@ def capture(value: Any) -> Any:
     generators, and lists, tuples and dictionaries of these. An environment whose state lies in a library's objects
     (Box2D's world, an emulator) or in another process can't be captured.
     """
+    seen: dict[int, Any] = {}
     try:
-        return _encode(value, {})
+        state = _encode(value, seen)
     except TypeError:
         return None
+    arrays = [item for item in seen.values() if isinstance(item, np.ndarray)]
+    owners = {id(array if array.base is None else array.base) for array in arrays}
+    return state if len(owners) == len(arrays) else None  # views, which would no longer share their numbers
 
 
 def restore(value: Any, state: Any) -> Any:

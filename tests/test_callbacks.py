@@ -83,3 +83,14 @@ def test_names_are_shown_as_they_are():
     figure = pictures.confusion(torch.eye(2), names)
     figure.canvas.draw()
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == [r"\$a_\$", "b?"]
+
+
+def test_the_last_checkpoint_is_the_last_also_where_it_is_not_the_best(tmp_path):
+    flags = [f"--config={ROOT / 'configs' / 'mnist.yaml'}", f"--trainer.default_root_dir={tmp_path}"]
+    short = ["--trainer.max_epochs=3", "--trainer.limit_train_batches=20", "--trainer.limit_val_batches=2"]
+    # The best is here the greatest loss, that of the first epoch.
+    assert cli.main(["fit", *flags, *short, "--checkpoint.monitor=val/loss", "--checkpoint.mode=max"]) == 0
+    folder = tmp_path / "mnist" / "version_0" / "checkpoints"
+    assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 60
+    best = next(path for path in folder.iterdir() if path.name != "last.ckpt")
+    assert torch.load(best, weights_only=True)["global_step"] == 20

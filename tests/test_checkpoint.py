@@ -1,5 +1,6 @@
 """Checkpoints that are written while the process is killed."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -28,14 +29,17 @@ def test_a_kill_while_writing_leaves_the_previous_checkpoint(tmp_path):
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
     written = int(process.stdout.readline())
     partial = tmp_path / "last.ckpt.partial"
-    while not (partial.exists() and 0 < partial.stat().st_size < 150_000_000):
+    under_way = False
+    while not under_way:
         assert process.poll() is None
+        with contextlib.suppress(FileNotFoundError):
+            under_way = 0 < partial.stat().st_size < 150_000_000
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
     written += len(process.stdout.read().split())
     content = torch.load(tmp_path / "last.ckpt", weights_only=True)
-    assert content["number"] == written
+    assert content["number"] in (written, written + 1)  # it may have been renamed, and not said yet
     assert content["weights"].sum() == 50_000_000
 
 

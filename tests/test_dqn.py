@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+from enum import Enum
 from functools import partial
 
 import gymnasium
@@ -18,7 +19,7 @@ from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from torch.optim.lr_scheduler import LinearLR
+from torch.optim.lr_scheduler import LinearLR, OneCycleLR
 
 from lit_models import cli
 from rl import DQN
@@ -292,6 +293,17 @@ def test_an_environment_goes_on_from_its_state(env_id, options):
             assert np.array_equal(one, other)
 
 
+class Light(Enum):
+    RED, GREEN = 1, 2
+
+
+def test_what_could_not_be_put_back_is_not_captured():
+    board = np.zeros((2, 2))
+    assert capture(board) is not None
+    for value in (Light.GREEN, [Light.RED], {"board": board, "cells": board.reshape(-1)}, partial(max, 1)):
+        assert capture(value) is None
+
+
 def test_state_that_is_an_object_is_not_captured():
     environments = make_environments("Emulator-v0", 2)
     environments.reset(seed=0)
@@ -389,13 +401,30 @@ def test_another_environment_than_the_checkpoints_is_refused(tmp_path):
     assert torch.equal(loaded(seen), agent(seen))
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
 def test_other_precisions(precision):
     agent = small_agent(max_grad_norm=1.0, weight_average=0.9)
     Trainer(max_epochs=2, precision=precision, enable_checkpointing=False, **QUIET).fit(agent)
-    kind = {"bf16-true": torch.bfloat16, "64-true": torch.float64}.get(precision, torch.float32)
-    assert agent.network.advantage.weight.dtype == kind
+    assert agent.network.advantage.weight.dtype == (torch.float64 if precision == "64-true" else torch.float32)
     assert agent.evaluated[-1][1] > 5
+
+
+def test_errors_become_priorities():
+    agent = small_agent(prioritized=True, steps_per_epoch=8)
+    Trainer(max_epochs=1, enable_checkpointing=False, **QUIET).fit(agent)
+    assert len(agent.buffer.priority[: agent.buffer.size].unique()) > 10
+
+
+def test_a_schedule_over_all_training_steps_ends_with_them():
+    agent = DQN(
+        steps_per_epoch=160,
+        learning_starts=8,
+        eval_episodes=1,
+        lr_scheduler=partial(OneCycleLR, max_lr=0.1, final_div_factor=100),
+    )
+    Trainer(max_epochs=2, enable_checkpointing=False, **QUIET).fit(agent)
+    # It began with 0.1 / 25, and has come down to the end, where PyTorch's takes one step more than it has.
+    assert agent.optimizers().param_groups[0]["lr"] < 0.1 / 25 / 10
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -574,6 +603,7 @@ def test_from_the_command_line(tmp_path, capsys, monkeypatch):
         (["fit", "--model=DQN", "--model.env_id=Pendulum-v1"], "error: the actions of Pendulum-v1 are continuous"),
         (["fit", "--model=DQN", "--model.duelling=true"], "'duelling'; did you mean 'dueling'?"),
         (["fit", "--model=DQN", "--data=MNISTDataModule"], "leave out --data MNISTDataModule"),
+        (["fit", "--model=DQN", "--trainer.precision=bf16-true"], "error: bf16-true is too coarse for discounts"),
         (["fit", "--model=DQN", "--model.optimizer=LBFGS"], "error: LBFGS evaluates the loss several times a step"),
         (["fit", "--model=DQN", "--model.buffer_size=10"], "error: buffer_size is 10, but batch_size is 64"),
     ],
