@@ -49,15 +49,20 @@ class Checkpoint(ModelCheckpoint):
         super().on_train_start(trainer, pl_module)
         self.first_step = trainer.global_step
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes `last.ckpt` also where the score is not among the best."""
+        super().on_train_epoch_end(trainer, pl_module)
+        self._write_last(trainer, after_epoch=True)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same, where checkpoints are written then."""
         super().on_validation_end(trainer, pl_module)
-        due = self.save_last and self._last_global_step_saved != trainer.global_step
-        if (
-            due
-            and not self._should_skip_saving_checkpoint(trainer)
-            and not self._should_save_on_train_epoch_end(trainer)
-        ):
+        self._write_last(trainer, after_epoch=False)
+
+    def _write_last(self, trainer: Trainer, after_epoch: bool) -> None:
+        due = self._every_n_epochs >= 1 and (trainer.current_epoch + 1) % self._every_n_epochs == 0
+        due = due and self._should_save_on_train_epoch_end(trainer) is after_epoch
+        if due and not self._should_skip_saving_checkpoint(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
