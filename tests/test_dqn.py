@@ -16,7 +16,7 @@ import worlds  # noqa: F401  registers the environments
 from conftest import ROOT, fails
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Checkpoint
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim.lr_scheduler import LinearLR, OneCycleLR
@@ -252,8 +252,11 @@ def test_actions_of_one_and_of_many_observations():
 
 def test_every_environment_plays_as_many_episodes_as_the_others():
     environments = make_environments("CartPole-v1", 8)
+
     # Pushing one way ends within 11 steps, balancing a little later: the first 16 to end would be the shortest.
-    policy = lambda seen: np.where(np.arange(8) < 4, 0, (seen[:, 2] > 0).astype(int))  # noqa: E731
+    def policy(seen):
+        return np.where(np.arange(8) < 4, 0, (seen[:, 2] > 0).astype(int))
+
     returns, lengths = play_episodes(environments, policy, 18, seed=0)
     assert (returns == lengths).all()
     assert len(returns) == 18
@@ -310,15 +313,25 @@ def test_state_that_is_an_object_is_not_captured():
     assert capture(environments) is None
 
 
-class Kept(Callback):
-    """Keeps the checkpoint that is written at the end of an evaluation."""
+class Kept(Checkpoint):
+    """Keeps a checkpoint of an epoch, from the end of its evaluation or, as `last.ckpt` is, from its own end."""
 
-    def __init__(self, epoch, path):
-        self.epoch, self.path = epoch, path
+    def __init__(self, epoch, path, hook="on_validation_end"):
+        self.epoch, self.path, self.hook = epoch, path, hook
+
+    def keep(self, trainer, hook):
+        if (trainer.current_epoch, self.hook) == (self.epoch, hook) and not trainer.sanity_checking:
+            trainer.save_checkpoint(self.path)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if batch_idx == 2:
+            self.keep(trainer, "on_train_batch_end")
 
     def on_validation_end(self, trainer, pl_module):
-        if trainer.current_epoch == self.epoch and not trainer.sanity_checking:
-            trainer.save_checkpoint(self.path)
+        self.keep(trainer, "on_validation_end")
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.keep(trainer, "on_train_epoch_end")
 
 
 def small_agent(**options):
@@ -338,17 +351,18 @@ def small_agent(**options):
     ],
     ids=["plain", "everything", "sync"],
 )
-def test_resumed_is_as_if_it_had_not_stopped(options, tmp_path):
+@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_validation_end", "on_train_epoch_end"])
+def test_resumed_is_as_if_it_had_not_stopped(hook, options, tmp_path):
     def train(path=None, callbacks=()):
         seed_everything(3)
         agent = small_agent(**options)
-        trainer = Trainer(max_epochs=4, callbacks=[*callbacks], enable_checkpointing=False, **QUIET)
+        trainer = Trainer(max_epochs=4, callbacks=[*callbacks], enable_checkpointing=bool(callbacks), **QUIET)
         trainer.fit(agent, ckpt_path=path, weights_only=True)
         np.random.random(), torch.rand(1)
         trainer.save_checkpoint(tmp_path / "end.ckpt")
         return torch.load(tmp_path / "end.ckpt", weights_only=True)
 
-    whole = train(callbacks=[Kept(1, tmp_path / "stopped.ckpt")])
+    whole = train(callbacks=[Kept(1, tmp_path / "stopped.ckpt", hook)])
     torch.rand(100)  # what another process would not have drawn
     resumed = train(tmp_path / "stopped.ckpt")
     assert whole["global_step"] == resumed["global_step"]
@@ -376,7 +390,7 @@ def test_resuming_without_the_replay_or_the_environments_says_so(tmp_path, caplo
     def train(path=None):
         seed_everything(3)
         agent = small_agent(env_id="Emulator-v0", save_replay=False)
-        Trainer(max_epochs=3, callbacks=[Kept(1, tmp_path / "stopped.ckpt")], enable_checkpointing=False, **QUIET).fit(
+        Trainer(max_epochs=3, callbacks=[Kept(1, tmp_path / "stopped.ckpt")], **QUIET).fit(
             agent, ckpt_path=path, weights_only=True
         )
         return agent
@@ -440,7 +454,7 @@ def test_on_a_gpu(precision):
 PROCESSES = """
 import torch
 from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Checkpoint
 from rl import DQN
 
 class Compared(Callback):
