@@ -84,10 +84,10 @@ class Stopwatch(Callback):
         self.run.env_steps, self.run.gradient_steps = pl_module.env_steps, pl_module.gradient_steps
 
 
-def ours(config: str, seed: int, folder: Path, *flags: str) -> Run:
+def ours(config: str, seed: int, folder: Path) -> Run:
     """A run of one of our configs from the command line."""
     watch = Stopwatch()
-    train(config, seed, folder, [watch], *flags)
+    train(config, seed, folder, [watch])
     return watch.run
 
 
