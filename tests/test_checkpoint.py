@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import pytest
 import torch
 from conftest import ROOT
 
@@ -29,12 +30,14 @@ def test_a_kill_while_writing_leaves_the_previous_checkpoint(tmp_path):
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
     written = int(process.stdout.readline())
     partial = tmp_path / "last.ckpt.partial"
-    under_way = False
-    while not under_way:
+    for _ in range(60_000):  # it is seen within a few, unless it is never there
         assert process.poll() is None
         with contextlib.suppress(FileNotFoundError):
-            under_way = 0 < partial.stat().st_size < 150_000_000
+            if 0 < partial.stat().st_size < 150_000_000:
+                break
         time.sleep(0.001)
+    else:
+        pytest.fail("nothing is written beside last.ckpt")
     process.send_signal(signal.SIGKILL)
     process.wait()
     written += len(process.stdout.read().split())
