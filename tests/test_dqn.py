@@ -454,7 +454,7 @@ def test_on_a_gpu(precision):
 PROCESSES = """
 import torch
 from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Callback
 from rl import DQN
 
 class Compared(Callback):
