@@ -28,6 +28,8 @@ class CIFAR10DataModule(ImageDataModule):
         flip: Augmentation: left and right exchanged at random.
         shift: Augmentation: up to this many pixels along each axis, 0 to 31. 0 is off.
         num_workers: Processes that fetch batches. The data lie in memory, so 0 is the fastest.
+        device_resident: Whether images and labels are kept in the device's memory, a GPU's for one: nothing is left to
+            be transferred but the indices of a batch.
 
     Raises:
         FileNotFoundError: The files aren't in `data_dir`, or are damaged, and `download` is off.
@@ -45,6 +47,7 @@ class CIFAR10DataModule(ImageDataModule):
         flip: bool = True,
         shift: int = 4,
         num_workers: int = 0,
+        device_resident: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1:

@@ -53,6 +53,8 @@ class ImageFolderDataModule(ImageDataModule):
         max_unreadable: How many damaged files are named and left out; with more of them, nothing is trained.
         memory_limit: Most memory for the images, in GiB.
         num_workers: Threads or processes that read pictures; one a processor, if not given.
+        device_resident: Whether images and labels are kept in the device's memory, a GPU's for one: nothing is left to
+            be transferred but the indices of a batch. Not for pictures that are read in every epoch.
 
     Raises:
         FileNotFoundError: There is no such folder, or no picture for a class.
@@ -76,6 +78,7 @@ class ImageFolderDataModule(ImageDataModule):
         max_unreadable: int = 10,
         memory_limit: float = 2.0,
         num_workers: int | None = None,
+        device_resident: bool = False,
     ) -> None:
         super().__init__()
         at_least = {"batch_size": (batch_size, 1), "image_size": (image_size, 1), "num_workers": (num_workers, 1)}

@@ -4,18 +4,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.batches import BatchDataModule
 from datamodules.pictures import PictureDataset, find_pictures
-from datamodules.tensors import TensorDataset, batch_loader
+from datamodules.tensors import TensorDataset
 
 
-class ImageDataModule(LightningDataModule):
+class ImageDataModule(BatchDataModule):
     """The base of the image data modules: a subclass fills the sets in `setup`, and may augment.
-
-    Its hyperparameters include `batch_size`.
 
     Attributes:
         train_set: What is trained on; like the others, a dataset of images and labels that fetches whole batches.
@@ -25,7 +23,6 @@ class ImageDataModule(LightningDataModule):
         class_names: Their names, by label.
         shape: An image's `(channels, height, width)`.
         read: Makes such an image, uint8, of a picture file.
-        num_workers: Processes that fetch batches; data in memory need none.
     """
 
     train_set: Dataset
@@ -35,7 +32,6 @@ class ImageDataModule(LightningDataModule):
     class_names: list[str]
     shape: tuple[int, int, int]
     read: Callable[[Path], Tensor]
-    num_workers: int = 0
 
     def augment(self, images: Tensor) -> Tensor:
         """Training images as the model is to see them: here, as they are."""
@@ -43,19 +39,19 @@ class ImageDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled training batches."""
-        return self.loader(self.train_set, shuffle=True)
+        return self.train_loader(self.train_set)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """Validation batches; none where nothing is split off for validation."""
-        return self.loader(self.val_set) if len(self.val_set) else []
+        return self.eval_loader(self.val_set) if len(self.val_set) else []
 
     def test_dataloader(self) -> DataLoader:
         """Test batches."""
-        return self.loader(self.test_set)
+        return self.eval_loader(self.test_set)
 
     def predict_dataloader(self) -> DataLoader:
         """Test batches."""
-        return self.loader(self.test_set)
+        return self.predict_loader(self.test_set)
 
     def picture_dataloader(self, folder: str) -> DataLoader:
         """Batches of a folder's pictures, of any size and colour, made to look like the images trained on.
@@ -63,7 +59,7 @@ class ImageDataModule(LightningDataModule):
         Raises:
             FileNotFoundError: There is no such folder, or no file in it.
         """
-        return self.loader(PictureDataset(find_pictures(folder), self.read, self.shape))
+        return self.predict_loader(PictureDataset(find_pictures(folder), self.read, self.shape))
 
     def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         """Augments a training batch, on the device it has just reached."""
@@ -95,13 +91,3 @@ class ImageDataModule(LightningDataModule):
         train, val = order[size:].sort().values, order[:size].sort().values
         self.train_set = TensorDataset(images[train], labels[train])
         self.val_set = TensorDataset(images[val], labels[val])
-
-    def loader(self, dataset: Dataset, shuffle: bool = False) -> DataLoader:
-        """A DataLoader over one of the sets."""
-        return batch_loader(
-            dataset,
-            self.hparams.batch_size,
-            shuffle=shuffle,
-            num_workers=self.num_workers,
-            pin_memory=torch.cuda.is_available(),
-        )

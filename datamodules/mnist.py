@@ -52,6 +52,8 @@ class MNISTDataModule(ImageDataModule):
         shift: Augmentation: up to this many pixels along each axis. 0 is off.
         scale: Augmentation: size changed by up to this share, 0.1 for 0.9..1.1. 0 is off.
         num_workers: Processes that fetch batches. The data lie in memory, so 0 is the fastest.
+        device_resident: Whether images and labels are kept in the device's memory, a GPU's for one: nothing is left to
+            be transferred but the indices of a batch.
 
     Attributes:
         num_classes: 10, or 26 for EMNIST-letters. Known once the data are loaded, like `class_names`.
@@ -76,6 +78,7 @@ class MNISTDataModule(ImageDataModule):
         shift: float = 0.0,
         scale: float = 0.0,
         num_workers: int = 0,
+        device_resident: bool = False,
     ) -> None:
         super().__init__()
         if batch_size < 1:

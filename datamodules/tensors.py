@@ -6,14 +6,11 @@ DistributedSampler work as they always do.
 """
 
 import math
-from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-
-T = TypeVar("T")
+from torch.utils.data import Dataset
 
 
 class TensorDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -38,33 +35,18 @@ class TensorDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """Fetches a batch: what PyTorch's DataLoader calls, where a dataset has it, instead of one item at a time."""
-        chosen = torch.tensor(indices)
+        chosen = indices_on(self.labels.device, indices)
         return self.images[chosen], self.labels[chosen]
 
+    def to(self, device: torch.device) -> "TensorDataset":
+        """The same dataset in a device's memory."""
+        return TensorDataset(self.images.to(device), self.labels.to(device))
 
-def whole_batch(batch: T) -> T:
-    """The collate function of a dataset whose `__getitems__` already returns a batch."""
-    return batch
 
-
-def batch_loader(
-    dataset: Dataset, batch_size: int, *, shuffle: bool = False, num_workers: int = 0, pin_memory: bool = False
-) -> DataLoader:
-    """A DataLoader over a dataset with `__getitems__`.
-
-    The order comes from a generator of its own, seeded like torch's global one: neither the model's initialisation
-    nor its dropout draws from it, so the data order depends on the seed alone.
-    """
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        shuffle=shuffle,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        persistent_workers=num_workers > 0,
-        collate_fn=whole_batch,
-        generator=torch.Generator().manual_seed(torch.initial_seed() % 2**63),
-    )
+def indices_on(device: torch.device, indices: list[int]) -> Tensor:
+    """Indices as a tensor, brought to a device without waiting for it."""
+    chosen = torch.tensor(indices, dtype=torch.int64)
+    return chosen if device.type == "cpu" else chosen.pin_memory().to(device, non_blocking=True)
 
 
 def random_flip(images: Tensor) -> Tensor:
@@ -111,15 +93,15 @@ def random_affine(images: Tensor, degrees: float, shift: float, scale: float) ->
     angle = draws[0] * math.radians(degrees)
     zoom = 1 / (1 + draws[1] * scale)  # the grid maps output to input, so it shrinks where the image grows
     cos, sin = angle.cos() * zoom, angle.sin() * zoom
-    to_x, to_y = draws[2] * shift, draws[3] * shift
-    matrix = torch.stack([cos, -sin, to_x, sin, cos, to_y], dim=1).view(batch, 2, 3)  # in pixels from the centre
-    half = torch.tensor([[width / 2], [height / 2]], device=images.device)  # grid_sample's unit is half an image
+    along_x = torch.stack([cos, -sin, draws[2] * shift], dim=1) / (width / 2)  # grid_sample's unit is half an image
+    along_y = torch.stack([sin, cos, draws[3] * shift], dim=1) / (height / 2)
+    matrix = torch.stack([along_x, along_y], dim=1).view(batch * 2, 3)  # applied to pixels from the centre
 
     x = torch.arange(width, device=images.device) - (width - 1) / 2
     y = torch.arange(height, device=images.device) - (height - 1) / 2
     ones = torch.ones(height * width, device=images.device)
     pixels = torch.stack([x.repeat(height), y.repeat_interleave(width), ones])  # (3, height * width)
-    grid = ((matrix / half).view(batch * 2, 3) @ pixels).view(batch, 2, height, width).permute(0, 2, 3, 1)
+    grid = (matrix @ pixels).view(batch, 2, height, width).permute(0, 2, 3, 1)
 
     source = images.float() if images.is_floating_point() else images.float() / 255
     return F.grid_sample(source, grid, align_corners=False)

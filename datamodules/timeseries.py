@@ -7,18 +7,18 @@ import math
 from pathlib import Path
 
 import torch
-from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from datamodules.batches import BatchDataModule
 from datamodules.csv_series import continued, read_csv
 from datamodules.mackey_glass import mackey_glass
-from datamodules.tensors import batch_loader
+from datamodules.tensors import indices_on
 
 Window = tuple[Tensor, Tensor]
 
 
-class TimeSeriesDataModule(LightningDataModule):
+class TimeSeriesDataModule(BatchDataModule):
     """A CSV file or the Mackey-Glass series as batches of past `(batch, window, F)` and future `(batch, horizon, F)`.
 
     The first rows train, the next validate, the last test, and every window lies within its part. Values are float32
@@ -41,6 +41,7 @@ class TimeSeriesDataModule(LightningDataModule):
         test_share: Share of the rows that tests.
         length: Rows of the Mackey-Glass series, one a unit of time.
         series_seed: Seed of its start.
+        device_resident: Whether the series is kept in the device's memory, a GPU's for one, and windows are cut there.
 
     Attributes:
         column_names: The names of the columns.
@@ -69,6 +70,7 @@ class TimeSeriesDataModule(LightningDataModule):
         test_share: float = 0.15,
         length: int = 10_000,
         series_seed: int = 0,
+        device_resident: bool = False,
     ) -> None:
         super().__init__()
         positive = {"window": window, "horizon": horizon, "stride": stride, "batch_size": batch_size, "length": length}
@@ -123,15 +125,15 @@ class TimeSeriesDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Shuffled training windows."""
-        return self._loader(self.train_set, shuffle=True)
+        return self.train_loader(self.train_set)
 
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
         """Validation windows; none where `val_share` is 0."""
-        return self._loader(self.val_set) if len(self.val_set) else []
+        return self.eval_loader(self.val_set) if len(self.val_set) else []
 
     def test_dataloader(self) -> DataLoader:
         """Test windows."""
-        return self._loader(self.test_set)
+        return self.eval_loader(self.test_set)
 
     def predict_dataloader(self) -> DataLoader:
         """The window before the test rows `(1, window, F)`; these, and the unknown ones after them, as NaN."""
@@ -139,10 +141,7 @@ class TimeSeriesDataModule(LightningDataModule):
         unknown = torch.full((horizon, self.num_features), math.nan)
         series = torch.cat([self.series, unknown])
         start, rows = torch.tensor([self.test_row - window]), len(series) - self.test_row
-        return self._loader(WindowDataset(series, start, window, rows))
-
-    def _loader(self, dataset: "WindowDataset", shuffle: bool = False) -> DataLoader:
-        return batch_loader(dataset, self.hparams.batch_size, shuffle=shuffle, pin_memory=torch.cuda.is_available())
+        return self.predict_loader(WindowDataset(series, start, window, rows))
 
     def _too_short(self, what: str, rows: int, needed: int) -> ValueError:
         return ValueError(
@@ -165,12 +164,18 @@ class WindowDataset(Dataset[Window]):
         self.series = series
         self.starts = starts
         self.window = window
-        self.offsets = torch.arange(window + horizon)
+        self.horizon = horizon
+        self.offsets = torch.arange(window + horizon, device=series.device)
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def __getitems__(self, indices: list[int]) -> Window:
         """Past `(batch, window, F)` and future `(batch, horizon, F)`."""
-        rows = self.series[self.starts[indices, None] + self.offsets]  # (batch, window + horizon, F)
+        chosen = indices_on(self.series.device, indices)
+        rows = self.series[self.starts[chosen, None] + self.offsets]  # (batch, window + horizon, F)
         return rows[:, : self.window], rows[:, self.window :]
+
+    def to(self, device: torch.device) -> "WindowDataset":
+        """The same dataset in a device's memory."""
+        return WindowDataset(self.series.to(device), self.starts.to(device), self.window, self.horizon)

@@ -1,8 +1,10 @@
 """What a checkpoint says of itself: reading one without running what is in it, and running as it was run."""
 
+import contextlib
 import json
 import pickle
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 RESUMED = ("model", "data", "seed_everything")  # what a resumed run must not contradict
 LEARNT = ("mean", "std", "class_names")  # what a model takes over from its data where the config says null
 # Of a resumed run: where its data are, how they are fetched, and what is written; not what is learnt, or from what.
-MAY_CHANGE = {"data_dir", "root", "path", "download", "num_workers", "memory_limit", "save_replay"}
+MAY_CHANGE = {"data_dir", "root", "path", "download", "num_workers", "memory_limit", "device_resident", "save_replay"}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -25,14 +27,27 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Writes a checkpoint to a local file; to a URL, as Lightning does."""
+        """Writes a checkpoint to a local file; to a URL, as Lightning does.
+
+        Raises:
+            OSError: It can't be written; what was there before is left.
+        """
         if "://" in str(path):
             return super().save_checkpoint(checkpoint, path, storage_options)
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.partial")
-        torch.save(checkpoint, partial)
-        partial.replace(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(checkpoint, partial)
+            partial.replace(path)
+        except (OSError, RuntimeError) as error:  # a RuntimeError is how PyTorch's writer says that the disk is full
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            reason = getattr(error, "strerror", None) or "is the disk full?"
+            raise OSError(
+                f"cannot write {path} ({reason}): make room, then go on with --ckpt_path last, or set "
+                "--trainer.default_root_dir to another disk"
+            ) from error
 
 
 def class_path(value: object) -> str:
@@ -57,10 +72,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is cut short, holds code (which isn't run), or isn't a Lightning checkpoint.
+        ValueError: It is damaged, holds code (which isn't run), or isn't a Lightning checkpoint.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no checkpoint {path}")
+    try:
+        with zipfile.ZipFile(path) as file:  # PyTorch does not look at the checksums
+            damaged = file.testzip()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise ValueError(f"{path} is not a checkpoint, or is cut short") from error
+    if damaged:
+        raise ValueError(f"{path} is damaged: the checksum of {damaged} does not match")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

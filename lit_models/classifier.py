@@ -16,9 +16,11 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_models.checkpoint import record_classes
+from lit_models.resume import record_progress, resume_progress
 from lit_models.schedule import optimizer_and_schedule, refuse_longer_training
 
 Batch = tuple[Tensor, Tensor]
+SUMS = ("train_images", "train_loss", "train_right")  # over the epoch in progress
 
 
 class Classifier(LightningModule):
@@ -71,6 +73,7 @@ class Classifier(LightningModule):
         self.class_names = class_names
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        self.resumed: dict[str, Any] = {}
         # Not persistent: they are rebuilt from the hyperparameters, which every checkpoint holds.
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
@@ -117,9 +120,13 @@ class Classifier(LightningModule):
             )
 
     def on_train_start(self) -> None:
-        """Refuses to go on for longer than the schedule of a resumed run was made for."""
+        """Goes on where the checkpoint was written, if there is one."""
         refuse_longer_training(self.trainer)
         self.on_train_epoch_start()  # which Lightning leaves out where a run is resumed in the middle of an epoch
+        progress, self.resumed = resume_progress(self, self.resumed), {}
+        for name in SUMS if progress else ():
+            value = progress[name]
+            setattr(self, name, value.to(self.device) if isinstance(value, Tensor) else value)
 
     def on_train_epoch_start(self) -> None:
         """Empties the sums over the epoch."""
@@ -164,8 +171,13 @@ class Classifier(LightningModule):
         return optimizer_and_schedule(self, self.optimizer, self.lr_scheduler)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Names the classes of the model and its data, so that the checkpoint alone is enough to test it."""
+        """Names the classes of the model and its data, and says how far the epoch in progress is."""
         record_classes(self, checkpoint)
+        record_progress(self, checkpoint, {name: getattr(self, name) for name in SUMS if hasattr(self, name)})
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps how far the epoch was, for when training starts."""
+        self.resumed = {"processes": checkpoint.get("processes", [])}
 
     def _refuse_misfits(self, shape: torch.Size) -> None:
         name = type(self).__name__

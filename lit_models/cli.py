@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelChec
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from torch.jit import TracerWarning
 
@@ -32,6 +33,7 @@ from lit_models.checkpoint import (
 )
 from lit_models.classifier import Classifier
 from lit_models.errors import cause, explain  # imports the three packages, so that their classes are known by name
+from lit_models.machine import compiles, refuse_impossible
 from lit_models.rnn import RNN
 from lit_models.writers import PredictionWriter
 
@@ -129,6 +131,19 @@ class CLI(LightningCLI):
         for key, callback in defaults.items():
             parser.add_lightning_class_args(callback, key)
         parser.set_defaults({"checkpoint.save_last": True})
+        parser.add_argument(
+            "--checkpoint_every_n_steps",
+            type=int | None,
+            default=None,
+            help="Steps of the optimizer after which last.ckpt is written within an epoch. After epochs only, if not "
+            "given.",
+        )
+        parser.add_argument(
+            "--compile",
+            type=bool,
+            default=False,
+            help="Whether to compile the model with torch.compile; it takes a while at first, and a C++ compiler.",
+        )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -155,9 +170,14 @@ class CLI(LightningCLI):
         scan.error = parser.error
         scan.add_argument("--ckpt_path")
         path = given = scan.parse_known_args(args)[0].ckpt_path
+        checkpoint: dict[str, Any] = {}
         if path in ("last", "auto"):
-            path = self._last_checkpoint(parser, args, required=path == "last")
-        recorded = recorded_config(read_checkpoint(path), path) if path else {}
+            path, checkpoint = self._last_checkpoint(parser, args, required=path == "last")
+        elif path:
+            checkpoint = read_checkpoint(path)
+        recorded = recorded_config(checkpoint, path) if path else {}
+        # Not what is large in it.
+        self.reached = {key: checkpoint[key] for key in ("epoch", "global_step", "env_steps") if key in checkpoint}
         if not recorded:
             self.config = parser.parse_args(args)
         else:
@@ -173,22 +193,42 @@ class CLI(LightningCLI):
         config = self.config[verb]
         if config.ckpt_path and not given:
             parser.error(f"ckpt_path has no place in a config file: give --ckpt_path {config.ckpt_path}")
+        if verb == "fit" and path and "optimizer_states" not in checkpoint:
+            raise ValueError(
+                f"{path} holds only the weights, with which training cannot go on: give another checkpoint"
+            )
         if verb != "fit" and not path:
             parser.error(f"{verb} needs a trained model: --ckpt_path FILE, or --ckpt_path last for the newest run")
         config.ckpt_path = path
         config.name = run_name(config)
 
-    def _last_checkpoint(self, parser: LightningArgumentParser, args: list[str], required: bool) -> str | None:
+    def _last_checkpoint(
+        self, parser: LightningArgumentParser, args: list[str], required: bool
+    ) -> tuple[str | None, dict[str, Any]]:
+        """The newest checkpoint of the run's name that is not damaged, and what it holds."""
         config = parser.parse_args(args)
         config = config[config.subcommand]
         folder = Path(config.trainer.default_root_dir, run_name(config))
-        found = sorted(folder.glob("version_*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
-        if required and not found:
-            raise FileNotFoundError(f"--ckpt_path last: there is no {folder}/version_*/checkpoints/last.ckpt yet")
-        return str(found[-1]) if found else None
+        found = sorted(folder.glob("version_*/checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        for path in reversed(found):
+            try:
+                return str(path), read_checkpoint(path)
+            except ValueError as error:
+                rank_zero_warn(f"{error}: passed over for the one before")
+        if required:
+            usable = "usable " if found else ""
+            raise FileNotFoundError(f"--ckpt_path last: there is no {usable}{folder}/version_*/checkpoints/*.ckpt yet")
+        return None, {}
 
     def _parse_ckpt_path(self) -> None:
         """Nothing: Lightning's lets a checkpoint win over flags, ours is in `parse_arguments`."""
+
+    def before_instantiate_classes(self) -> None:
+        """Refuses what the machine cannot do, before anything is built."""
+        every = self._get(self.config, "checkpoint_every_n_steps")
+        if every is not None and every < 1:
+            raise ValueError(f"checkpoint_every_n_steps is {every}: it must be at least 1")
+        refuse_impossible(self._get(self.config, "trainer"))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the Trainer, with a TensorBoard logger unless another one, or none, is asked for."""
@@ -206,9 +246,8 @@ class CLI(LightningCLI):
             number = run.name.removeprefix("version_")
             root, name, version = run.parent.parent, run.parent.name, int(number) if number.isdigit() else run.name
             if self.subcommand == "fit":  # what was logged after the checkpoint will be logged again
-                checkpoint = read_checkpoint(config.ckpt_path)
                 # An agent's evaluation is drawn at the very step that its checkpoint is of.
-                options["purge_step"] = checkpoint.get("env_steps", checkpoint["global_step"] - 1) + 1
+                options["purge_step"] = self.reached.get("env_steps", self.reached["global_step"] - 1) + 1
         folder = root / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -245,6 +284,9 @@ class CLI(LightningCLI):
             return on and useful.get(kind, True) and not any(isinstance(other, kind) for other in given)
 
         callbacks = [callback for callback in callbacks if wanted(callback)]
+        for callback in callbacks:
+            if isinstance(callback, Checkpoint):
+                callback.every_n_steps = self._get(self.config, "checkpoint_every_n_steps")
         plugins = config["plugins"] or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -273,9 +315,11 @@ class CLI(LightningCLI):
     def _run_subcommand(self, subcommand: str) -> None:
         if subcommand in ("validate", "test"):
             # The results belong at the checkpoint's step and epoch, not at 0.
-            checkpoint, loop = read_checkpoint(self.config[subcommand].ckpt_path), self.trainer.fit_loop
-            loop.epoch_loop._batches_that_stepped = checkpoint["global_step"]
-            loop.epoch_progress.current.completed = checkpoint["epoch"]
+            loop = self.trainer.fit_loop
+            loop.epoch_loop._batches_that_stepped = self.reached["global_step"]
+            loop.epoch_progress.current.completed = self.reached["epoch"]
+        if self._get(self.config, "compile") and compiles(self.trainer.strategy.root_device):
+            self.model.compile()
         try:
             super()._run_subcommand(subcommand)
         except RuntimeError as error:
@@ -332,7 +376,7 @@ def main(args: list[str] | None = None) -> int:
         CLI(args)
     except SIGTERMException:
         return 128 + 15
-    except (OSError, ValueError, MisconfigurationException) as error:
+    except (OSError, ValueError, ImportError, MisconfigurationException) as error:
         if os.environ.get("LIT_MODELS_DEBUG"):
             raise
         print(f"error: {cause(str(error))}", file=sys.stderr)

@@ -17,9 +17,10 @@ import torch.nn.functional as F
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
-from torchmetrics import MeanSquaredError
+from torchmetrics import MeanMetric, MeanSquaredError
 
 from lit_models.checkpoint import record_classes
+from lit_models.resume import record_progress, resume_progress
 from lit_models.schedule import optimizer_and_schedule, refuse_longer_training
 
 Cell = Literal["gru", "lstm", "rnn"]
@@ -84,6 +85,7 @@ class RNN(LightningModule):
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        self.resumed: dict[str, Any] = {}
         self.example_input_array = torch.zeros(1, 10, input_dim)
         self.core = recurrent(cell, input_dim, hidden_dim, num_layers, dropout)
         self.dropout = nn.Dropout(dropout)
@@ -96,6 +98,7 @@ class RNN(LightningModule):
             self.metrics[f"{stage}_loss"] = MeanSquaredError()
             for name in ("nrmse", "nrmse_free"):
                 self.metrics[f"{stage}_{name}"] = MeanSquaredError(squared=False)
+        self.metrics["train_loss"] = MeanMetric(nan_strategy="disable")
 
     def forward(self, x: Tensor, hidden: Hidden | None = None) -> tuple[Tensor, Hidden]:
         """Predictions `(batch, time, output_dim)` of the rows after each of `x`, `(batch, time, input_dim)`, and state.
@@ -144,15 +147,30 @@ class RNN(LightningModule):
                 getattr(self, name).copy_(self._each_column(name, options[name]))
 
     def on_train_start(self) -> None:
-        """Refuses to go on for longer than the schedule of a resumed run was made for."""
+        """Goes on where the checkpoint was written, if there is one."""
         refuse_longer_training(self.trainer)
+        self.on_train_epoch_start()  # which Lightning leaves out where a run is resumed in the middle of an epoch
+        progress, self.resumed = resume_progress(self, self.resumed), {}
+        if progress:
+            self.train_windows, self.train_loss = progress["train_windows"], progress["train_loss"].to(self.device)
+
+    def on_train_epoch_start(self) -> None:
+        """Empties the sums over the epoch."""
+        self.train_windows, self.train_loss = 0, torch.zeros((), device=self.device)
 
     def training_step(self, batch: Window, batch_idx: int) -> Tensor:
         """The mean square of the errors one step ahead, over the future of a batch of windows."""
         loss = F.mse_loss(*self._one_step_ahead(batch))
         self.log("train/loss_step", loss, prog_bar=True)
-        self.log("train/loss", loss, on_step=False, on_epoch=True, batch_size=len(batch[0]), sync_dist=True)
+        self.train_windows += len(batch[0])
+        self.train_loss.add_(loss.detach(), alpha=len(batch[0]))
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Logs the loss over the epoch's windows, each as it was when it was trained on."""
+        # Once a window: torchmetrics forgets a weight where nan_strategy is "disable".
+        self.metrics["train_loss"].update((self.train_loss / self.train_windows).expand(self.train_windows))
+        self.log("train/loss", self.metrics["train_loss"], on_step=False, on_epoch=True)
 
     def validation_step(self, batch: Window, batch_idx: int) -> Tensor:
         """The forecast `(batch, horizon, output_dim)` of a batch of windows, running free; its errors are logged."""
@@ -183,8 +201,14 @@ class RNN(LightningModule):
         return optimizer_and_schedule(self, self.optimizer, self.lr_scheduler)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Names the classes of the model and its data, so that the checkpoint alone is enough to test it."""
+        """Names the classes of the model and its data, and says how far the epoch in progress is."""
         record_classes(self, checkpoint)
+        sums = {name: getattr(self, name) for name in ("train_windows", "train_loss") if hasattr(self, name)}
+        record_progress(self, checkpoint, sums)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps how far the epoch was, for when training starts."""
+        self.resumed = {"processes": checkpoint.get("processes", [])}
 
     def _each_column(self, name: str, values: float | Sequence[float]) -> Tensor:
         columns = torch.tensor(values, dtype=torch.float32).view(-1)

@@ -13,7 +13,6 @@ Shapes: N environments played side by side, G gradient steps in a training step,
 """
 
 import contextlib
-import io
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -30,12 +29,13 @@ from torch.utils.data import DataLoader
 
 from lit_models.callbacks import boards
 from lit_models.checkpoint import record_classes
+from lit_models.resume import record_progress, resume_progress
 from lit_models.schedule import optimizer_and_schedule, refuse_longer_training
 from rl import environments
 from rl.network import Activation, QNetwork
 from rl.playing import Player, film, play_episode, play_episodes
 from rl.replay import ReplayBuffer, ReplayDataset, Transitions
-from rl.state import capture, random_state, restore, set_random_state
+from rl.state import capture, restore
 
 COUNTED = ("env_steps", "gradient_steps", "played", "evaluated")  # over the whole run
 
@@ -152,7 +152,7 @@ class DQN(LightningModule):
         self.env_steps, self.gradient_steps = 0, 0
         self.played: list[tuple[int, float]] = []
         self.evaluated: list[tuple[int, float]] = []
-        self.resumed: list[dict[str, Any]] = []
+        self.resumed: dict[str, Any] = {}
         self.evaluators: VectorEnv | None = None
         self.video_folder: str | None = None
 
@@ -428,12 +428,7 @@ class DQN(LightningModule):
         record_classes(self, checkpoint)
         for name in COUNTED:
             checkpoint[name] = getattr(self, name)
-        checkpoint["processes"] = []
-        if not hasattr(self, "player") or "optimizer_states" not in checkpoint:  # not training, or only the weights
-            return
-        checkpoint["processes"] = [self._state()]
-        if self.trainer.world_size > 1 and not self.trainer.interrupted:  # else the others may not get here any more
-            checkpoint["processes"] = gathered(checkpoint["processes"], self.trainer.world_size)
+        record_progress(self, checkpoint, self._state() if hasattr(self, "player") else {})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes over the counters; the rest when training starts."""
@@ -444,7 +439,7 @@ class DQN(LightningModule):
             setattr(self, name, checkpoint[name])
         if self._trainer is None or not self.trainer.training:  # only the weights are asked for
             return
-        self.resumed = checkpoint["processes"]
+        self.resumed = {"processes": checkpoint["processes"]}
         for name in ("num_envs", "buffer_size", "n_steps", "gamma", "prioritized"):
             if self.hparams[name] != checkpoint["hyper_parameters"][name]:
                 raise ValueError(
@@ -458,11 +453,9 @@ class DQN(LightningModule):
         if self.hparams.save_replay:
             size = sum(value.nbytes for value in vars(self.buffer).values() if isinstance(value, Tensor))
             rank_zero_info(f"A checkpoint takes up to {size / 1e6:,.1f} MB for the replay: model.save_replay")
-        states, self.resumed = self.resumed, []
-        if len(states) == self.trainer.world_size:
-            self._restore(states[self.global_rank])
-        elif states:  # of a run of several processes that was broken off, or of another number of them
-            rank_zero_info("The checkpoint is not of as many processes: buffers are filled anew, episodes start anew")
+        progress, self.resumed = resume_progress(self, self.resumed), {}
+        if progress:
+            self._restore(progress)
 
     def teardown(self, stage: str) -> None:
         """Closes the environments."""
@@ -478,7 +471,6 @@ class DQN(LightningModule):
             "player": self.player.state_dict(),
             "sums": self.sums,
             "generator": capture(self.generator),
-            "random": random_state(),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
@@ -494,7 +486,6 @@ class DQN(LightningModule):
             self.player = Player(self.player.environments, seed)
         self.sums = state["sums"]
         self.generator = restore(self.generator, state["generator"])
-        set_random_state(state["random"])
 
     def _evaluate(self, episodes: int, purpose: str) -> tuple[Tensor, Tensor]:
         if self.evaluators is None:
@@ -534,12 +525,3 @@ class DQN(LightningModule):
         number = ("train", "eval", "test").index(purpose)
         sequence = np.random.SeedSequence([torch.initial_seed() % 2**64, number, self.global_rank])
         return int(sequence.generate_state(1)[0])
-
-
-def gathered(states: list[dict[str, Any]], processes: int) -> list[dict[str, Any]]:
-    """The states of all processes, in every one of them."""
-    content = io.BytesIO()
-    torch.save(states, content)
-    contents = [b""] * processes
-    torch.distributed.all_gather_object(contents, content.getvalue())
-    return [state for content in contents for state in torch.load(io.BytesIO(content), weights_only=True)]

@@ -1,6 +1,5 @@
-"""The state of environments and of random generators, in tensors, numbers and text, as checkpoints hold it."""
+"""The state of environments and of their random generators, in tensors, numbers and text, as checkpoints hold it."""
 
-import random
 import types
 from collections import deque
 from typing import Any
@@ -14,20 +13,6 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 # What stays as it was made, or holds no state of an episode.
 CONSTANT = (spaces.Space, EnvSpec, AutoresetMode, type, types.FunctionType, types.ModuleType)
-
-
-def random_state() -> dict[str, Any]:
-    """The state of the generators that everybody shares: PyTorch's, NumPy's and Python's."""
-    _, key, *rest = np.random.get_state()
-    return {"torch": torch.get_rng_state(), "numpy": [torch.from_numpy(key.copy()), *rest], "python": random.getstate()}
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Puts the shared generators into a state of `random_state`."""
-    torch.set_rng_state(state["torch"])
-    key, *rest = state["numpy"]
-    np.random.set_state(("MT19937", key.numpy(), *rest))
-    random.setstate(state["python"])
 
 
 def capture(value: Any) -> Any:
