@@ -17,7 +17,7 @@ from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelChec
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from torch.jit import TracerWarning
 
@@ -323,6 +323,11 @@ class CLI(LightningCLI):
         try:
             super()._run_subcommand(subcommand)
         except RuntimeError as error:
+            if isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error):
+                raise ConnectionError(
+                    "another process of this run has ended or cannot be reached: see what it says of itself, then go "
+                    "on with --ckpt_path last"
+                ) from error
             if "Error(s) in loading state_dict" not in str(error):
                 raise
             mismatch = str(error).splitlines()[1].strip()
@@ -364,6 +369,15 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).addFilter(lambda record: "💡" not in record.getMessage())
+    if process():  # the first one says it all
+        warnings.simplefilter("ignore")
+        for name in ("lightning.fabric", "lightning.pytorch", "lightning"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def process() -> int:
+    """Which of several processes of a run this is, as far as is known before they have met: 0 for the first."""
+    return max(rank_zero_only.rank or 0, int(os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", 0))))
 
 
 def main(args: list[str] | None = None) -> int:
@@ -379,6 +393,7 @@ def main(args: list[str] | None = None) -> int:
     except (OSError, ValueError, ImportError, MisconfigurationException) as error:
         if os.environ.get("LIT_MODELS_DEBUG"):
             raise
-        print(f"error: {cause(str(error))}", file=sys.stderr)
+        where = f" in process {process()}" if process() else ""
+        print(f"error{where}: {cause(str(error))}", file=sys.stderr)
         return 1
     return 0

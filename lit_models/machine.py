@@ -5,6 +5,8 @@ import warnings
 from typing import Any
 
 import torch
+from lightning import Trainer
+from lightning.pytorch.plugins.precision import HalfPrecision
 
 
 def refuse_impossible(config: Any) -> None:
@@ -57,3 +59,12 @@ def compiles(device: torch.device) -> bool:
         warnings.warn(f"not compiled, since the compiler does not work here: {reason}", stacklevel=2)
         return False
     return True
+
+
+def keep_input_precision(trainer: Trainer) -> None:
+    """With `bf16-true`, has a model get its batches as they are: call it from `setup`.
+
+    Lightning rounds them to 8 bits first, which is too coarse for what is scaled, discounted or summed only then.
+    """
+    if isinstance(trainer.precision_plugin, HalfPrecision):
+        trainer.precision_plugin.convert_input = lambda data: data

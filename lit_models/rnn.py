@@ -9,7 +9,7 @@ Plain cell, with tanh: Elman, "Finding structure in time", 1990.
 Legend: window, horizon - rows of the past that is looked back on, and of the future that is forecast.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, MeanSquaredError
 
 from lit_models.checkpoint import record_classes
+from lit_models.machine import keep_input_precision
 from lit_models.resume import record_progress, resume_progress
 from lit_models.schedule import optimizer_and_schedule, refuse_longer_training
 
@@ -106,7 +107,7 @@ class RNN(LightningModule):
         The state after the last row goes on where `x` has ended; without one, the past is taken to be all zeros.
         """
         scaled = self.normalize(x)
-        features, hidden = self.core(scaled, hidden)  # (batch, time, hidden_dim)
+        features, hidden = self.core(scaled.to(self.head.weight.dtype), hidden)  # (batch, time, hidden_dim)
         prediction = self.head(self.dropout(features))
         if self.hparams.residual:
             prediction = prediction + scaled
@@ -115,7 +116,7 @@ class RNN(LightningModule):
         return prediction, hidden
 
     def normalize(self, x: Tensor) -> Tensor:
-        """Rows less mean and over standard deviation, in the model's dtype."""
+        """Rows less mean and over standard deviation, in the precision that these two have."""
         return (x.to(self.mean.dtype) - self.mean) / self.std
 
     def forecast(self, past: Tensor, horizon: int) -> Tensor:
@@ -126,10 +127,7 @@ class RNN(LightningModule):
     def setup(self, stage: str) -> None:
         """Checks the data module's columns against the model's, and takes over their scale."""
         data, options = self.trainer.datamodule, self.hparams
-        if self.trainer.precision in ("bf16-true", "16-true"):  # Lightning rounds the rows before they can be scaled
-            raise ValueError(
-                f"precision {self.trainer.precision} is too coarse for series in their own units: use mixed"
-            )
+        keep_input_precision(self.trainer)
         if hasattr(data, "num_classes"):
             raise ValueError(
                 f"{type(data).__name__} has classes, not a series to forecast: --model RNNClassifier does that"
@@ -209,6 +207,15 @@ class RNN(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps how far the epoch was, for when training starts."""
         self.resumed = {"processes": checkpoint.get("processes", [])}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RNN":
+        """Moves and casts the model; mean and standard deviation keep their digits, which half of a float32 lacks."""
+        kept = {name: getattr(self, name) for name in ("mean", "std")}
+        super()._apply(fn, recurse)
+        for name, value in kept.items():
+            if getattr(self, name).dtype.itemsize < value.dtype.itemsize:
+                setattr(self, name, value.to(getattr(self, name).device))
+        return self
 
     def _each_column(self, name: str, values: float | Sequence[float]) -> Tensor:
         columns = torch.tensor(values, dtype=torch.float32).view(-1)

@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 
 from lit_models.callbacks import boards
 from lit_models.checkpoint import record_classes
+from lit_models.machine import keep_input_precision
 from lit_models.resume import record_progress, resume_progress
 from lit_models.schedule import optimizer_and_schedule, refuse_longer_training
 from rl import environments
@@ -203,11 +204,7 @@ class DQN(LightningModule):
             raise ValueError(
                 f"DQN plays its own environments: leave out --data {type(self.trainer.datamodule).__name__}"
             )
-        if self.trainer.precision in ("16-true", "bf16-true"):
-            half = self.trainer.precision.partition("-")[0]
-            raise ValueError(
-                f"{half}-true is too coarse for discounts and values: set trainer.precision to {half}-mixed"
-            )
+        keep_input_precision(self.trainer)
         if stage != "fit":
             return
         own = self.hparams
