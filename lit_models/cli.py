@@ -1,7 +1,6 @@
 """The command line: LightningCLI, with defaults that keep a run's results, and checkpoints that stand alone."""
 
 import argparse
-import json
 import logging
 import os
 import shlex
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
@@ -23,9 +22,7 @@ from torch.jit import TracerWarning
 
 from lit_models.callbacks import Checkpoint, Forecasts, Pictures, ProgressBar, Throughput
 from lit_models.checkpoint import (
-    RESUMED,
     AtomicCheckpointIO,
-    flat,
     read_checkpoint,
     recorded_config,
     refuse_changes,
@@ -35,6 +32,7 @@ from lit_models.classifier import Classifier
 from lit_models.errors import cause, explain  # imports the three packages, so that their classes are known by name
 from lit_models.machine import compiles, refuse_impossible
 from lit_models.rnn import RNN
+from lit_models.runs import RunRecord
 from lit_models.writers import PredictionWriter
 
 
@@ -51,36 +49,6 @@ class Parser(LightningArgumentParser):
         self.exit(2, f"error: {explain(message, names)}\n")
 
 
-class RunConfig(SaveConfigCallback):
-    """Keeps the resolved config: in the run's folder, in its checkpoints, and in TensorBoard's HPARAMS tab."""
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Saves the config as training starts, where there is a folder for it."""
-        self.config = self.config.clone()
-        self.config.ckpt_path = None  # the saved config starts a run like this one, it doesn't resume it
-        self.content = json.loads(self.parser.dump(self.config, format="json", skip_none=False))
-        if stage == "fit" and trainer.logger is not None:
-            super().setup(trainer, pl_module, stage)
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Writes the hyperparameters; TensorBoard's HPARAMS tab finds the metrics in the run's own curves."""
-        from torch.utils.tensorboard.summary import hparams
-
-        sections = {key: self.content.get(key) for key in RESUMED}
-        sections["trainer"] = {key: self.content["trainer"][key] for key in ("max_epochs", "precision")}
-        values = {key: "none" if value is None else value for key, value in flat(sections).items()}
-        _, start, end = hparams({k: v if isinstance(v, int | float | str) else str(v) for k, v in values.items()}, {})
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                writer = logger.experiment._get_file_writer()
-                writer.add_summary(start)
-                writer.add_summary(end)
-
-    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds the config to a checkpoint, so that it can be tested or resumed without any file beside it."""
-        checkpoint["config"] = self.content
-
-
 class CLI(LightningCLI):
     """Parses, builds and runs; see LightningCLI, whose parts are overridden here where a run would lose something.
 
@@ -93,7 +61,7 @@ class CLI(LightningCLI):
             # Lightning's, with which every step of an optimizer looks for the driver again: 0.1 ms without a GPU.
             os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
         super().__init__(
-            save_config_callback=RunConfig,
+            save_config_callback=RunRecord,
             save_config_kwargs={"overwrite": True},  # a resumed run saves into its own folder
             trainer_defaults={"default_root_dir": "logs"},
             seed_everything_default=0,

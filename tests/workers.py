@@ -1,4 +1,4 @@
-"""A program of one or two processes: `python workers.py OUTPUT DEVICES BATCH_SIZE`; the first process saves what came."""
+"""A program of one or two processes: `python workers.py OUTPUT DEVICES BATCH_SIZE`; the first saves what came of it."""
 
 import sys
 
