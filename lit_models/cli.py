@@ -110,7 +110,8 @@ class CLI(LightningCLI):
             "--compile",
             type=bool,
             default=False,
-            help="Whether to compile the model with torch.compile; it takes a while at first, and a C++ compiler.",
+            help="Whether to compile the model with torch.compile, which takes a while at first, and a compiler; "
+            "TensorBoard has no graph then.",
         )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
@@ -223,7 +224,8 @@ class CLI(LightningCLI):
             raise OSError(f"cannot write to {folder}: {error.strerror}; set --trainer.default_root_dir") from error
         if not os.access(folder, os.W_OK):
             raise OSError(f"cannot write to {folder}; set --trainer.default_root_dir")
-        graph = not config.ckpt_path  # a checkpoint's run has drawn it already
+        # A checkpoint's run has drawn it already, and a compiled model cannot be traced.
+        graph = not (config.ckpt_path or config.compile)
         return TensorBoardLogger(root, name, version, log_graph=graph, default_hp_metric=False, **options)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:

@@ -161,6 +161,12 @@ class DQN(LightningModule):
         """The greedy policy's values `(batch, actions)` of observations `(batch, ...)`."""
         return (self.network if self.average is None else self.average)(observation)
 
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compiles the networks, which are what training calls; see `torch.compile`."""
+        for network in (self.network, self.target, self.average):
+            if network is not None:
+                network.compile(*args, **options)
+
     @torch.no_grad()
     def act(self, observation: np.ndarray | Tensor) -> np.ndarray:
         """The greedy policy's actions, `(batch,)`, for observations `(batch, ...)`; one, `()`, for one."""
