@@ -7,10 +7,12 @@ import os
 import shlex
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from jsonargparse import DefaultHelpFormatter
 from lightning import LightningModule, Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
@@ -32,8 +34,11 @@ from lit_models.checkpoint import (
 )
 from lit_models.classifier import Classifier
 from lit_models.errors import cause, explain  # imports the three packages, so that their classes are known by name
+from lit_models.export import export
 from lit_models.rnn import RNN
 from lit_models.writers import PredictionWriter
+
+VERBS: dict[str, Callable[..., None]] = {"export": export}  # beside Lightning's: no model or Trainer is given to them
 
 
 class Parser(LightningArgumentParser):
@@ -46,7 +51,11 @@ class Parser(LightningArgumentParser):
         """Ends the program with one line and exit status 2."""
         parser = getattr(ex, "subcommand_parser", None) or self
         names = [option.lstrip("-") for action in parser._actions for option in action.option_strings]
-        self.exit(2, f"error: {explain(message, names)}\n")
+        self.exit(2, f"error: {explain(message, names, VERBS)}\n")
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """jsonargparse's, which leaves the lines of the text below the options as they are."""
 
 
 class RunConfig(SaveConfigCallback):
@@ -96,7 +105,14 @@ class CLI(LightningCLI):
             trainer_defaults={"default_root_dir": "logs"},
             seed_everything_default=0,
             parser_class=Parser,
-            parser_kwargs={"prog": "python -m lit_models", "description": "Trains, tests and uses the models."},
+            parser_kwargs={
+                "prog": "python -m lit_models",
+                "description": "Trains, tests and uses the models.",
+                "epilog": "\n".join(
+                    ["further subcommands:", *(f"    {name:<19} {summary(VERBS[name])}" for name in VERBS)]
+                ),
+                "formatter_class": HelpFormatter,
+            },
             args=args,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -304,6 +320,22 @@ def run_name(config: Any) -> str:
     return Path(str(files[0])).stem
 
 
+def summary(verb: Callable[..., None]) -> str:
+    """The first line of a verb's documentation."""
+    return (verb.__doc__ or "").partition("\n")[0]
+
+
+def run_verb(name: str, args: list[str]) -> None:
+    """Runs one of our own verbs, whose options are the parameters of its function."""
+    verb = VERBS[name]
+    parser = Parser(prog=f"python -m lit_models {name}", description=summary(verb))
+    parser.add_function_arguments(verb, as_group=False)
+    for action in parser._actions:
+        if isinstance(action.default, bool):  # a flag by itself is enough
+            action.nargs, action.const = "?", True
+    verb(**parser.parse_args(args).as_dict())
+
+
 def quieten() -> None:
     """Keeps other libraries' advice out of the output, and warnings to one line each."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # LightningCLI calls what jsonargparse renamed
@@ -328,8 +360,12 @@ def main(args: list[str] | None = None) -> int:
     Set `LIT_MODELS_DEBUG` in the environment to see where an error came from.
     """
     quieten()
+    args = sys.argv[1:] if args is None else args
     try:
-        CLI(args)
+        if args and args[0] in VERBS:
+            run_verb(args[0], args[1:])
+        else:
+            CLI(args)
     except SIGTERMException:
         return 128 + 15
     except (OSError, ValueError, MisconfigurationException) as error:
