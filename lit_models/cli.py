@@ -360,10 +360,10 @@ def main(args: list[str] | None = None) -> int:
     Set `LIT_MODELS_DEBUG` in the environment to see where an error came from.
     """
     quieten()
-    args = sys.argv[1:] if args is None else args
+    verb, *options = (sys.argv[1:] if args is None else args) or [""]
     try:
-        if args and args[0] in VERBS:
-            run_verb(args[0], args[1:])
+        if verb in VERBS:
+            run_verb(verb, options)
         else:
             CLI(args)
     except SIGTERMException:

@@ -259,7 +259,7 @@ RUNNERS = {"onnx": run_onnx, "torch_export": run_torch_export, "safetensors": ru
 
 
 def compare(model: LightningModule, run: Run, interface: Interface, tolerance: float) -> tuple[float, bool]:
-    """The largest difference of what was exported from the model, on random input, and whether all differences are tolerable.
+    """The largest difference of what was exported from the model, on random input, and whether all are tolerable.
 
     Args:
         model: The model.
