@@ -1,6 +1,7 @@
 """What a checkpoint says of itself: reading one without running what is in it, and running as it was run."""
 
 import importlib
+import inspect
 import json
 import pickle
 import sys
@@ -122,14 +123,20 @@ def build_model(checkpoint: dict[str, Any], path: str | Path, num_classes: int |
     name = checkpoint.get("model_class")
     if name is None:
         raise ValueError(f"{path} does not name its model's class: load it with that class's load_from_checkpoint")
-    hyperparameters = dict(checkpoint.get("hyper_parameters", {}))
+    kind, hyperparameters = find_class(name, path), dict(checkpoint.get("hyper_parameters", {}))
+    parameters = inspect.signature(kind).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        # Lightning records those of the base class too, whose constructor a subclass calls.
+        hyperparameters = {key: value for key, value in hyperparameters.items() if key in parameters}
     replaced = num_classes is not None and hyperparameters.get("num_classes") != num_classes
     if replaced and "num_classes" not in hyperparameters:
         raise ValueError(f"{path} holds {name}, which has no num_classes: leave it out")
     if replaced:
-        hyperparameters |= {"num_classes": num_classes, "class_names": None}
+        hyperparameters["num_classes"] = num_classes
+        if "class_names" in hyperparameters:
+            hyperparameters["class_names"] = None
     try:
-        model = find_class(name, path)(**hyperparameters)
+        model = kind(**hyperparameters)
     except TypeError as error:
         raise ValueError(f"{path} does not fit {name} as it is now: {error}") from error
     state, own = checkpoint["state_dict"], model.state_dict()

@@ -201,6 +201,7 @@ def write_onnx(model: LightningModule, path: Path, interface: Interface, facts: 
 def write_torch_export(model: LightningModule, path: Path, interface: Interface, facts: dict[str, str]) -> None:
     """Writes what `torch.export.load` reads, with the facts as its `extra_files`."""
     network, example, axes = traceable(model, interface, ScannedRecurrence)
+    torch.compiler.reset()  # the loop is compiled, and what an earlier one left behind would limit the time of this one
     program = torch.export.export(network, example, dynamic_shapes=axes)
     torch.export.save(program, path, extra_files=facts)
 

@@ -19,11 +19,10 @@ from lit_models import CNN, RNN, Net, RNNClassifier, cli
 from lit_models.recurrence import OnnxRecurrence
 from rl import DQN
 
-for package in ("onnx", "onnxscript", "onnxruntime", "safetensors"):
-    pytest.importorskip(package, reason="needs the extra export")
-
-import onnxruntime
-from safetensors import safe_open
+onnx = pytest.importorskip("onnx", reason="needs the extra export")
+onnxruntime = pytest.importorskip("onnxruntime", reason="needs the extra export")
+safetensors = pytest.importorskip("safetensors", reason="needs the extra export")
+pytest.importorskip("onnxscript", reason="needs the extra export")
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 SMALL = {"num_envs": 2, "buffer_size": 100, "learning_starts": 10, "batch_size": 8}
@@ -77,7 +76,7 @@ def facts(form, path):
     if form == "onnx":
         return onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
     if form == "safetensors":
-        with safe_open(path, framework="pt") as file:
+        with safetensors.safe_open(path, framework="pt") as file:
             return file.metadata()
     keys = ("model_class", "hyperparameters", "class_names", "mean", "std", "inputs", "outputs", "lit_models")
     content = dict.fromkeys(keys, "")
@@ -140,7 +139,7 @@ def test_a_file_says_what_it_is(form, tmp_path):
     assert found["model_class"] == "lit_models.Net"
     assert json.loads(found["hyperparameters"])["channels"] == [10, 20]
     assert json.loads(found["class_names"])[3] == "class 3"
-    assert (json.loads(found["mean"]), json.loads(found["std"])) == pytest.approx(([0.1307], [0.3081]))
+    assert json.loads(found["mean"]) + json.loads(found["std"]) == pytest.approx([0.1307, 0.3081])
     assert json.loads(found["inputs"]) == {"images": {"shape": ["batch", 1, 28, 28], "dtype": "uint8"}}
     assert json.loads(found["outputs"]) == {"logits": {"shape": ["batch", 10], "dtype": "float32"}}
     assert found["lit_models"][0].isdigit()
@@ -165,8 +164,6 @@ def test_an_exported_rnn_runs_free_step_by_step(cell, form, tmp_path):
 
 
 def test_onnx_has_the_operators_that_runtimes_know(tmp_path):
-    import onnx
-
     for name, operator in (("gru", "GRU"), ("lstm", "LSTM"), ("plain", "RNN")):
         save(MODELS[name](), tmp_path / "model.ckpt")
         export(tmp_path / "model.ckpt", "onnx", tmp_path / name)
@@ -239,7 +236,7 @@ def test_bad_input_is_one_line(last, tmp_path, monkeypatch, capsys):
         options = [f"--ckpt_path={checkpoint}", f"--format={form}", f"--output={tmp_path / output}"]
         return fails(capsys, "export", *options, *args)
 
-    assert "there is already: give another --output, or --overwrite" in refused(output="there")
+    assert "there is there already: give another --output, or --overwrite" in refused(output="there")
     assert "is a folder: give a file" in refused(output="")
     assert "cannot write" in refused(output="there/new")
     assert "is the checkpoint itself" in refused("--overwrite", output=last)
