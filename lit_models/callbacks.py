@@ -178,6 +178,46 @@ class Throughput(Callback):
         pl_module.log_dict(speeds, sync_dist=True)
 
 
+class FreezeBackbone(Callback):
+    """Trains the rest of a model, whose submodules named here stay as they are.
+
+    Their parameters get no gradients, and they stay in eval mode: dropout is off, and the statistics of batch
+    normalisation neither move nor give way to a batch's own, as they do with Lightning's `BaseFinetuning.freeze`. A
+    model that comes in eval mode, as from `lit_models.load`, is put into training mode but for them. They stay frozen
+    after training.
+
+    Args:
+        modules: The name of a submodule, or several: `features` of Net and CNN, `core` of RNN and RNNClassifier.
+
+    Raises:
+        ValueError: The model has no such submodule.
+    """
+
+    def __init__(self, modules: str | list[str] = "features") -> None:
+        self.names = [modules] if isinstance(modules, str) else list(modules)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Freezes, before the optimizer and other processes are looked for."""
+        if stage != "fit":
+            return
+        there = dict(pl_module.named_modules())
+        for name in self.names:
+            if name not in there or not name:
+                children = [name for name, child in pl_module.named_children() if any(True for _ in child.parameters())]
+                raise ValueError(
+                    f"FreezeBackbone: {type(pl_module).__name__} has no submodule '{name}', but {', '.join(children)}"
+                )
+        if not pl_module.training:
+            pl_module.train()
+        self.frozen = [there[name].requires_grad_(False).eval() for name in self.names]
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Back to eval mode, where something has put the whole model into training mode."""
+        for module in self.frozen:
+            if module.training:
+                module.eval()
+
+
 def boards(trainer: Trainer) -> "list[SummaryWriter]":
     """The TensorBoard writers of a run, in the process that writes."""
     loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]

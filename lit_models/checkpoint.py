@@ -1,6 +1,8 @@
 """What a checkpoint says of itself: reading one without running what is in it, and running as it was run."""
 
 import contextlib
+import importlib
+import inspect
 import json
 import pickle
 import sys
@@ -12,6 +14,7 @@ import torch
 from jsonargparse import Namespace
 from lightning import LightningModule
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_info
 
 RESUMED = ("model", "data", "seed_everything")  # what a resumed run must not contradict
 LEARNT = ("mean", "std", "class_names")  # what a model takes over from its data where the config says null
@@ -94,6 +97,102 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
         raise ValueError(f"{path} is not a Lightning checkpoint: it has no state_dict")
     return checkpoint
+
+
+def load(path: str | Path, num_classes: int | None = None) -> LightningModule:
+    """The model of a checkpoint, or of an export to safetensors, of the class that the file names.
+
+    Args:
+        path: The file. None of what is in it is run, but the module of the class that it names is imported.
+        num_classes: For a classifier that is to be trained on other classes: how many. If they are not as many as it
+            has, its last layer is replaced by a fresh one, which is said, and the names of the classes are forgotten.
+
+    Returns:
+        The model on the CPU, in eval mode: call its `train()` before training it further. Its optimizer is the
+        default one, in its first state.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged, holds code, names no class that there is, or doesn't fit it; it is safetensors, and
+            that package is missing; the model has no `num_classes`.
+    """
+    return build_model(read_model(path), path, num_classes)
+
+
+def read_model(path: str | Path) -> dict[str, Any]:
+    """What `build_model` takes, of a checkpoint or an export to safetensors; raises what `load` does."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no checkpoint {path}")
+    with open(path, "rb") as file:
+        if file.read(9)[8:] != b"{":  # where a safetensors file's header begins, after its length
+            return read_checkpoint(path)
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise ValueError(f"{path}: reading safetensors needs the extra export: pip install -e '.[export]'") from error
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dict
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file, or is cut short") from error
+    hyperparameters = json.loads(metadata.get("hyperparameters", "{}"))
+    return {"state_dict": state, "model_class": metadata.get("model_class"), "hyper_parameters": hyperparameters}
+
+
+def build_model(checkpoint: dict[str, Any], path: str | Path, num_classes: int | None = None) -> LightningModule:
+    """The model of a checkpoint that has been read from `path`; the rest is as in `load`."""
+    name = checkpoint.get("model_class")
+    if name is None:
+        raise ValueError(f"{path} does not name its model's class: load it with that class's load_from_checkpoint")
+    kind, hyperparameters = find_class(name, path), dict(checkpoint.get("hyper_parameters", {}))
+    parameters = inspect.signature(kind).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        # Lightning records those of the base class too, whose constructor a subclass calls.
+        hyperparameters = {key: value for key, value in hyperparameters.items() if key in parameters}
+    replaced = num_classes is not None and hyperparameters.get("num_classes") != num_classes
+    if replaced and "num_classes" not in hyperparameters:
+        raise ValueError(f"{path} holds {name}, which has no num_classes: leave it out")
+    if replaced:
+        hyperparameters["num_classes"] = num_classes
+        if "class_names" in hyperparameters:
+            hyperparameters["class_names"] = None
+    try:
+        model = kind(**hyperparameters)
+    except TypeError as error:
+        raise ValueError(f"{path} does not fit {name} as it is now: {error}") from error
+    state, own = checkpoint["state_dict"], model.state_dict()
+    if replaced:
+        fresh = [key for key in own if key in state and own[key].shape != state[key].shape]
+        heads = sorted({key.rpartition(".")[0] for key in fresh})
+        if len(heads) != 1:
+            raise ValueError(f"{name}: num_classes is the size of {heads or 'nothing'}, not of one layer to replace")
+        state = state | {key: own[key] for key in fresh}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        mismatch = str(error).splitlines()[1].strip()
+        raise ValueError(f"{path} does not fit {name} as it is now: {mismatch}") from error
+    if "pytorch-lightning_version" in checkpoint:
+        model.on_load_checkpoint(checkpoint)
+    if replaced:
+        before = checkpoint["hyper_parameters"]["num_classes"]
+        rank_zero_info(
+            f"{heads[0]} of {name} is new, for {num_classes} classes instead of {before}: it is to be trained"
+        )
+    return model.eval()
+
+
+def find_class(name: str, path: str | Path) -> type[LightningModule]:
+    """The class that the file at `path` names, `lit_models.Net` for one; raises a ValueError where there is none."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} holds {name}, which cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, LightningModule)):
+        raise ValueError(f"{path} holds {name}, which is not a LightningModule")
+    return found
 
 
 def recorded_config(checkpoint: dict[str, Any], path: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_models.checkpoint import record_classes
-from lit_models.resume import record_progress, resume_progress
+from lit_models.resume import kept_progress, record_progress, resume_progress
 from lit_models.schedule import optimizer_and_schedule, refuse_longer_training
 
 Batch = tuple[Tensor, Tensor]
@@ -177,7 +177,7 @@ class Classifier(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps how far the epoch was, for when training starts."""
-        self.resumed = {"processes": checkpoint.get("processes", [])}
+        self.resumed = kept_progress(self, checkpoint)
 
     def _refuse_misfits(self, shape: torch.Size) -> None:
         name = type(self).__name__

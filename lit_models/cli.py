@@ -6,10 +6,12 @@ import os
 import shlex
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
+from jsonargparse import DefaultHelpFormatter
 from lightning import Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
@@ -30,10 +32,14 @@ from lit_models.checkpoint import (
 )
 from lit_models.classifier import Classifier
 from lit_models.errors import cause, explain  # imports the three packages, so that their classes are known by name
+from lit_models.export import export
 from lit_models.machine import compiles, refuse_impossible
 from lit_models.rnn import RNN
-from lit_models.runs import RunRecord
+from lit_models.runs import RunRecord, runs
 from lit_models.writers import PredictionWriter
+
+# Beside Lightning's: no model or Trainer is given to them.
+VERBS: dict[str, Callable[..., None]] = {"export": export, "runs": runs}
 
 
 class Parser(LightningArgumentParser):
@@ -46,7 +52,11 @@ class Parser(LightningArgumentParser):
         """Ends the program with one line and exit status 2."""
         parser = getattr(ex, "subcommand_parser", None) or self
         names = [option.lstrip("-") for action in parser._actions for option in action.option_strings]
-        self.exit(2, f"error: {explain(message, names)}\n")
+        self.exit(2, f"error: {explain(message, names, VERBS)}\n")
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """jsonargparse's, which leaves the lines of the text below the options as they are."""
 
 
 class CLI(LightningCLI):
@@ -66,7 +76,14 @@ class CLI(LightningCLI):
             trainer_defaults={"default_root_dir": "logs"},
             seed_everything_default=0,
             parser_class=Parser,
-            parser_kwargs={"prog": "python -m lit_models", "description": "Trains, tests and uses the models."},
+            parser_kwargs={
+                "prog": "python -m lit_models",
+                "description": "Trains, tests and uses the models.",
+                "epilog": "\n".join(
+                    ["further subcommands:", *(f"    {name:<19} {summary(VERBS[name])}" for name in VERBS)]
+                ),
+                "formatter_class": HelpFormatter,
+            },
             args=args,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -323,6 +340,22 @@ def run_name(config: Any) -> str:
     return Path(str(files[0])).stem
 
 
+def summary(verb: Callable[..., None]) -> str:
+    """The first line of a verb's documentation."""
+    return (verb.__doc__ or "").partition("\n")[0]
+
+
+def run_verb(name: str, args: list[str]) -> None:
+    """Runs one of our own verbs, whose options are the parameters of its function."""
+    verb = VERBS[name]
+    parser = Parser(prog=f"python -m lit_models {name}", description=summary(verb))
+    parser.add_function_arguments(verb, as_group=False, as_positional=name == "runs")
+    for action in parser._actions:
+        if isinstance(action.default, bool):  # a flag by itself is enough
+            action.nargs, action.const = "?", True
+    verb(**parser.parse_args(args).as_dict())
+
+
 def quieten() -> None:
     """Keeps other libraries' advice out of the output, and warnings to one line each."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # LightningCLI calls what jsonargparse renamed
@@ -356,8 +389,12 @@ def main(args: list[str] | None = None) -> int:
     Set `LIT_MODELS_DEBUG` in the environment to see where an error came from.
     """
     quieten()
+    verb, *options = (sys.argv[1:] if args is None else args) or [""]
     try:
-        CLI(args)
+        if verb in VERBS:
+            run_verb(verb, options)
+        else:
+            CLI(args)
     except SIGTERMException:
         return 128 + 15
     except (OSError, ValueError, ImportError, MisconfigurationException) as error:

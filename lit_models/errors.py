@@ -15,20 +15,21 @@ import lit_models
 import rl
 
 
-def explain(message: str, options: Iterable[str]) -> str:
+def explain(message: str, options: Iterable[str], verbs: Iterable[str] = ()) -> str:
     """One line for a parser's message.
 
     Args:
         message: As jsonargparse gives it: several lines, the cause among them.
         options: The names of the parser's own options, `trainer.max_epochs` for one.
+        verbs: Further commands than the message knows of.
     """
+    options = list(options)
     key = ".".join(re.findall(r'Parser key "([\w.]+)"', message))
     paths = re.findall(r"class_path[ =]'([\w.]+)'", message)
     if found := re.search(r"(?:Option '|does not accept option ')([\w.]+)'", message):
         name = found[1]
         if paths:
             return f"{paths[-1]} has no option '{name}'{nearest(name, keywords(paths[-1]))}"
-        options = list(options)
         hint = nearest(name, options) or nearest(name.partition(".")[0], options)
         return f"there is no option '{name}'{hint}"
     if found := re.search(r"unrecognized arguments: -*([^\s=]+)", message):
@@ -51,7 +52,11 @@ def explain(message: str, options: Iterable[str]) -> str:
         wanted = " or ".join(dict.fromkeys(choices + ["null" if name == "NoneType" else name for name in names]))
         return f"{key}: {value[1]!r} is not {wanted}{nearest(value[1], choices)}"
     if found := re.search(r"invalid choice: '?([\w-]+)'? \(choose from (.*)\)", message):
-        return f"there is no command '{found[1]}'{nearest(found[1], re.findall(r'[a-z]+', found[2]))}"
+        return f"there is no command '{found[1]}'{nearest(found[1], [*re.findall(r'[a-z]+', found[2]), *verbs])}"
+    if found := re.search(r"arguments are required: ([\w, ]+)$", message):
+        missing = found[1].split(", ")
+        if set(missing) <= set(options):
+            return f"there is no value for {', '.join(f'--{name}' for name in missing)}: give one"
     if found := re.search(r"arguments are required: (\w+)$", message):
         of_data = any(found[1] in keywords(f"datamodules.{name}") for name in datamodules.__all__)
         return f"{found[1]} has no value: give one with --{'data' if of_data else 'model'}.{found[1]}"

@@ -45,12 +45,18 @@ def record_progress(module: LightningModule, checkpoint: dict[str, Any], progres
     checkpoint["processes"] = states
 
 
+def kept_progress(module: LightningModule, checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """What a model keeps of a checkpoint for `resume_progress`, in `on_load_checkpoint`: nothing if it isn't trained."""
+    training = module._trainer is not None and module.trainer.training
+    return {"processes": checkpoint.get("processes", [])} if training else {}
+
+
 def resume_progress(module: LightningModule, checkpoint: dict[str, Any]) -> dict[str, Any] | None:
     """What `record_progress` was given in this process, once training starts; puts the random generators back too.
 
     Args:
         module: The model.
-        checkpoint: What the model has kept of one in `on_load_checkpoint`, or nothing.
+        checkpoint: What `kept_progress` returned, or nothing.
 
     Returns:
         None if nothing is resumed, or if the checkpoint is not one of as many processes.

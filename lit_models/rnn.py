@@ -21,7 +21,7 @@ from torchmetrics import MeanMetric, MeanSquaredError
 
 from lit_models.checkpoint import record_classes
 from lit_models.machine import keep_input_precision
-from lit_models.resume import record_progress, resume_progress
+from lit_models.resume import kept_progress, record_progress, resume_progress
 from lit_models.schedule import optimizer_and_schedule, refuse_longer_training
 
 Cell = Literal["gru", "lstm", "rnn"]
@@ -206,7 +206,7 @@ class RNN(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps how far the epoch was, for when training starts."""
-        self.resumed = {"processes": checkpoint.get("processes", [])}
+        self.resumed = kept_progress(self, checkpoint)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RNN":
         """Moves and casts the model; mean and standard deviation keep their digits, which half of a float32 lacks."""

@@ -152,11 +152,11 @@ def commit() -> str | None:
     return done.stdout.strip()
 
 
-def runs(folder: str = "logs") -> None:
+def runs(folder: str) -> None:
     """Lists the runs in a folder and below it, with their best metric.
 
     Args:
-        folder: Where runs are.
+        folder: Where runs are, `logs` for one.
 
     Raises:
         FileNotFoundError: There is no such folder, or no run in it.

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 from lit_models.callbacks import boards
 from lit_models.checkpoint import record_classes
 from lit_models.machine import keep_input_precision
-from lit_models.resume import record_progress, resume_progress
+from lit_models.resume import kept_progress, record_progress, resume_progress
 from lit_models.schedule import optimizer_and_schedule, refuse_longer_training
 from rl import environments
 from rl.network import Activation, QNetwork
@@ -440,9 +440,9 @@ class DQN(LightningModule):
             raise ValueError(f"the checkpoint's agent plays {held}, not {asked}")
         for name in COUNTED:
             setattr(self, name, checkpoint[name])
-        if self._trainer is None or not self.trainer.training:  # only the weights are asked for
+        self.resumed = kept_progress(self, checkpoint)
+        if not self.resumed:  # only the weights are asked for
             return
-        self.resumed = {"processes": checkpoint["processes"]}
         for name in ("num_envs", "buffer_size", "n_steps", "gamma", "prioritized"):
             if self.hparams[name] != checkpoint["hyper_parameters"][name]:
                 raise ValueError(
