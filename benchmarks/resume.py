@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -220,12 +221,17 @@ def damaged(path: Path, ran: Path) -> Iterator[tuple[str, bytes]]:
 def called(*args: str) -> tuple[int, list[str]]:
     """Runs the command line in this process: its exit status, and what it says of errors and checkpoints."""
     text = io.StringIO()
-    with contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
+    with (
+        contextlib.redirect_stdout(text),
+        contextlib.redirect_stderr(text),
+        warnings.catch_warnings(record=True) as caught,
+    ):
         try:
             status = cli.main(list(args))
         except SystemExit as stop:
             status = int(stop.code or 0)
-    return status, [line for line in text.getvalue().splitlines() if "error" in line.lower() or "passed over" in line]
+    lines = [line for line in text.getvalue().splitlines() if "error" in line.lower()]
+    return status, [*lines, *(str(warning.message) for warning in caught if "passed over" in str(warning.message))]
 
 
 if __name__ == "__main__":

@@ -122,19 +122,16 @@ class Classifier(LightningModule):
     def on_train_start(self) -> None:
         """Goes on where the checkpoint was written, if there is one."""
         refuse_longer_training(self.trainer)
-        self.on_train_epoch_start()  # which Lightning leaves out where a run is resumed in the middle of an epoch
         progress, self.resumed = resume_progress(self, self.resumed), {}
         for name in SUMS if progress else ():
             value = progress[name]
             setattr(self, name, value.to(self.device) if isinstance(value, Tensor) else value)
 
-    def on_train_epoch_start(self) -> None:
-        """Empties the sums over the epoch."""
-        self.train_images = 0
-        self.train_loss, self.train_right = torch.zeros(2, device=self.device).unbind()
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch `(images, labels)`."""
+        if batch_idx == 0:  # on_train_epoch_start is left out where a run is resumed
+            self.train_images = 0
+            self.train_loss, self.train_right = torch.zeros(2, dtype=torch.float32, device=self.device).unbind()
         images, labels = batch
         logits = self(images)
         loss = self._loss(logits, labels)

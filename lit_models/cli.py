@@ -51,7 +51,7 @@ class Parser(LightningArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Ends the program with one line and exit status 2."""
         parser = getattr(ex, "subcommand_parser", None) or self
-        names = [option.lstrip("-") for action in parser._actions for option in action.option_strings]
+        names = [option.lstrip("-") for action in parser._actions for option in action.option_strings or [action.dest]]
         self.exit(2, f"error: {explain(message, names, VERBS)}\n")
 
 

@@ -56,7 +56,7 @@ def explain(message: str, options: Iterable[str], verbs: Iterable[str] = ()) -> 
     if found := re.search(r"arguments are required: ([\w, ]+)$", message):
         missing = found[1].split(", ")
         if set(missing) <= set(options):
-            return f"there is no value for {', '.join(f'--{name}' for name in missing)}: give one"
+            return f"there is no value for {', '.join(missing)}: give one"
     if found := re.search(r"arguments are required: (\w+)$", message):
         of_data = any(found[1] in keywords(f"datamodules.{name}") for name in datamodules.__all__)
         return f"{found[1]} has no value: give one with --{'data' if of_data else 'model'}.{found[1]}"

@@ -46,7 +46,7 @@ def record_progress(module: LightningModule, checkpoint: dict[str, Any], progres
 
 
 def kept_progress(module: LightningModule, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """What a model keeps of a checkpoint for `resume_progress`, in `on_load_checkpoint`: nothing if it isn't trained."""
+    """What a model keeps in `on_load_checkpoint` for `resume_progress`: nothing if it is not to be trained."""
     training = module._trainer is not None and module.trainer.training
     return {"processes": checkpoint.get("processes", [])} if training else {}
 

@@ -147,17 +147,14 @@ class RNN(LightningModule):
     def on_train_start(self) -> None:
         """Goes on where the checkpoint was written, if there is one."""
         refuse_longer_training(self.trainer)
-        self.on_train_epoch_start()  # which Lightning leaves out where a run is resumed in the middle of an epoch
         progress, self.resumed = resume_progress(self, self.resumed), {}
         if progress:
             self.train_windows, self.train_loss = progress["train_windows"], progress["train_loss"].to(self.device)
 
-    def on_train_epoch_start(self) -> None:
-        """Empties the sums over the epoch."""
-        self.train_windows, self.train_loss = 0, torch.zeros((), device=self.device)
-
     def training_step(self, batch: Window, batch_idx: int) -> Tensor:
         """The mean square of the errors one step ahead, over the future of a batch of windows."""
+        if batch_idx == 0:  # on_train_epoch_start is left out where a run is resumed
+            self.train_windows, self.train_loss = 0, torch.zeros((), dtype=torch.float32, device=self.device)
         loss = F.mse_loss(*self._one_step_ahead(batch))
         self.log("train/loss_step", loss, prog_bar=True)
         self.train_windows += len(batch[0])

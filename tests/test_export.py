@@ -244,7 +244,7 @@ def test_bad_input_is_one_line(last, tmp_path, monkeypatch, capsys):
     assert "no checkpoint" in refused(checkpoint="nowhere.ckpt")
     assert "cut short" in refused(checkpoint=tmp_path / "cut.ckpt")
     assert "did you mean '--overwrite'?" in refused("--overwrit")
-    assert "there is no value for --format, --output" in fails(capsys, "export", f"--ckpt_path={last}")
+    assert "there is no value for format, output" in fails(capsys, "export", f"--ckpt_path={last}")
     assert "did you mean 'export'?" in fails(capsys, "exprot")
     for form, package in (("onnx", "onnxscript"), ("safetensors", "safetensors")):
         with monkeypatch.context() as without:

@@ -10,7 +10,7 @@ from lightning import Trainer
 
 from datamodules import MNISTDataModule, TensorDataset
 from datamodules.mnist import BUNDLED, SHA256
-from datamodules.tensors import batch_loader, random_affine
+from datamodules.tensors import random_affine
 from lit_models import Net
 
 
@@ -71,14 +71,16 @@ def test_batches_are_bytes_with_the_channel_second(mnist):
 def test_each_test_image_is_served_exactly_once_and_training_in_another_order_each_epoch(mnist):
     labels = torch.cat([labels for _, labels in mnist.test_dataloader()])
     assert torch.equal(labels, mnist.test_set.labels)
-    loader = batch_loader(TensorDataset(torch.arange(100), torch.arange(100)), 7, shuffle=True)
-    first, second = (torch.cat([labels for _, labels in loader]) for _ in range(2))
-    assert not torch.equal(first, second)
-    assert torch.equal(first.sort().values, second.sort().values)
+    loader, orders = mnist.train_loader(TensorDataset(torch.arange(100), torch.arange(100))), []
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        orders.append(torch.cat([labels for _, labels in loader]))
+    assert not torch.equal(*orders)
+    assert torch.equal(*(order.sort().values for order in orders))
 
 
-def test_data_order_leaves_the_global_generator_alone():
-    loader = batch_loader(TensorDataset(torch.arange(10), torch.arange(10)), 2, shuffle=True)
+def test_data_order_leaves_the_global_generator_alone(mnist):
+    loader = mnist.train_loader(TensorDataset(torch.arange(10), torch.arange(10)))
     state = torch.get_rng_state()
     list(loader)
     assert torch.equal(torch.get_rng_state(), state)
