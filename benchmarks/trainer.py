@@ -1,0 +1,90 @@
+"""What is paid for what the Trainer promises: start-up, the last checkpoint, and what `--compile true` brings."""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from lightning.pytorch.callbacks import Timer
+
+from benchmarks.common import ROOT, median, prepare, train
+from lit_models.callbacks import Checkpoint
+
+IMPORTS = ["-c", "import torch, torchvision, lightning"]
+COMPILED = {
+    "mnist.yaml": ["--trainer.limit_train_batches=200"],
+    "cnn_mnist.yaml": ["--trainer.limit_train_batches=15", "--data.batch_size=64"],
+    "rnn_mnist.yaml": ["--trainer.limit_train_batches=100"],
+    "rnn_mackey_glass.yaml": ["--trainer.limit_train_batches=100"],
+    "dqn_cartpole.yaml": ["--model.eval_episodes=2"],
+}
+
+
+def main() -> None:
+    """Runs what is asked for, and prints it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.trainer", description=__doc__.partition("\n")[0])
+    parser.add_argument("--only", choices=["startup", "checkpoint", "compile"], help="one of the three (default: all)")
+    parser.add_argument("--pairs", type=int, default=5, help="measurements of each (default: 5)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default: 1)")
+    options = parser.parse_args()
+    prepare(options.threads)
+    parts = {"startup": startup, "checkpoint": checkpoint, "compile": compiled}
+    for name, part in parts.items():
+        if options.only in (None, name):
+            part(options.pairs)
+
+
+def startup(pairs: int) -> None:
+    """`python -m lit_models --help` against the imports that nothing can do without."""
+    ratios = [seconds(["-m", "lit_models", "--help"]) / seconds(IMPORTS) for _ in range(pairs)]
+    print(f"start-up of --help, over that of {IMPORTS[1]!r}: {median(ratios)}", flush=True)
+
+
+def seconds(arguments: list[str]) -> float:
+    """How long Python takes for something."""
+    start = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
+    return time.perf_counter() - start
+
+
+def checkpoint(pairs: int) -> None:
+    """The share of a run that goes into `last.ckpt`."""
+    write, taken = Checkpoint._save_last_checkpoint, []
+
+    def timed(*args: object) -> None:
+        start = time.perf_counter()
+        write(*args)
+        taken.append(time.perf_counter() - start)
+
+    Checkpoint._save_last_checkpoint = timed
+    for config, flags in (("mnist.yaml", ["--trainer.max_epochs=3"]), ("dqn_cartpole.yaml", [])):
+        shares = []
+        for seed in range(pairs):
+            timer = Timer()
+            taken.clear()
+            with tempfile.TemporaryDirectory() as folder:
+                train(config, seed, Path(folder), [timer], *flags)
+            shares.append(100 * sum(taken) / timer.time_elapsed("train"))
+        print(f"{config:<22}last.ckpt, % of the run: {median(shares, 2)}; written {len(taken)} times", flush=True)
+    Checkpoint._save_last_checkpoint = write
+
+
+def compiled(pairs: int) -> None:
+    """The speed of a compiled model, over that of the model as it is, in the second epoch."""
+    for config, flags in COMPILED.items():
+        ratios = []
+        for seed in range(pairs):
+            speeds = []
+            for compile in ("true", "false"):
+                with tempfile.TemporaryDirectory() as folder:
+                    own = ["--trainer.max_epochs=3", "--trainer.limit_val_batches=1", f"--compile={compile}", *flags]
+                    metrics = train(config, seed, Path(folder), [], *own).trainer.callback_metrics
+                speeds.append(next(value.item() for name, value in metrics.items() if name.startswith("throughput")))
+            ratios.append(speeds[0] / speeds[1])
+        print(f"{config:<22}compiled, over as it is: {median(ratios)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

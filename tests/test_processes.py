@@ -1,0 +1,120 @@
+"""Runs of two processes, on the CPU with gloo."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import ROOT, fails
+
+from benchmarks.resume import alike, end
+
+CONFIG = ROOT / "configs" / "mnist.yaml"
+SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=20", "--trainer.limit_val_batches=3"]
+TWO = ["--trainer.accelerator=cpu", "--trainer.strategy=ddp", "--data.batch_size=64"]
+
+
+def start(command, folder, **variables):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "COLUMNS": "200"} | variables
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(list(map(str, command)), cwd=folder, env=environment, start_new_session=True, **pipes)
+
+
+def finished(process, timeout=300):
+    """What a process has printed, once it and those that it has started have ended."""
+    try:
+        return process.communicate(timeout=timeout)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail(f"it hangs: {process.communicate()[0]}")
+
+
+def fit(folder, *flags, **variables):
+    return start([sys.executable, "-m", "lit_models", "fit", f"--config={CONFIG}", *flags], folder, **variables)
+
+
+def test_two_processes_with_half_the_batch_do_what_one_does(tmp_path):
+    ends = []
+    for devices, batch_size in ((1, 128), (2, 64)):
+        path = tmp_path / f"{devices}.pt"
+        process = start([sys.executable, ROOT / "tests" / "workers.py", path, devices, batch_size], tmp_path)
+        text = finished(process)
+        assert process.returncode == 0, text
+        ends.append(torch.load(path, weights_only=True))
+    one, two = ends
+    torch.testing.assert_close(two["gradients"], one["gradients"], atol=1e-6, rtol=0)
+    assert one["gradients"].abs().max() > 1e-3
+    assert two["seen"] == one["seen"] == [2 * 1_001, 10_001]
+    assert two["metrics"] == pytest.approx(one["metrics"], abs=1e-6)
+    right = 10_001 * two["metrics"]["test/accuracy"]
+    assert right == pytest.approx(round(right), abs=1e-2)  # an image more or less would make it no whole number
+
+
+@pytest.mark.parametrize("launcher", ["Lightning", "torchrun", "two nodes"])
+def test_processes_train_alike_whoever_starts_them_and_the_first_alone_speaks(launcher, tmp_path):
+    if launcher == "two nodes":
+        flags = [*SHORT, *TWO, "--trainer.num_nodes=2", "--trainer.devices=1"]
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517"}
+        second = fit(tmp_path, *flags, NODE_RANK="1", **meeting)
+        process = fit(tmp_path, *flags, NODE_RANK="0", **meeting)
+        text = finished(process)
+        assert finished(second) == ""
+        assert second.returncode == 0
+    else:
+        run = ["-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "lit_models"]
+        command = [sys.executable, *(run if launcher == "torchrun" else ["-m", "lit_models"])]
+        process = start([*command, "fit", f"--config={CONFIG}", *SHORT, *TWO, "--trainer.devices=2"], tmp_path)
+        text = finished(process)
+    assert process.returncode == 0, text
+    assert text.count("To test it:") == 1
+    assert text.count("Trainable params") == 1
+    (run,) = (tmp_path / "logs" / "mnist").iterdir()
+    names = sorted(path.name.partition(".")[0] for path in run.iterdir())
+    assert names == ["checkpoints", "config", "events", "hparams", "run"]
+
+
+def test_a_killed_run_of_two_processes_ends_as_if_it_had_not_been(tmp_path):
+    flags = ["--trainer.max_epochs=2", *SHORT[1:], *TWO, "--trainer.devices=2", "--checkpoint_every_n_steps=7"]
+    whole = fit(tmp_path, *flags, "--trainer.default_root_dir=whole")
+    text = finished(whole)
+    assert whole.returncode == 0, text
+    killed = fit(tmp_path, *flags, "--trainer.default_root_dir=killed")
+    last = tmp_path / "killed" / "mnist" / "version_0" / "checkpoints" / "last.ckpt"
+    while killed.poll() is None and not last.exists():
+        pass
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate()
+    resumed = fit(tmp_path, *flags, "--trainer.default_root_dir=killed", "--ckpt_path=last")
+    text = finished(resumed)
+    assert resumed.returncode == 0, text
+    assert alike(end(tmp_path / "killed" / "mnist"), end(tmp_path / "whole" / "mnist"))
+
+
+@pytest.mark.parametrize("dying", ["the first", "the second"])
+def test_a_process_that_dies_ends_the_run_with_a_message(dying, tmp_path):
+    process = fit(tmp_path, "--trainer.max_epochs=100", *TWO, "--trainer.devices=2", "--checkpoint_every_n_steps=5")
+    last = tmp_path / "logs" / "mnist" / "version_0" / "checkpoints" / "last.ckpt"
+    while process.poll() is None and not last.exists():
+        time.sleep(0.05)
+    if dying == "the first":
+        process.kill()
+    else:
+        (child,) = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True).stdout.split()
+        os.kill(int(child), signal.SIGKILL)
+    text = finished(process, timeout=60)  # it reads what the processes print until the last of them has ended
+    where = " in process 1" if dying == "the first" else ""
+    errors = [line for line in text.splitlines() if "error" in line]
+    assert errors == [
+        f"error{where}: another process of this run has ended or cannot be reached: see what it says of itself, then "
+        "go on with --ckpt_path last"
+    ]
+    assert process.returncode != 0
+
+
+def test_more_devices_than_there_are(capsys):
+    assert "trainer.devices is 4096, but this machine has" in fails(
+        capsys, "fit", f"--config={CONFIG}", "--trainer.devices=4096"
+    )
