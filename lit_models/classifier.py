@@ -4,7 +4,7 @@ Images `(batch, channels, height, width)`, uint8 in 0..255 or float in 0..1 -> l
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from lit_models.checkpoint import record_classes
+from lit_models.machine import keep_sums_precise
 from lit_models.resume import kept_progress, record_progress, resume_progress
 from lit_models.schedule import optimizer_and_schedule, refuse_longer_training
 
@@ -175,6 +176,12 @@ class Classifier(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps how far the epoch was, for when training starts."""
         self.resumed = kept_progress(self, checkpoint)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Classifier":
+        """Moves and casts the model; metrics keep their digits."""
+        super()._apply(fn, recurse)
+        keep_sums_precise(self.metrics)
+        return self
 
     def _refuse_misfits(self, shape: torch.Size) -> None:
         name = type(self).__name__

@@ -55,11 +55,11 @@ def explain(message: str, options: Iterable[str], verbs: Iterable[str] = ()) -> 
         return f"there is no command '{found[1]}'{nearest(found[1], [*re.findall(r'[a-z]+', found[2]), *verbs])}"
     if found := re.search(r"arguments are required: ([\w, ]+)$", message):
         missing = found[1].split(", ")
+        if any(missing[0] in keywords(f"datamodules.{name}") for name in datamodules.__all__):
+            return f"{missing[0]} has no value: give one with --data.{missing[0]}"
         if set(missing) <= set(options):
             return f"there is no value for {', '.join(missing)}: give one"
-    if found := re.search(r"arguments are required: (\w+)$", message):
-        of_data = any(found[1] in keywords(f"datamodules.{name}") for name in datamodules.__all__)
-        return f"{found[1]} has no value: give one with --{'data' if of_data else 'model'}.{found[1]}"
+        return f"{missing[0]} has no value: give one with --model.{missing[0]}"
     if "model" in message and "required" in message:
         return "no model: name one with --config configs/mnist.yaml, with --model Net, or with --ckpt_path FILE"
     return "; ".join(line.strip() for line in message.splitlines() if line.strip())

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning import Trainer
 from lightning.pytorch.plugins.precision import HalfPrecision
+from torch import nn
 
 
 def refuse_impossible(config: Any) -> None:
@@ -68,3 +69,12 @@ def keep_input_precision(trainer: Trainer) -> None:
     """
     if isinstance(trainer.precision_plugin, HalfPrecision):
         trainer.precision_plugin.convert_input = lambda data: data
+
+
+def keep_sums_precise(metrics: nn.Module) -> None:
+    """Brings metrics back to float32, where the model that they are a part of was cast to 16 bits: from `_apply`.
+
+    A sum in bf16 stands still once what is added is less than a 512th of it.
+    """
+    half = (torch.bfloat16, torch.float16)
+    metrics._apply(lambda tensor: tensor.float() if tensor.dtype in half else tensor)

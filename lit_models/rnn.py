@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, MeanSquaredError
 
 from lit_models.checkpoint import record_classes
-from lit_models.machine import keep_input_precision
+from lit_models.machine import keep_input_precision, keep_sums_precise
 from lit_models.resume import kept_progress, record_progress, resume_progress
 from lit_models.schedule import optimizer_and_schedule, refuse_longer_training
 
@@ -206,9 +206,10 @@ class RNN(LightningModule):
         self.resumed = kept_progress(self, checkpoint)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RNN":
-        """Moves and casts the model; mean and standard deviation keep their digits, which half of a float32 lacks."""
+        """Moves and casts the model; mean, standard deviation and metrics keep their digits, which 16 bits lack."""
         kept = {name: getattr(self, name) for name in ("mean", "std")}
         super()._apply(fn, recurse)
+        keep_sums_precise(self.metrics)
         for name, value in kept.items():
             if getattr(self, name).dtype.itemsize < value.dtype.itemsize:
                 setattr(self, name, value.to(getattr(self, name).device))

@@ -31,6 +31,8 @@ class RunRecord(SaveConfigCallback):
     metrics, those of `test` and `validate` too.
     """
 
+    folder: Path | None = None
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Saves the config as training starts, where there is a folder for it."""
         self.config = self.config.clone()

@@ -38,8 +38,9 @@ def _few_threads():
 def run(tmp_path):
     """Runs the command line as a user does, in an empty folder, and returns the finished process."""
 
-    def run(*args, **options):
+    def run(*args, variables=None, **options):
         environment = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200", "OMP_NUM_THREADS": "1"}
+        environment |= variables or {}
         command = [sys.executable, "-m", "lit_models", *map(str, args)]
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, **options)
 

@@ -132,7 +132,6 @@ def test_wrong_data_are_one_line(tmp_path, capsys):
         ("rnn_csv", ["--model.std=0"], "error: std is 0.0: it must be above 0"),
         ("cnn_mnist", ["--model.image_size=20"], "error: image_size is 20: it must be at least 28"),
         ("mnist", ["--data.batch_size=0"], "error: batch_size is 0: it must be at least 1"),
-        ("rnn_csv", ["--trainer.precision=bf16-true"], "too coarse for series in their own units"),
         ("mnist", ["--model=RNN"], "MNISTDataModule has classes, not a series to forecast"),
         ("rnn_csv", ["--model=CNN"], "TimeSeriesDataModule has no classes"),
     ],
