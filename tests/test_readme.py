@@ -1,8 +1,14 @@
+import os
 import re
+import subprocess
+import sys
 
+import pytest
 from conftest import ROOT
 
-EXAMPLES = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+README = (ROOT / "README.md").read_text()
+EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+SHORT = "--trainer.max_epochs=1 --trainer.limit_train_batches=20 --trainer.limit_val_batches=2"
 
 
 def run(example, folder, monkeypatch):
@@ -24,3 +30,56 @@ def test_the_models_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     names = run(example, tmp_path, monkeypatch)
     assert names["trainer"].callback_metrics["test/accuracy"] > 0.97
     assert "[7, 2, 1, 0, 4]" in capsys.readouterr().out
+
+
+def commands(section):
+    text = README.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if not line.startswith("pip ")]
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_trainer_run_as_they_stand(tmp_path, monkeypatch):
+    pytest.importorskip("onnxruntime", reason="needs the extra export")
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "bin").mkdir()
+    # What is typed is what stands there; `python` and `torchrun` only see to it that a fit is a short one.
+    for name, program in (("python", ""), ("torchrun", "-m torch.distributed.run")):
+        script = (
+            f'#!/bin/sh\ncase "$*" in *" fit "*) set -- "$@" {SHORT};; esac\nexec {sys.executable} {program} "$@"\n'
+        )
+        (tmp_path / "bin" / name).write_text(script)
+        (tmp_path / "bin" / name).chmod(0o755)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment["PATH"] = f"{tmp_path / 'bin'}:{environment['PATH']}"
+
+    def typed(*lines):
+        processes = [
+            subprocess.Popen(
+                line, shell=True, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            )
+            for line in lines
+        ]
+        texts = [process.communicate(timeout=300)[0].decode() for process in processes]
+        assert [process.returncode for process in processes] == [0] * len(lines), texts
+        return texts
+
+    (going_on,) = commands("Stopped, and going on")
+    typed(going_on)
+    assert (tmp_path / "logs" / "mnist" / "version_0" / "checkpoints" / "last.ckpt").exists()
+    one_machine, torchrun, *two_machines = commands("Precision, processes, machines")
+    typed(one_machine)
+    typed(torchrun)
+    assert len(two_machines) == 2
+    typed(*two_machines)
+    (listing,) = commands("What a run leaves")
+    (table,) = typed(listing)
+    assert [line.split()[0] for line in table.splitlines()[1:]] == [f"mnist/version_{number}" for number in range(4)]
+    (export,) = commands("Export")
+    typed(export)
+    (example,) = (example for example in EXAMPLES if "onnxruntime" in example)
+    names = run(example, tmp_path, monkeypatch)
+    assert names["logits"].shape == (5, 10)
+    (example,) = (example for example in EXAMPLES if "FreezeBackbone" in example)
+    names = run(example, tmp_path, monkeypatch)
+    assert names["model"].num_classes == 3
