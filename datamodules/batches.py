@@ -20,6 +20,8 @@ class BatchDataModule(LightningDataModule):
 
     Attributes:
         num_workers: Processes that fetch batches; data in memory need none.
+        order_seed: Seed of the order; torch's seed when training starts.
+        position: The epoch that a resumed run goes on in, and how many batches of it are done.
     """
 
     num_workers: int = 0
@@ -29,28 +31,49 @@ class BatchDataModule(LightningDataModule):
         self.order_seed: int | None = None
         self.position = (0, 0)
 
-    def state_dict(self) -> dict[str, int]:
-        """The seed of the order, and where in it a run is to go on: the epoch, and the batches of it that are done."""
+    def state_dict(self) -> dict[str, Any]:
+        """The seed of the order, and where in it a run is to go on; nothing without a Trainer."""
+        if self.trainer is None:
+            return {}
         loop = self.trainer.fit_loop
         epochs, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current.processed
         # The epoch counts as begun until all that belongs to its end is done, its last checkpoint too.
         within = epochs.processed < epochs.started and batches < self.trainer.num_training_batches
         epoch, batch = (epochs.started - 1, batches) if within else (epochs.started, 0)
-        return {"order_seed": self.order_seed, "epoch": epoch, "batch": batch}
+        return {"order_seed": self.order_seed, "epoch": epoch, "batch": batch, "batch_size": self._global_batch_size()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what `state_dict` returned, where training goes on."""
-        if self.trainer.training:
-            self.order_seed, self.position = state["order_seed"], (state["epoch"], state["batch"])
+        """Takes over what `state_dict` returned, where training goes on.
+
+        Raises:
+            ValueError: That is in the middle of an epoch, and batches are of another size now, over all processes.
+        """
+        if self.trainer is None or not self.trainer.training:
+            return
+        if state["batch"] and state["batch_size"] != self._global_batch_size():
+            raise ValueError(
+                f"the checkpoint is of the middle of an epoch, with batches of {state['batch_size']} over all "
+                f"processes, not {self._global_batch_size()}: go on with as many, or from the end of an epoch"
+            )
+        self.order_seed, self.position = state["order_seed"], (state["epoch"], state["batch"])
+
+    def teardown(self, stage: str) -> None:
+        """Forgets where training was."""
+        if stage == "fit":
+            self.order_seed, self.position = None, (0, 0)
+
+    def _global_batch_size(self) -> int:
+        return self.hparams.batch_size * self.trainer.world_size
 
     def train_loader(self, dataset: Dataset) -> DataLoader:
         """Shuffled batches of a dataset that has `__getitems__`."""
         if self.order_seed is None:
             seed = torch.initial_seed() % 2**32
             self.order_seed = seed if self.trainer is None else self.trainer.strategy.broadcast(seed)
-        (epoch, batch), self.position = self.position, (0, 0)
-        size = self.hparams.batch_size
+        (epoch, batch), size = self.position, self.hparams.batch_size
         sampler = EpochSampler(dataset, self.order_seed, epoch, skip=batch * size)
+        if self.trainer is not None:  # which may ask for a new loader in every epoch
+            sampler.set_epoch(max(epoch, self.trainer.current_epoch))
         return self._loader(self._placed(dataset), batch_size=size, sampler=sampler)
 
     def eval_loader(self, dataset: Dataset) -> DataLoader:
@@ -75,6 +98,8 @@ class BatchDataModule(LightningDataModule):
                 f"device_resident: these data are read by {self.num_workers} worker process(es), which cannot reach "
                 "a device's memory: set num_workers to 0, or leave device_resident out"
             )
+        if self.trainer is None:
+            raise ValueError("device_resident: there is no Trainer that says which device: leave it out")
         return dataset.to(self.trainer.strategy.root_device)
 
     def _loader(self, dataset: Dataset, **options: Any) -> DataLoader:
@@ -84,7 +109,8 @@ class BatchDataModule(LightningDataModule):
             pin_memory=torch.cuda.is_available() and not self.hparams.get("device_resident"),
             persistent_workers=self.num_workers > 0,
             collate_fn=whole_batch,
-            generator=torch.Generator(),  # a loader draws a number, which would come from the model's generator
+            # A loader draws the seed of its workers, which would else come from the model's generator.
+            generator=torch.Generator().manual_seed(torch.initial_seed() % 2**63),
             **options,
         )
 
@@ -124,7 +150,9 @@ class EpochSampler(DistributedSampler):
         draw = torch.Generator().manual_seed(self.seed * 2**20 + self.epoch)
         order = torch.randperm(len(self.dataset), generator=draw)
         order = order.repeat(-(-self.total_size // max(len(order), 1)))[self.rank : self.total_size : self.num_replicas]
-        return iter(order.tolist()[self.skip if self.epoch == self.first else 0 :])
+        rest = order.tolist()[self.skip if self.epoch == self.first else 0 :]
+        self.epoch += 1  # without a Trainer, nobody else says that the next one has begun
+        return iter(rest)
 
 
 class EvenBatches(DistributedSampler, SequentialSampler):
@@ -135,14 +163,20 @@ class EvenBatches(DistributedSampler, SequentialSampler):
 
     Args:
         dataset: What is gone through.
-        batch_size: The most indices in a batch; processes that have fewer than others have smaller batches.
+        batch_size: Indices in a batch; the batches of a process differ by one at most.
+
+    Raises:
+        ValueError: There are fewer items than processes, of which one would have nothing to do.
     """
 
     def __init__(self, dataset: Dataset, batch_size: int) -> None:
         world, rank = processes()
         DistributedSampler.__init__(self, dataset, num_replicas=world, rank=rank, shuffle=False)
         self.data_source = dataset  # SequentialSampler's
-        self.batches = -(-self.num_samples // batch_size)
+        least = len(dataset) // world
+        if not least:
+            raise ValueError(f"{len(dataset)} items cannot be shared by {world} processes: set trainer.devices to 1")
+        self.batches = min(-(-self.num_samples // batch_size), least)
 
     def __len__(self) -> int:
         return self.batches

@@ -31,11 +31,14 @@ class Checkpoint(ModelCheckpoint):
     training is interrupted or fails (`save_on_exception` would write a second file under the name of a best one as
     well); and a run whose folder has moved, or is given by another path, knows its checkpoints again.
 
-    Writing `last.ckpt` takes no more than about 2% of a run: after an epoch it is left out where the last one took more
-    than a fiftieth of the time since. The end of training always writes it.
+    Writing `last.ckpt` takes no more than about 2% of a run: it is left out where the last one took more than a
+    fiftieth of the time since. The end of training always writes it, and so do the steps that are asked for.
 
     Attributes:
         every_n_steps: Steps of the optimizer from one `last.ckpt` to the next within an epoch; None for none.
+        last_step: The step that `last.ckpt` is of.
+        written: When it was written, in seconds of the monotonic clock.
+        seconds: How long that took.
     """
 
     every_n_steps: int | None = None
@@ -58,7 +61,7 @@ class Checkpoint(ModelCheckpoint):
         """Notes where training starts."""
         super().on_train_start(trainer, pl_module)
         self.first_step = self.step_before = trainer.global_step
-        self.last_step, self.written, self.seconds = -1, 0.0, 0.0  # of last.ckpt
+        self.last_step, self.written, self.seconds = -1, 0.0, 0.0
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -68,36 +71,41 @@ class Checkpoint(ModelCheckpoint):
         step, before, self.step_before = trainer.global_step, self.step_before, trainer.global_step
         due = self.every_n_steps and step // self.every_n_steps > before // self.every_n_steps
         if due and not trainer.is_last_batch and not self._should_skip_saving_checkpoint(trainer):
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+            saved = self._last_global_step_saved, self._last_checkpoint_saved
+            self._write_last(trainer)
+            # A validation that follows has still to write the best one of this step.
+            self._last_global_step_saved, self._last_checkpoint_saved = saved
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes `last.ckpt` also where the score is not among the best."""
         super().on_train_epoch_end(trainer, pl_module)
-        self._write_last(trainer, after_epoch=True)
+        self._also_save_last(trainer, after_epoch=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The same, where checkpoints are written then."""
         super().on_validation_end(trainer, pl_module)
-        self._write_last(trainer, after_epoch=False)
+        self._also_save_last(trainer, after_epoch=False)
 
-    def _write_last(self, trainer: Trainer, after_epoch: bool) -> None:
+    def _also_save_last(self, trainer: Trainer, after_epoch: bool) -> None:
         due = self._every_n_epochs >= 1 and (trainer.current_epoch + 1) % self._every_n_epochs == 0
         due = due and self._should_save_on_train_epoch_end(trainer) is after_epoch
-        if not due or self._should_skip_saving_checkpoint(trainer):
-            return
-        if trainer.strategy.broadcast(time.monotonic() - self.written > 50 * self.seconds):
+        if due and not self._should_skip_saving_checkpoint(trainer):
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def _save_last_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        if trainer.strategy.broadcast(time.monotonic() - self.written > 50 * self.seconds):
+            self._write_last(trainer)
+
+    def _write_last(self, trainer: Trainer) -> None:
         start = time.monotonic()
-        super()._save_last_checkpoint(trainer, monitor_candidates)
+        super()._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
         self.last_step, self.written = trainer.global_step, time.monotonic()
         self.seconds = self.written - start
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes `last.ckpt`, unless the last step's is there."""
         if not trainer.fast_dev_run and self.last_step != trainer.global_step > self.first_step:
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+            self._write_last(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Writes `last.ckpt` as it is now, if anything was trained."""

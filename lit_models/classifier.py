@@ -74,7 +74,7 @@ class Classifier(LightningModule):
         self.class_names = class_names
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        self.resumed: dict[str, Any] = {}
+        self.resumed: list[dict[str, Any]] | None = None
         # Not persistent: they are rebuilt from the hyperparameters, which every checkpoint holds.
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(-1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(-1, 1, 1), persistent=False)
@@ -123,16 +123,15 @@ class Classifier(LightningModule):
     def on_train_start(self) -> None:
         """Goes on where the checkpoint was written, if there is one."""
         refuse_longer_training(self.trainer)
-        progress, self.resumed = resume_progress(self, self.resumed), {}
-        for name in SUMS if progress else ():
-            value = progress[name]
-            setattr(self, name, value.to(self.device) if isinstance(value, Tensor) else value)
+        self._empty_sums()
+        for name, value in resume_progress(self).items():
+            if name in SUMS:
+                setattr(self, name, value.to(self.device) if isinstance(value, Tensor) else value)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch `(images, labels)`."""
         if batch_idx == 0:  # on_train_epoch_start is left out where a run is resumed
-            self.train_images = 0
-            self.train_loss, self.train_right = torch.zeros(2, dtype=torch.float32, device=self.device).unbind()
+            self._empty_sums()
         images, labels = batch
         logits = self(images)
         loss = self._loss(logits, labels)
@@ -198,6 +197,10 @@ class Classifier(LightningModule):
             sizes = f"{first}" if first == last else f"{first} or more" if last > 10**6 else f"{first} to {last}"
             hint = ", or set model.image_size" if "image_size" in self.hparams else ""
             raise ValueError(f"the images are {height}x{width} pixels, but {name} takes {sizes} along each side{hint}")
+
+    def _empty_sums(self) -> None:
+        self.train_images = 0
+        self.train_loss, self.train_right = torch.zeros(2, dtype=torch.float32, device=self.device).unbind()
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         try:

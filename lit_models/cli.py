@@ -22,6 +22,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from torch.jit import TracerWarning
 
+from datamodules.batches import BatchDataModule
 from lit_models.callbacks import Checkpoint, Forecasts, Pictures, ProgressBar, Throughput
 from lit_models.checkpoint import (
     AtomicCheckpointIO,
@@ -271,9 +272,14 @@ class CLI(LightningCLI):
             return on and useful.get(kind, True) and not any(isinstance(other, kind) for other in given)
 
         callbacks = [callback for callback in callbacks if wanted(callback)]
-        for callback in callbacks:
-            if isinstance(callback, Checkpoint):
-                callback.every_n_steps = self._get(self.config, "checkpoint_every_n_steps")
+        if every := self._get(self.config, "checkpoint_every_n_steps"):
+            keeper = next((callback for callback in callbacks if isinstance(callback, Checkpoint)), None)
+            if keeper is None or keeper.save_last is not True:
+                raise ValueError(
+                    "checkpoint_every_n_steps is about last.ckpt, which this run does not write: leave it out, or "
+                    "checkpoint.save_last, trainer.enable_checkpointing and trainer.callbacks as they are"
+                )
+            keeper.every_n_steps = every
         plugins = config["plugins"] or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -305,12 +311,16 @@ class CLI(LightningCLI):
             loop = self.trainer.fit_loop
             loop.epoch_loop._batches_that_stepped = self.reached["global_step"]
             loop.epoch_progress.current.completed = self.reached["epoch"]
+        if self.datamodule is None or isinstance(self.datamodule, BatchDataModule):
+            # They do, by a state of their own; other people's may not.
+            warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
         if self._get(self.config, "compile") and compiles(self.trainer.strategy.root_device):
             self.model.compile()
         try:
             super()._run_subcommand(subcommand)
         except RuntimeError as error:
-            if isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error):
+            lost = torch.distributed.is_available() and isinstance(error, torch.distributed.DistError)
+            if lost or "/gloo/" in str(error):
                 raise ConnectionError(
                     "another process of this run has ended or cannot be reached: see what it says of itself, then go "
                     "on with --ckpt_path last"
@@ -365,7 +375,6 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # in-memory data need none
     warnings.filterwarnings("ignore", message=".*Total length of `list` across ranks is zero.*")  # no validation set
     warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined.*")  # it has no workers
-    warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")  # an agent's goes on by itself
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # a resumed run's own folder
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need.*")  # to test, they don't
     warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a name in another script, in a picture
@@ -400,7 +409,7 @@ def main(args: list[str] | None = None) -> int:
     except (OSError, ValueError, ImportError, MisconfigurationException) as error:
         if os.environ.get("LIT_MODELS_DEBUG"):
             raise
-        where = f" in process {process()}" if process() else ""
+        where = f" in process {rank_zero_only.rank}" if rank_zero_only.rank else ""
         print(f"error{where}: {cause(str(error))}", file=sys.stderr)
         return 1
     return 0

@@ -9,7 +9,6 @@ Legend: shapes are tuples of numbers and of the names of axes that may have any 
 import contextlib
 import copy
 import importlib
-import importlib.metadata
 import importlib.util
 import inspect
 import io
@@ -28,6 +27,7 @@ from lit_models.checkpoint import build_model, class_path, load, read_model
 from lit_models.classifier import Classifier
 from lit_models.recurrence import OnnxRecurrence, Recurrence, ScannedRecurrence, with_recurrence
 from lit_models.rnn import RNN
+from lit_models.runs import version
 
 Format = Literal["onnx", "torch_export", "safetensors"]
 Shape = tuple[int | str, ...]
@@ -166,10 +166,6 @@ def metadata(model: LightningModule, interface: Interface) -> dict[str, str]:
     The keys are `model_class`, `hyperparameters`, `inputs` and `outputs` (shape and type by name), `lit_models`, the
     version of this package, and where the model has them, `class_names`, `mean` and `std`.
     """
-    try:
-        version = importlib.metadata.version("lit-models")
-    except importlib.metadata.PackageNotFoundError:  # run from a clone that isn't installed
-        version = "unknown"
     facts = {
         "hyperparameters": dict(model.hparams),
         "inputs": {name: {"shape": shape, "dtype": type_name(dtype)} for name, (shape, dtype) in interface[0].items()},
@@ -180,7 +176,8 @@ def metadata(model: LightningModule, interface: Interface) -> dict[str, str]:
     for name in ("mean", "std"):
         if isinstance(getattr(model, name, None), Tensor):
             facts[name] = getattr(model, name).flatten().tolist()
-    return {"model_class": class_path(model), "lit_models": version} | {k: json.dumps(v) for k, v in facts.items()}
+    own = {"model_class": class_path(model), "lit_models": version("lit-models") or "unknown"}
+    return own | {name: json.dumps(value) for name, value in facts.items()}
 
 
 def write_onnx(model: LightningModule, path: Path, interface: Interface, facts: dict[str, str]) -> None:

@@ -29,7 +29,8 @@ def refuse_impossible(config: Any) -> None:
         raise ValueError(f"this GPU cannot do precision {precision}: set trainer.precision to 32")
     if kind == "cpu" and str(config.strategy).startswith(("fsdp", "deepspeed")):
         raise ValueError(f"strategy {config.strategy} needs GPUs: set trainer.strategy to ddp")
-    there = {"cpu": os.cpu_count() or 1, "cuda": torch.cuda.device_count(), "mps": 1}[kind]
+    # Two processes can be tried on a single core; a hundred would take all of the memory.
+    there = {"cpu": max(os.cpu_count() or 1, 2), "cuda": torch.cuda.device_count(), "mps": 1}[kind]
     wanted = config.devices
     if isinstance(wanted, str) and wanted.lstrip("-").isdigit():
         wanted = int(wanted)

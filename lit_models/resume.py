@@ -40,34 +40,35 @@ def record_progress(module: LightningModule, checkpoint: dict[str, Any], progres
     # Not where only the weights are kept, nor where another process may not get here any more.
     if "optimizer_states" in checkpoint and not (trainer.world_size > 1 and trainer.interrupted):
         states = [progress | {"random": random_state(module.device)}]
+        if trainer.state.fn == "fit" and trainer.fit_loop.epoch_loop._should_accumulate():
+            states[0]["gradients"] = [parameter.grad for parameter in module.parameters()]
         if trainer.world_size > 1:
             states = gathered(states, trainer.world_size)
     checkpoint["processes"] = states
 
 
-def kept_progress(module: LightningModule, checkpoint: dict[str, Any]) -> dict[str, Any]:
-    """What a model keeps in `on_load_checkpoint` for `resume_progress`: nothing if it is not to be trained."""
+def kept_progress(module: LightningModule, checkpoint: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """What a model keeps as `resumed`, in `on_load_checkpoint`: where each process was; None if it isn't trained."""
     training = module._trainer is not None and module.trainer.training
-    return {"processes": checkpoint.get("processes", [])} if training else {}
+    return checkpoint.get("processes", []) if training else None
 
 
-def resume_progress(module: LightningModule, checkpoint: dict[str, Any]) -> dict[str, Any] | None:
-    """What `record_progress` was given in this process, once training starts; puts the random generators back too.
-
-    Args:
-        module: The model.
-        checkpoint: What `kept_progress` returned, or nothing.
+def resume_progress(module: LightningModule) -> dict[str, Any]:
+    """What `record_progress` was given in this process, as training starts; puts random generators and gradients back.
 
     Returns:
-        None if nothing is resumed, or if the checkpoint is not one of as many processes.
+        Nothing if no run is resumed, or one of another number of processes.
     """
-    states = checkpoint.get("processes", [])
+    states, module.resumed = module.resumed, None
+    if states is None:
+        return {}
     if len(states) != module.trainer.world_size:
-        if checkpoint:
-            rank_zero_info("The checkpoint is not of as many processes: random generators start anew")
-        return None
+        rank_zero_info("The checkpoint is not of as many processes: what is drawn at random starts anew")
+        return {}
     state = states[module.global_rank]
     set_random_state(state["random"], module.device)
+    for parameter, gradient in zip(module.parameters(), state.get("gradients", []), strict=False):
+        parameter.grad = None if gradient is None else gradient.to(parameter.device)
     return state
 
 

@@ -86,7 +86,7 @@ class RNN(LightningModule):
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
-        self.resumed: dict[str, Any] = {}
+        self.resumed: list[dict[str, Any]] | None = None
         self.example_input_array = torch.zeros(1, 10, input_dim)
         self.core = recurrent(cell, input_dim, hidden_dim, num_layers, dropout)
         self.dropout = nn.Dropout(dropout)
@@ -147,14 +147,14 @@ class RNN(LightningModule):
     def on_train_start(self) -> None:
         """Goes on where the checkpoint was written, if there is one."""
         refuse_longer_training(self.trainer)
-        progress, self.resumed = resume_progress(self, self.resumed), {}
-        if progress:
+        self._empty_sums()
+        if "train_loss" in (progress := resume_progress(self)):
             self.train_windows, self.train_loss = progress["train_windows"], progress["train_loss"].to(self.device)
 
     def training_step(self, batch: Window, batch_idx: int) -> Tensor:
         """The mean square of the errors one step ahead, over the future of a batch of windows."""
         if batch_idx == 0:  # on_train_epoch_start is left out where a run is resumed
-            self.train_windows, self.train_loss = 0, torch.zeros((), dtype=torch.float32, device=self.device)
+            self._empty_sums()
         loss = F.mse_loss(*self._one_step_ahead(batch))
         self.log("train/loss_step", loss, prog_bar=True)
         self.train_windows += len(batch[0])
@@ -220,6 +220,9 @@ class RNN(LightningModule):
         if len(columns) not in (1, self.hparams.input_dim):
             raise ValueError(f"{name} has {len(columns)} numbers, but input_dim is {self.hparams.input_dim}")
         return columns.repeat(self.hparams.input_dim // len(columns))
+
+    def _empty_sums(self) -> None:
+        self.train_windows, self.train_loss = 0, torch.zeros((), dtype=torch.float32, device=self.device)
 
     def _run_free(self, latest: Tensor, hidden: Hidden, rows: int) -> list[Tensor]:
         """The latest prediction and those that follow from it, `rows` in all, each `(batch, 1, output_dim)`."""

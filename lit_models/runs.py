@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
+import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 
 from lit_models.checkpoint import RESUMED, flat
 
@@ -40,9 +42,10 @@ class RunRecord(SaveConfigCallback):
         self.content = json.loads(self.parser.dump(self.config, format="json", skip_none=False))
         if stage == "fit" and trainer.logger is not None:
             super().setup(trainer, pl_module, stage)
-        self.folder = run_folder(trainer)
-        if self.folder is None:
+        folder = trainer.log_dir  # every process is asked, and told by the first
+        if not trainer.loggers or folder is None or trainer.fast_dev_run or not trainer.is_global_zero:
             return
+        self.folder = Path(folder)
         self.record = read_record(self.folder) if stage != "fit" or trainer.ckpt_path else {}
         command = shlex.join(["python", "-m", "lit_models", *sys.argv[1:]])
         self.record["commands"] = [*self.record.get("commands", []), command]
@@ -96,25 +99,35 @@ class RunRecord(SaveConfigCallback):
     def _write(self, trainer: Trainer, **changes: Any) -> None:
         if self.folder is None:
             return
-        metrics = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        finite = {name: value if math.isfinite(value) else str(value) for name, value in metrics.items()}
-        self.record |= {"metrics": self.record.get("metrics", {}) | finite, **changes}
+        metrics = {name: finite(value) for name, value in trainer.callback_metrics.items()}
+        self.record |= {"metrics": self.record.get("metrics", {}) | metrics, **changes}
         if trainer.state.fn == "fit":
             self.record |= {"epoch": trainer.current_epoch, "step": trainer.global_step, "written": now()}
             keeper = trainer.checkpoint_callback
             if isinstance(keeper, ModelCheckpoint) and keeper.monitor and keeper.best_model_score is not None:
-                best = {"metric": keeper.monitor, "value": keeper.best_model_score.item(), "mode": keeper.mode}
+                best = {"metric": keeper.monitor, "value": finite(keeper.best_model_score), "mode": keeper.mode}
                 self.record["best"] = best | {"checkpoint": os.path.basename(keeper.best_model_path)}
-        self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / "run.json.partial"
-        partial.write_text(json.dumps(self.record, indent=2) + "\n")
-        partial.replace(self.folder / "run.json")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial.write_text(json.dumps(self.record, indent=2) + "\n")
+            partial.replace(self.folder / "run.json")
+        except OSError as error:  # training is worth more than its record
+            warnings.warn(f"cannot write {self.folder / 'run.json'}: {error.strerror}", stacklevel=2)
 
 
-def run_folder(trainer: Trainer) -> Path | None:
-    """The folder of a run, in the process that writes; None where there is none."""
-    loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-    return Path(loggers[0].log_dir) if loggers and trainer.is_global_zero and not trainer.fast_dev_run else None
+def finite(value: Tensor) -> float | str:
+    """A number, or, since JSON has none for them, `nan` or `inf` as text."""
+    number = value.item()
+    return number if math.isfinite(number) else str(number)
+
+
+def version(package: str) -> str | None:
+    """The version of a package; None where it is used without being installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -135,7 +148,7 @@ def environment(trainer: Trainer) -> dict[str, Any]:
     device = trainer.strategy.root_device
     return {
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES},
         "commit": commit(),
         "system": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -145,13 +158,15 @@ def environment(trainer: Trainer) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of this code, `-dirty` after it if the code has been changed since; None outside a repository."""
-    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """The commit of this code, `-dirty` after it if the code has been changed since; None outside its repository."""
+    options: dict[str, Any] = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "check": True}
     try:
-        done = subprocess.run(describe, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        # A package that is installed within another project's folder is not of that project.
+        subprocess.run(["git", "ls-files", "--error-unmatch", Path(__file__).name], **options)
+        describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(describe, **options).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-    return done.stdout.strip()
 
 
 def runs(folder: str) -> None:
@@ -183,10 +198,10 @@ def row(name: str, record: dict[str, Any]) -> tuple[str, ...]:
     return (
         name,
         record.get("started", "-"),
-        record.get("state", "not recorded"),
+        {"training": "training or killed"}.get(state := record.get("state", "not recorded"), state),
         str(record.get("epoch", "-")),
         str(record.get("step", "-")),
-        f"{best['metric']} {best['value']:.4f}" if best else "-",
+        f"{best['metric']} {float(best['value']):.4f}" if best else "-",
         f"{tests[0]} {float(metrics[tests[0]]):.4f}" if tests else "-",
     )
 

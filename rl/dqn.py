@@ -153,7 +153,7 @@ class DQN(LightningModule):
         self.env_steps, self.gradient_steps = 0, 0
         self.played: list[tuple[int, float]] = []
         self.evaluated: list[tuple[int, float]] = []
-        self.resumed: dict[str, Any] = {}
+        self.resumed: list[dict[str, Any]] | None = None
         self.evaluators: VectorEnv | None = None
         self.video_folder: str | None = None
 
@@ -293,8 +293,8 @@ class DQN(LightningModule):
             self.move_target(list(self.target.parameters()), parameters, None)
         self._step_schedule("step")
         self.sums["updates"] += len(losses)
-        self.sums["loss"] += torch.stack(losses).sum().item()
-        self.sums["value"] += values.mean(dim=1).sum().item()
+        self.sums["loss"] += torch.stack(losses).sum()  # tensors from now on, so that nothing waits for the device
+        self.sums["value"] += values.mean(dim=1).sum()
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Clips the gradients."""
@@ -338,7 +338,8 @@ class DQN(LightningModule):
     def on_train_epoch_end(self) -> None:
         """Logs what the epoch was like, over all processes."""
         sums = self.sums | self.player.finished
-        total = self.trainer.strategy.reduce(torch.tensor(list(sums.values()), device=self.device), reduce_op="sum")
+        own = torch.tensor([float(value) for value in sums.values()], device=self.device)
+        total = self.trainer.strategy.reduce(own, reduce_op="sum")
         sums = dict(zip(sums, total.tolist(), strict=True))
         metrics = {
             "train/loss": sums["loss"] / sums["updates"],
@@ -431,7 +432,8 @@ class DQN(LightningModule):
         record_classes(self, checkpoint)
         for name in COUNTED:
             checkpoint[name] = getattr(self, name)
-        record_progress(self, checkpoint, self._state() if hasattr(self, "player") else {})
+        trained = hasattr(self, "player") and "optimizer_states" in checkpoint
+        record_progress(self, checkpoint, self._state() if trained else {})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes over the counters; the rest when training starts."""
@@ -441,7 +443,7 @@ class DQN(LightningModule):
         for name in COUNTED:
             setattr(self, name, checkpoint[name])
         self.resumed = kept_progress(self, checkpoint)
-        if not self.resumed:  # only the weights are asked for
+        if self.resumed is None:  # only the weights are asked for
             return
         for name in ("num_envs", "buffer_size", "n_steps", "gamma", "prioritized"):
             if self.hparams[name] != checkpoint["hyper_parameters"][name]:
@@ -456,8 +458,7 @@ class DQN(LightningModule):
         if self.hparams.save_replay:
             size = sum(value.nbytes for value in vars(self.buffer).values() if isinstance(value, Tensor))
             rank_zero_info(f"A checkpoint takes up to {size / 1e6:,.1f} MB for the replay: model.save_replay")
-        progress, self.resumed = resume_progress(self, self.resumed), {}
-        if progress:
+        if "player" in (progress := resume_progress(self)):
             self._restore(progress)
 
     def teardown(self, stage: str) -> None:
@@ -472,7 +473,7 @@ class DQN(LightningModule):
         return {
             "replay": self.buffer.state_dict() if self.hparams.save_replay else None,
             "player": self.player.state_dict(),
-            "sums": self.sums,
+            "sums": {name: float(value) for name, value in self.sums.items()},
             "generator": capture(self.generator),
         }
 

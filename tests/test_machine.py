@@ -29,7 +29,7 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
         (["--trainer.precision=16-mixed"], "precision 16-mixed needs a GPU: set trainer.precision to bf16-mixed or 32"),
         (["--trainer.strategy=fsdp"], "strategy fsdp needs GPUs: set trainer.strategy to ddp"),
         (["--trainer.devices=4096"], "trainer.devices is 4096, but this machine has"),
-        (["--trainer.precision=15"], "precision"),
+        (["--trainer.precision=15"], "precision: '15' is not"),
         (["--checkpoint_every_n_steps=0"], "checkpoint_every_n_steps is 0: it must be at least 1"),
     ],
 )
@@ -43,12 +43,16 @@ def test_what_a_cpu_cannot_do_is_refused_before_anything_is_built(flags, message
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 @pytest.mark.parametrize("accelerator", ["gpu", "cuda", "tpu"])
 def test_an_accelerator_that_is_not_there(accelerator, capsys):
-    fails(capsys, "fit", f"--config={CONFIG}", f"--trainer.accelerator={accelerator}")
+    message = fails(capsys, "fit", f"--config={CONFIG}", f"--trainer.accelerator={accelerator}")
+    assert ("torch_xla" if accelerator == "tpu" else "set trainer.accelerator to auto") in message
 
 
 class Types(Callback):
     def __init__(self):
-        self.losses = []
+        self.losses, self.images = [], []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.images.append(batch[0].dtype)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         if outputs:
@@ -69,6 +73,8 @@ def test_every_model_trains_in_bf16_and_sums_in_fp32(pair, precision):
     assert all(value.isfinite() for value in metrics.values())
     assert {value.dtype for value in metrics.values()} <= {torch.float32, torch.float64}
     assert set(types.losses) <= {torch.float32}
+    # Rotated in fp32; bytes are exact, and rows and observations have been left as they were.
+    assert set(types.images) == {torch.uint8 if pair in ("CNN", "RNNClassifier") else torch.float32}
     weights = {parameter.dtype for parameter in model.parameters()}
     assert weights == {torch.bfloat16 if precision == "bf16-true" else torch.float32}
     # Eight bits would leave no more than three digits of any of these.

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,12 @@ from benchmarks.resume import alike, end
 CONFIG = ROOT / "configs" / "mnist.yaml"
 SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=20", "--trainer.limit_val_batches=3"]
 TWO = ["--trainer.accelerator=cpu", "--trainer.strategy=ddp", "--data.batch_size=64"]
+
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
 
 
 def start(command, folder, **variables):
@@ -57,7 +64,7 @@ def test_two_processes_with_half_the_batch_do_what_one_does(tmp_path):
 def test_processes_train_alike_whoever_starts_them_and_the_first_alone_speaks(launcher, tmp_path):
     if launcher == "two nodes":
         flags = [*SHORT, *TWO, "--trainer.num_nodes=2", "--trainer.devices=1"]
-        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29517"}
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         second = fit(tmp_path, *flags, NODE_RANK="1", **meeting)
         process = fit(tmp_path, *flags, NODE_RANK="0", **meeting)
         text = finished(process)
@@ -84,9 +91,10 @@ def test_a_killed_run_of_two_processes_ends_as_if_it_had_not_been(tmp_path):
     killed = fit(tmp_path, *flags, "--trainer.default_root_dir=killed")
     last = tmp_path / "killed" / "mnist" / "version_0" / "checkpoints" / "last.ckpt"
     while killed.poll() is None and not last.exists():
-        pass
+        time.sleep(0.001)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
     resumed = fit(tmp_path, *flags, "--trainer.default_root_dir=killed", "--ckpt_path=last")
     text = finished(resumed)
     assert resumed.returncode == 0, text

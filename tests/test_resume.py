@@ -2,8 +2,10 @@
 
 import os
 import random
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -78,10 +80,10 @@ class Epochs(Checkpoint):
         self.metrics[trainer.current_epoch] = {k: v.item() for k, v in metrics if k in ("train/loss", "train/accuracy")}
 
 
-def trained(pair, callbacks, folder, ckpt_path=None):
+def trained(pair, callbacks, folder, ckpt_path=None, **more):
     seed_everything(0)
     model, data = PAIRS[pair]()
-    options = {"max_epochs": 3, "limit_train_batches": 6, "limit_val_batches": 1, "val_check_interval": 3}
+    options = {"max_epochs": 3, "limit_train_batches": 6, "limit_val_batches": 1, "val_check_interval": 3} | more
     trainer = Trainer(callbacks=callbacks, default_root_dir=folder, num_sanity_val_steps=0, **options, **QUIET)
     trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
     return model, trainer.optimizers[0].state_dict()
@@ -101,6 +103,88 @@ def test_a_resumed_run_ends_as_one_that_never_stopped(pair, moment, tmp_path):
     assert 1 in rest.metrics or moment in ("after the last step", "at the end of the epoch")
 
 
+@pytest.mark.parametrize("option", [{"accumulate_grad_batches": 4}, {"reload_dataloaders_every_n_epochs": 1}])
+def test_gradients_in_the_middle_of_a_sum_and_new_loaders_are_exact_too(option, tmp_path):
+    path = tmp_path / "kept.ckpt"
+    model, optimizer = trained("Net", [Kept("on_validation_end", 2, path)], tmp_path, **option)
+    resumed, resumed_optimizer = trained("Net", [], tmp_path, path, **option)
+    assert alike(resumed.state_dict(), model.state_dict())
+    assert alike(resumed_optimizer, optimizer)
+
+
+def test_a_loader_that_somebody_else_asks_for_first(tmp_path):
+    class Curious(Checkpoint):
+        def on_fit_start(self, trainer, pl_module):
+            next(iter(trainer.datamodule.train_dataloader()))
+
+    path = tmp_path / "kept.ckpt"
+    model, _ = trained("CNN", [Curious(), Kept("on_train_batch_end", 1, path)], tmp_path)
+    resumed, _ = trained("CNN", [Curious()], tmp_path, path)
+    assert alike(resumed.state_dict(), model.state_dict())
+
+
+@pytest.mark.parametrize("pair", ["Net", "RNN"])
+def test_a_checkpoint_that_does_not_say_where_its_processes_were_goes_on_all_the_same(pair, tmp_path):
+    path = tmp_path / "kept.ckpt"
+    trained(pair, [Kept("on_train_batch_end", 1, path)], tmp_path)
+    torch.save(torch.load(path, weights_only=True) | {"processes": []}, path)
+    rest = Epochs()
+    trained(pair, [rest], tmp_path, path)
+    assert rest.metrics[1]["train/loss"] > 0
+
+
+def test_other_batches_in_the_middle_of_an_epoch_are_refused(tmp_path):
+    path = tmp_path / "kept.ckpt"
+    trained("Net", [Kept("on_train_batch_end", 1, path)], tmp_path)
+    content = torch.load(path, weights_only=True)
+    content["MNISTDataModule"]["batch_size"] = 16  # that of two processes
+    torch.save(content, path)
+    with pytest.raises(ValueError, match="with batches of 16 over all processes, not 8: go on with as many"):
+        trained("Net", [], tmp_path, path)
+
+
+def test_without_a_trainer(tmp_path):
+    path = tmp_path / "kept.ckpt"
+    trained("Net", [Kept("on_train_batch_end", 1, path)], tmp_path)
+    data = MNISTDataModule.load_from_checkpoint(path, weights_only=True)
+    assert data.hparams.batch_size == 8
+    data.setup("fit")
+    loader = data.train_dataloader()
+    first, second = (next(iter(loader))[1] for _ in range(2))
+    assert not torch.equal(first, second)  # another epoch
+
+
+def test_each_fit_has_the_order_of_its_own_seed(tmp_path):
+    orders, data = [], MNISTDataModule(batch_size=100)
+
+    class Labels(Checkpoint):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            orders.append(batch[1])
+
+    for seed in (0, 1, 0):
+        seed_everything(seed)
+        Trainer(max_steps=1, limit_val_batches=0, callbacks=[Labels()], default_root_dir=tmp_path, **QUIET).fit(
+            Net(), datamodule=data
+        )
+    assert not torch.equal(orders[0], orders[1])
+    assert torch.equal(orders[0], orders[2])
+
+
+def test_best_checkpoints_are_written_beside_those_of_every_n_steps(tmp_path):
+    fit = ["fit", f"--config={ROOT / 'configs' / 'mnist.yaml'}", f"--trainer.default_root_dir={tmp_path}"]
+    fit += ["--trainer.max_epochs=2", "--trainer.limit_train_batches=6", "--trainer.limit_val_batches=1"]
+    fit += ["--trainer.val_check_interval=3", "--checkpoint.save_top_k=-1", "--checkpoint_every_n_steps=3"]
+    assert cli.main(fit) == 0
+    steps = {path.stem.partition("step=")[2] for path in tmp_path.rglob("epoch*.ckpt")}
+    assert steps == {"3", "6", "9", "12"}
+
+
+def test_steps_are_asked_for_where_no_last_checkpoint_is_written(tmp_path, capsys):
+    fit = ["fit", f"--config={ROOT / 'configs' / 'mnist.yaml'}", f"--trainer.default_root_dir={tmp_path}"]
+    for flag in ("--checkpoint.save_last=false", "--trainer.enable_checkpointing=false"):
+        assert "which this run does not write" in fails(capsys, *fit, "--checkpoint_every_n_steps=3", flag)
+
+
 def test_the_order_is_that_of_the_epoch_and_goes_on_where_it_stopped():
     sampler = EpochSampler(range(100), seed=3)
     orders = []
@@ -116,7 +200,7 @@ def test_the_order_is_that_of_the_epoch_and_goes_on_where_it_stopped():
     assert list(resumed) == orders[2]
 
 
-@pytest.mark.parametrize("count", [5, 9, 100, 101, 10_001])
+@pytest.mark.parametrize("count", [3, 5, 9, 100, 101, 10_001])
 @pytest.mark.parametrize("batch_size", [1, 2, 50])
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_share_every_item_once_in_as_many_batches(count, batch_size, world, monkeypatch):
@@ -126,9 +210,16 @@ def test_processes_share_every_item_once_in_as_many_batches(count, batch_size, w
         sampler = EvenBatches(range(count), batch_size)
         shares.append(list(sampler))
         assert len(shares[-1]) == len(sampler)
-        assert max(map(len, shares[-1])) <= batch_size
+        assert max(map(len, shares[-1])) <= max(batch_size, 2)  # an odd item joins a batch, which would else be empty
+        assert min(map(len, shares[-1])) > 0
     assert len({len(share) for share in shares}) == 1
     assert sorted(index for share in shares for batch in share for index in batch) == list(range(count))
+
+
+def test_fewer_items_than_processes_are_refused(monkeypatch):
+    monkeypatch.setattr("datamodules.batches.processes", lambda: (3, 0))
+    with pytest.raises(ValueError, match="2 items cannot be shared by 3 processes"):
+        EvenBatches(range(2), 1)
 
 
 def test_two_processes_train_on_what_one_does(monkeypatch):
@@ -149,10 +240,12 @@ def test_a_run_killed_within_an_epoch_ends_as_if_it_had_not_been(name, tmp_path)
     process = begun(name, tmp_path, "killed")
     last = tmp_path / "killed" / name / "version_0" / "checkpoints" / "last.ckpt"
     while process.poll() is None and not last.exists():
-        pass
+        time.sleep(0.001)
     process.kill()
-    process.wait()
-    assert torch.load(last, weights_only=True)["global_step"] > 0
+    assert process.wait() == -signal.SIGKILL
+    whole = tmp_path / "whole" / name / "version_0" / "checkpoints" / "last.ckpt"
+    steps = [torch.load(path, weights_only=True)["global_step"] for path in (last, whole)]
+    assert 0 < steps[0] < steps[1]
     assert fit(name, tmp_path, "killed", "--ckpt_path=auto").wait(timeout=300) == 0
     assert sorted(path.name for path in (tmp_path / "killed" / name).iterdir()) == ["version_0"]
     assert sorted(path.suffix for path in last.parent.iterdir()) == [".ckpt", ".ckpt"]  # the best and the last
@@ -205,18 +298,19 @@ def test_where_no_more_can_be_written_the_previous_checkpoint_is_left(tmp_path):
     assert torch.load(tmp_path / "last.ckpt", weights_only=True) == {"number": 1}
 
 
-def test_the_last_checkpoint_is_left_out_where_it_would_cost_too_much(tmp_path, monkeypatch):
-    slow = iter(range(0, 10**6, 10))
-    monkeypatch.setattr("lit_models.callbacks.time.monotonic", lambda: next(slow))
+@pytest.mark.parametrize("top", [0, 1])
+def test_the_last_checkpoint_is_left_out_where_it_would_cost_too_much(top, tmp_path, monkeypatch):
     fit = ["fit", f"--config={ROOT / 'configs' / 'mnist_article.yaml'}", f"--trainer.default_root_dir={tmp_path}"]
-    fit += ["--trainer.limit_train_batches=2", "--trainer.max_epochs=4", "--checkpoint.save_top_k=0"]
+    fit += ["--trainer.limit_train_batches=2", "--trainer.max_epochs=4", f"--checkpoint.save_top_k={top}"]
     written = []
     save = AtomicCheckpointIO.save_checkpoint
 
-    def counted(self, checkpoint, path, storage_options=None):
-        written.append(checkpoint["global_step"])
+    def slow(self, checkpoint, path, storage_options=None):
+        if path.endswith("last.ckpt"):
+            written.append(checkpoint["global_step"])
+            time.sleep(0.5)  # and an epoch would have to take 25 seconds
         save(self, checkpoint, path, storage_options)
 
-    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", counted)
-    assert cli.main([*fit, "--trainer.enable_progress_bar=false"]) == 0
+    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", slow)
+    assert cli.main(fit) == 0
     assert written == [2, 8]  # the first, since nothing is known of its cost, and the end

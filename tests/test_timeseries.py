@@ -76,7 +76,7 @@ def test_training_windows_come_in_another_order_each_epoch_validation_in_time(ra
     data = TimeSeriesDataModule(ramp, window=5, horizon=3, batch_size=100)
     data.setup("fit")
     loader = data.train_dataloader()
-    first, second = (next(iter(loader))[0][:, 0, 0] for _ in range(2))
+    first, second = (next(iter(loader))[0][:, 0, 0] for _ in range(2))  # without a Trainer, each is another epoch
     assert not torch.equal(first, second)
     assert torch.equal(first.sort().values, second.sort().values)
     assert next(iter(data.val_dataloader()))[0][:, 0, 0].tolist() == list(range(70, 78))
