@@ -75,7 +75,7 @@ class RunRecord(SaveConfigCallback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds the config to a checkpoint, so that it can be tested or resumed without any file beside it."""
         checkpoint["config"] = self.content
-        if trainer.training:
+        if trainer.state.fn == "fit":
             self._write(trainer)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
