@@ -40,6 +40,7 @@ PAIRS = {
     "RNN": lambda: (RNN(dropout=0.5, hidden_dim=8, **RECIPE), TimeSeriesDataModule(length=1000, batch_size=8)),
     "workers": lambda: (Net(**RECIPE), MNISTDataModule(batch_size=8, rotation=10, num_workers=2)),
 }
+SLOW, LONG = pytest.mark.slow, ("RNNClassifier", "workers")
 HOOKS = {
     "in the middle": ("on_train_batch_end", 1),
     "after a validation in the middle": ("on_validation_end", 2),
@@ -90,7 +91,7 @@ def trained(pair, callbacks, folder, ckpt_path=None, **more):
 
 
 @pytest.mark.parametrize("moment", HOOKS)
-@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("pair", [pytest.param(name, marks=SLOW if name in LONG else ()) for name in PAIRS])
 def test_a_resumed_run_ends_as_one_that_never_stopped(pair, moment, tmp_path):
     path, whole, rest = tmp_path / "kept.ckpt", Epochs(), Epochs()
     model, optimizer = trained(pair, [Kept(*HOOKS[moment], path), whole], tmp_path)
@@ -233,7 +234,7 @@ def test_two_processes_train_on_what_one_does(monkeypatch):
         assert sorted(both) == sorted(whole[start : start + 100])
 
 
-@pytest.mark.parametrize("name", ["mnist", "rnn_csv", "dqn_cartpole"])
+@pytest.mark.parametrize("name", [*(pytest.param(n, marks=SLOW) for n in ("mnist", "dqn_cartpole")), "rnn_csv"])
 def test_a_run_killed_within_an_epoch_ends_as_if_it_had_not_been(name, tmp_path):
     make_data(tmp_path)
     fit(name, tmp_path, "whole").wait(timeout=300)
