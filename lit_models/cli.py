@@ -234,7 +234,7 @@ class CLI(LightningCLI):
             root, name, version = run.parent.parent, run.parent.name, int(number) if number.isdigit() else run.name
             if self.subcommand == "fit":  # what was logged after the checkpoint will be logged again
                 # An agent's evaluation is drawn at the very step that its checkpoint is of.
-                options["purge_step"] = self.reached.get("env_steps", self.reached["global_step"] - 1) + 1
+                options["purge_step"] = self.reached.get("env_steps", self.reached.get("global_step", 0) - 1) + 1
         folder = root / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -309,8 +309,8 @@ class CLI(LightningCLI):
         if subcommand in ("validate", "test"):
             # The results belong at the checkpoint's step and epoch, not at 0.
             loop = self.trainer.fit_loop
-            loop.epoch_loop._batches_that_stepped = self.reached["global_step"]
-            loop.epoch_progress.current.completed = self.reached["epoch"]
+            loop.epoch_loop._batches_that_stepped = self.reached.get("global_step", 0)
+            loop.epoch_progress.current.completed = self.reached.get("epoch", 0)
         if self.datamodule is None or isinstance(self.datamodule, BatchDataModule):
             # They do, by a state of their own; other people's may not.
             warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
