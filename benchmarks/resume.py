@@ -1,8 +1,9 @@
 """Runs that are killed, and checkpoints that are damaged.
 
-*Kills*: a config trains for a few epochs; then it does so again, is killed (SIGKILL) at a random moment after its
-folder has appeared, is started again with `--ckpt_path auto`, and must end with the same weights and optimizer, to the
-bit, and with the same curves. The configs take turns; LunarLander is left out, whose state lies in a library.
+*Kills*: a config trains for a few epochs; then it does so again, is killed (SIGKILL) at a random moment between the
+making of its folder and its last checkpoint, is started again with `--ckpt_path auto`, and must end with the same
+weights and optimizer, to the bit, and with the same curves. The configs take turns; LunarLander is left out, whose
+state lies in a library.
 
 *Damages*: a checkpoint is damaged in ten ways. Given by its name it must be refused in one line; as the newest one of
 a run it must be refused too, or passed over for the one before.
@@ -90,9 +91,11 @@ def kills(folder: Path, count: int, draw: random.Random) -> int:
     for number in range(count):
         name = names[number % len(names)]
         if name not in ends:
-            process, start = begun(name, folder, "whole"), time.monotonic()
+            process, start = begun(name, folder, "whole"), time.time()
             process.wait()
-            ends[name] = time.monotonic() - start, end(folder / "whole" / name)
+            # Not after the last checkpoint, from when on there is nothing to lose.
+            (last,) = (folder / "whole" / name).rglob("last.ckpt")
+            ends[name] = last.stat().st_mtime - start, end(folder / "whole" / name)
         seconds, whole = ends[name]
         logs, moment = f"killed_{number}", draw.uniform(0, seconds)
         process = begun(name, folder, logs)
