@@ -198,7 +198,7 @@ class FreezeBackbone(Callback):
         modules: The name of a submodule, or several: `features` of Net and CNN, `core` of RNN and RNNClassifier.
 
     Raises:
-        ValueError: The model has no such submodule.
+        ValueError: The model has no such submodule, or nothing is left to train.
     """
 
     def __init__(self, modules: str | list[str] = "features") -> None:
@@ -218,6 +218,8 @@ class FreezeBackbone(Callback):
         if not pl_module.training:
             pl_module.train()
         self.frozen = [there[name].requires_grad_(False).eval() for name in self.names]
+        if not any(parameter.requires_grad for parameter in pl_module.parameters()):
+            raise ValueError(f"FreezeBackbone: with {', '.join(self.names)} nothing is left to train: name fewer")
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Back to eval mode, where something has put the whole model into training mode."""

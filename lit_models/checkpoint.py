@@ -94,8 +94,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not a checkpoint, or a damaged one") from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise ValueError(f"{path} is not a checkpoint, or is cut short") from error
-    if not isinstance(checkpoint, dict) or "state_dict" not in checkpoint:
-        raise ValueError(f"{path} is not a Lightning checkpoint: it has no state_dict")
+    for key in ("state_dict", "pytorch-lightning_version"):
+        if not isinstance(checkpoint, dict) or key not in checkpoint:
+            raise ValueError(f"{path} is not a Lightning checkpoint: it has no {key}")
     return checkpoint
 
 
@@ -197,6 +198,8 @@ def find_class(name: str, path: str | Path) -> type[LightningModule]:
 
 def recorded_config(checkpoint: dict[str, Any], path: str) -> dict[str, Any]:
     """The config that a checkpoint records: all of it from the command line, model and data from a Python Trainer."""
+    if not all(isinstance(checkpoint.get(key, {}), dict) for key in ("config", "hyper_parameters")):
+        raise ValueError(f"{path} is damaged: its config is no dictionary")
     config = dict(checkpoint.get("config", {}))
     for key, hyperparameters in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
         class_path = checkpoint.get(f"{key}_class")

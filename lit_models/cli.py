@@ -162,6 +162,10 @@ class CLI(LightningCLI):
             path, checkpoint = self._last_checkpoint(parser, args, required=path == "last")
         elif path:
             checkpoint = read_checkpoint(path)
+        if args[:1] == ["fit"] and path and "optimizer_states" not in checkpoint:
+            raise ValueError(
+                f"{path} holds only the weights, with which training cannot go on: give another checkpoint"
+            )
         recorded = recorded_config(checkpoint, path) if path else {}
         # Not what is large in it.
         self.reached = {key: checkpoint[key] for key in ("epoch", "global_step", "env_steps") if key in checkpoint}
@@ -180,10 +184,6 @@ class CLI(LightningCLI):
         config = self.config[verb]
         if config.ckpt_path and not given:
             parser.error(f"ckpt_path has no place in a config file: give --ckpt_path {config.ckpt_path}")
-        if verb == "fit" and path and "optimizer_states" not in checkpoint:
-            raise ValueError(
-                f"{path} holds only the weights, with which training cannot go on: give another checkpoint"
-            )
         if verb != "fit" and not path:
             parser.error(f"{verb} needs a trained model: --ckpt_path FILE, or --ckpt_path last for the newest run")
         config.ckpt_path = path
@@ -196,7 +196,8 @@ class CLI(LightningCLI):
         config = parser.parse_args(args)
         config = config[config.subcommand]
         folder = Path(config.trainer.default_root_dir, run_name(config))
-        found = sorted(folder.glob("version_*/checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        files = (path for path in folder.glob("version_*/checkpoints/*.ckpt") if path.is_file())
+        found = sorted(files, key=lambda path: path.stat().st_mtime_ns)
         for path in reversed(found):
             try:
                 return str(path), read_checkpoint(path)
@@ -319,6 +320,10 @@ class CLI(LightningCLI):
         try:
             super()._run_subcommand(subcommand)
         except RuntimeError as error:
+            if "EADDRINUSE" in str(error):
+                raise ConnectionError(
+                    f"port {os.environ.get('MASTER_PORT')} of this machine is in use: set MASTER_PORT to another one"
+                ) from error
             lost = torch.distributed.is_available() and isinstance(error, torch.distributed.DistError)
             if lost or "/gloo/" in str(error):
                 raise ConnectionError(
@@ -336,7 +341,7 @@ class CLI(LightningCLI):
         keeper = self.trainer.checkpoint_callback
         path = keeper and (keeper.best_model_path or keeper.last_model_path)
         if path and os.path.exists(path) and self.trainer.is_global_zero:
-            which = "Best" if keeper.best_model_path and keeper.monitor else "Last"
+            which = "Best" if keeper.monitor and keeper.best_model_score is not None else "Last"
             score = f" ({keeper.monitor} {keeper.best_model_score:.4f})" if which == "Best" else ""
             print(f"{which} checkpoint{score}. To test it:")
             print(f"  python -m lit_models test --ckpt_path {shlex.quote(os.path.relpath(path))}")
@@ -389,7 +394,10 @@ def quieten() -> None:
 
 def process() -> int:
     """Which of several processes of a run this is, as far as is known before they have met: 0 for the first."""
-    return max(rank_zero_only.rank or 0, int(os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", 0))))
+    node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
+    if not node.isdigit():
+        raise ValueError(f"NODE_RANK is {node!r}: it must be the number of this machine among all, from 0")
+    return max(rank_zero_only.rank or 0, int(node))
 
 
 def main(args: list[str] | None = None) -> int:
@@ -397,9 +405,9 @@ def main(args: list[str] | None = None) -> int:
 
     Set `LIT_MODELS_DEBUG` in the environment to see where an error came from.
     """
-    quieten()
     verb, *options = (sys.argv[1:] if args is None else args) or [""]
     try:
+        quieten()
         if verb in VERBS:
             run_verb(verb, options)
         else:

@@ -84,8 +84,8 @@ def export(ckpt_path: str, format: Format, output: str, overwrite: bool = False)
         raise ValueError(
             f"export to {format} needs the extra export: pip install -e '.[export]' (no {', '.join(missing)} here)"
         )
-    if path.is_dir():
-        raise ValueError(f"{path} is a folder: give a file with --output")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path} is a folder, or no ordinary file: give another --output")
     if path.exists() and Path(ckpt_path).exists() and path.samefile(ckpt_path):
         raise ValueError(f"{path} is the checkpoint itself: give another --output")
     if path.exists() and not overwrite:

@@ -34,6 +34,8 @@ def refuse_impossible(config: Any) -> None:
     wanted = config.devices
     if isinstance(wanted, str) and wanted.lstrip("-").isdigit():
         wanted = int(wanted)
+    if kind == "cpu" and wanted != "auto" and not (isinstance(wanted, int) and wanted > 0):
+        raise ValueError(f"trainer.devices is {wanted}: on a CPU it is a number of processes, 1 or more, or auto")
     if isinstance(wanted, int) and wanted > there:
         have = {"cpu": f"{there} processors", "cuda": f"{there} GPU(s)", "mps": "1 GPU"}[kind]
         raise ValueError(f"trainer.devices is {wanted}, but this machine has {have}: set it to at most {there}")

@@ -34,6 +34,7 @@ class RunRecord(SaveConfigCallback):
     """
 
     folder: Path | None = None
+    first_step: int | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Saves the config as training starts, where there is a folder for it."""
@@ -46,7 +47,8 @@ class RunRecord(SaveConfigCallback):
         if not trainer.loggers or folder is None or trainer.fast_dev_run or not trainer.is_global_zero:
             return
         self.folder = Path(folder)
-        self.record = read_record(self.folder) if stage != "fit" or trainer.ckpt_path else {}
+        self.record = read_record(self.folder)  # of a run that goes on, or is tested
+        self.before = self.record.get("state")
         command = shlex.join(["python", "-m", "lit_models", *sys.argv[1:]])
         self.record["commands"] = [*self.record.get("commands", []), command]
         if stage == "fit":
@@ -78,14 +80,19 @@ class RunRecord(SaveConfigCallback):
         if trainer.state.fn == "fit":
             self._write(trainer)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes where training starts."""
+        self.first_step = trainer.global_step
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Records that training has come to its end, and to what."""
         self._write(trainer, state="finished")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Records that training was broken off."""
-        if trainer.state.fn == "fit":
-            self._write(trainer, state="stopped")
+        """Records that training was broken off, if anything was trained."""
+        if trainer.state.fn == "fit" and self.folder is not None:
+            trained = self.first_step is not None and trainer.global_step > self.first_step
+            self._write(trainer, state="stopped" if trained or self.before is None else self.before)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Records the metrics of the test."""
@@ -132,10 +139,13 @@ def version(package: str) -> str | None:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """What is recorded of a run; nothing if nothing is, or if it can't be read."""
+    path = folder / "run.json"
     try:
-        return json.loads((folder / "run.json").read_text())
-    except (OSError, ValueError):
+        record = json.loads(path.read_text()) if path.is_file() else {}
+    except (OSError, ValueError, RecursionError):
         return {}
+    whole = isinstance(record, dict) and isinstance(record.get("commands", []), list)
+    return record if whole and isinstance(record.get("metrics", {}), dict) else {}
 
 
 def now() -> str:
@@ -185,7 +195,12 @@ def runs(folder: str) -> None:
     if not found:
         raise FileNotFoundError(f"no runs in {folder}: give the folder that your runs are in, such as logs")
     rows = [("run", "started", "state", "epochs", "steps", "best", "test")]
-    rows += [row(path.relative_to(root).as_posix(), read_record(path)) for path in found]
+    for path in found:
+        name = path.relative_to(root).as_posix().encode(errors="replace").decode()
+        try:
+            rows.append(row(name, read_record(path)))
+        except (TypeError, ValueError, KeyError, AttributeError):  # somebody has edited it
+            rows.append((name, "-", "not recorded", "-", "-", "-", "-"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for cells in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
@@ -197,8 +212,8 @@ def row(name: str, record: dict[str, Any]) -> tuple[str, ...]:
     tests = [tag for tag in ("test/accuracy", "test/return", "test/nrmse_free") if tag in metrics]
     return (
         name,
-        record.get("started", "-"),
-        {"training": "training or killed"}.get(state := record.get("state", "not recorded"), state),
+        str(record.get("started", "-")),
+        {"training": "training or killed"}.get(state := str(record.get("state", "not recorded")), state),
         str(record.get("epoch", "-")),
         str(record.get("step", "-")),
         f"{best['metric']} {float(best['value']):.4f}" if best else "-",

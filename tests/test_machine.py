@@ -30,6 +30,7 @@ gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
         (["--trainer.strategy=fsdp"], "strategy fsdp needs GPUs: set trainer.strategy to ddp"),
         (["--trainer.devices=4096"], "trainer.devices is 4096, but this machine has"),
         (["--trainer.precision=15"], "precision: '15' is not"),
+        *((["--trainer.devices", value], "it is a number of processes") for value in ("0", "-1", "[0]", "1.5")),
         (["--checkpoint_every_n_steps=0"], "checkpoint_every_n_steps is 0: it must be at least 1"),
     ],
 )

@@ -1,5 +1,6 @@
 """Runs that go on as if they had never stopped."""
 
+import json
 import os
 import random
 import signal
@@ -274,11 +275,34 @@ def test_where_all_checkpoints_are_damaged(tmp_path, capsys):
     assert (tmp_path / "mnist" / "version_1" / "checkpoints" / "last.ckpt").exists()
 
 
+def test_what_only_looks_like_a_checkpoint_is_passed_over(tmp_path):
+    fit = ["fit", f"--config={ROOT / 'configs' / 'mnist.yaml'}", f"--trainer.default_root_dir={tmp_path}"]
+    fit += ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--trainer.max_epochs=1"]
+    assert cli.main(fit) == 0
+    (last,) = tmp_path.rglob("last.ckpt")
+    last.rename(last.with_name("kept.ckpt"))
+    last.mkdir()
+    (last.parent / "gone.ckpt").symlink_to("nowhere")
+    assert cli.main(["validate", *fit[1:-1], "--ckpt_path=last"]) == 0
+
+
+def test_a_refused_resume_leaves_the_record_of_the_run(tmp_path, capsys):
+    fit = ["fit", f"--config={ROOT / 'configs' / 'mnist.yaml'}", f"--trainer.default_root_dir={tmp_path}"]
+    fit += ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--trainer.max_epochs=1"]
+    assert cli.main(fit) == 0
+    fails(capsys, *fit, "--ckpt_path=last", "--trainer.max_epochs=5")
+    (record,) = tmp_path.rglob("run.json")
+    content = json.loads(record.read_text())
+    assert (content["state"], len(content["commands"])) == ("finished", 2)
+
+
 def test_a_checkpoint_of_weights_alone_is_not_resumed(last, tmp_path, capsys):
     content = torch.load(last, weights_only=True)
     del content["optimizer_states"]
     torch.save(content, tmp_path / "weights.ckpt")
     assert "holds only the weights" in fails(capsys, "fit", f"--ckpt_path={tmp_path / 'weights.ckpt'}")
+    torch.save({"state_dict": content["state_dict"]}, tmp_path / "state.ckpt")
+    assert "has no pytorch-lightning_version" in fails(capsys, "test", f"--ckpt_path={tmp_path / 'state.ckpt'}")
 
 
 FULL = """

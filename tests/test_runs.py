@@ -86,18 +86,24 @@ def test_runs_are_listed_with_their_best_metric(tmp_path, capsys):
     for name, record in records.items():
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "run.json").write_text(json.dumps(record))
+    for number, odd in enumerate(("[1]", "null", '{"best": 3}', '{"metrics": null}', "[" * 100_000)):
+        (tmp_path / f"odd_{number}").mkdir()
+        (tmp_path / f"odd_{number}" / "run.json").write_text(odd)
     (tmp_path / "old").mkdir()
     (tmp_path / "old" / "config.yaml").touch()
     (tmp_path / "old" / "run.json").write_text("{")
     assert cli.main(["runs", str(tmp_path)]) == 0
     header, *rows = capsys.readouterr().out.splitlines()
     assert header.split() == ["run", "started", "state", "epochs", "steps", "best", "test"]
-    assert [row.split()[0] for row in rows] == ["agent/version_0", "net/version_9", "net/version_10", "old"]
-    assert rows[2].split()[1:] == [
+    names = ["agent/version_0", "net/version_9", "net/version_10", *(f"odd_{number}" for number in range(5)), "old"]
+    assert sorted(row.split()[0] for row in rows) == sorted(names)
+    assert [row.split()[0] for row in rows if "net" in row] == ["net/version_9", "net/version_10"]
+    rows = {row.split()[0]: row for row in rows}
+    assert rows["net/version_10"].split()[1:] == [
         *("2026-01-02", "03:04:05", "finished", "8", "3440", "val/accuracy", "0.9877", "test/accuracy", "0.9876")
     ]
-    assert "499.5" in rows[0]
-    assert "not recorded" in rows[3]
+    assert "499.5" in rows["agent/version_0"]
+    assert all("not recorded" in rows[name] for name in names[3:])
 
 
 def test_folders_without_runs_are_one_line(tmp_path, capsys):
