@@ -45,11 +45,9 @@ def device_kind(accelerator: Any) -> str | None:
     """`cpu`, `cuda` or `mps`, whichever Lightning will take for an accelerator's name; None for any other."""
     cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
     gpu = "cuda" if cuda else "mps" if mps else None
-    if accelerator == "gpu" or accelerator in ("cuda", "mps"):
-        if gpu is None or (accelerator in ("cuda", "mps") and accelerator != gpu):
-            raise ValueError(
-                f"accelerator {accelerator}: there is none on this machine; set trainer.accelerator to auto"
-            )
+    if accelerator in ("gpu", "cuda", "mps"):
+        if gpu is None or accelerator not in ("gpu", gpu):
+            raise ValueError(f"accelerator {accelerator}: this machine has none; set trainer.accelerator to auto")
         return gpu
     return {"auto": gpu or "cpu", "cpu": "cpu"}.get(str(accelerator))
 

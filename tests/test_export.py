@@ -237,7 +237,7 @@ def test_bad_input_is_one_line(last, tmp_path, monkeypatch, capsys):
         return fails(capsys, "export", *options, *args)
 
     assert "there is there already: give another --output, or --overwrite" in refused(output="there")
-    assert "is a folder: give a file" in refused(output="")
+    assert "is a folder, or no ordinary file" in refused(output="")
     assert "cannot write" in refused(output="there/new")
     assert "is the checkpoint itself" in refused("--overwrite", output=last)
     assert "did you mean 'onnx'?" in refused(form="onx")
