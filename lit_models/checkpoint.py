@@ -7,6 +7,7 @@ import json
 import pickle
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,11 @@ RESUMED = ("model", "data", "seed_everything")  # what a resumed run must not co
 LEARNT = ("mean", "std", "class_names")  # what a model takes over from its data where the config says null
 # Of a resumed run: where its data are, how they are fetched, and what is written; not what is learnt, or from what.
 MAY_CHANGE = {"data_dir", "root", "path", "download", "num_workers", "memory_limit", "device_resident", "save_replay"}
+
+# What zipfile raises where a file is no archive, is cut, or a flipped bit says that it is compressed or encrypted.
+UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError, RuntimeError)
+
+FOLDER = 0x10  # zip's mark for one, among an entry's external attributes
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -81,11 +87,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no checkpoint {path}")
     try:
         with zipfile.ZipFile(path) as file:  # PyTorch does not look at the checksums
-            damaged = file.testzip()
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+            # It would also take a part that is marked as a folder for an empty one, and fill it with anything.
+            folders = [entry.filename for entry in file.infolist() if entry.external_attr & FOLDER]
+            damaged = file.testzip() or next(iter(folders), None)
+    except UNREADABLE as error:
         raise ValueError(f"{path} is not a checkpoint, or is cut short") from error
     if damaged:
-        raise ValueError(f"{path} is damaged: the checksum of {damaged} does not match")
+        raise ValueError(f"{path} is damaged: {damaged} in it is not what was written")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -134,7 +142,8 @@ def read_model(path: str | Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - it is no dict
+            names = file.keys()
+            state = {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file, or is cut short") from error
     hyperparameters = json.loads(metadata.get("hyperparameters", "{}"))

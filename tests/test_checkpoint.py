@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from lit_models.checkpoint import AtomicCheckpointIO
+from lit_models.checkpoint import AtomicCheckpointIO, read_checkpoint
 
 WRITER = """
 import torch
@@ -50,3 +50,21 @@ def test_what_is_left_of_a_killed_one_is_overwritten(tmp_path):
     (tmp_path / "last.ckpt.partial").write_bytes(b"half")
     AtomicCheckpointIO().save_checkpoint({"number": 1}, tmp_path / "last.ckpt")
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_no_flipped_bit_changes_what_is_read(tmp_path):
+    content = {"state_dict": {"weight": torch.arange(10.0)}, "pytorch-lightning_version": "2.6.6"}
+    torch.save(content, tmp_path / "whole.ckpt")
+    whole, refused = (tmp_path / "whole.ckpt").read_bytes(), 0
+    # The archive's directory at the end, where a bit may say that a part is compressed, a folder, or elsewhere.
+    for bit in range(8 * (len(whole) - 900), 8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "flipped.ckpt").write_bytes(flipped)
+        try:
+            read = read_checkpoint(tmp_path / "flipped.ckpt")
+        except ValueError:
+            refused += 1
+        else:
+            assert torch.equal(read["state_dict"]["weight"], content["state_dict"]["weight"])
+    assert refused > 1000
