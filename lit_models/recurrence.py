@@ -5,6 +5,7 @@ Both take and return what `nn.GRU`, `nn.LSTM` and `nn.RNN` do with `batch_first`
 Legend: L - layers; H - width of the hidden state; G - its gates times H: 3 H for the GRU, 4 H for the LSTM, else H.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from lit_models.rnn import Hidden
 
 
-class Recurrence(nn.Module):
+class Recurrence(nn.Module, ABC):
     """Layers of one direction, of which a subclass computes one.
 
     Args:
@@ -47,11 +48,11 @@ class Recurrence(nn.Module):
         """A weight `(G, ...)`, its gates in the order that `layer` expects: here, torch's."""
         return weight
 
+    @abstractmethod
     def layer(
         self, rows: Tensor, state: list[Tensor], w_in: Tensor, w_hidden: Tensor, b_in: Tensor, b_hidden: Tensor
     ) -> tuple[Tensor, Iterable[Tensor]]:
         """Features `(time, batch, H)` of rows `(time, batch, features)`, and the state, each `(batch, H)`."""
-        raise NotImplementedError
 
 
 class OnnxRecurrence(Recurrence):
