@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from benchmarks.resume import RUNS, alike, begun, damages, end, fit, kills, make_data
 from datamodules import MNISTDataModule, TimeSeriesDataModule
 from datamodules.batches import EpochSampler, EvenBatches
-from lit_models import CNN, RNN, Net, RNNClassifier, cli
+from lit_models import CNN, RNN, Net, RNNClassifier, callbacks, cli
 from lit_models.checkpoint import AtomicCheckpointIO
 
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
@@ -323,19 +323,19 @@ def test_where_no_more_can_be_written_the_previous_checkpoint_is_left(tmp_path):
     assert torch.load(tmp_path / "last.ckpt", weights_only=True) == {"number": 1}
 
 
+@pytest.mark.parametrize(("seconds", "steps"), [(1e6, [2, 8]), (0.0, [2, 4, 6, 8])])
 @pytest.mark.parametrize("top", [0, 1])
-def test_the_last_checkpoint_is_left_out_where_it_would_cost_too_much(top, tmp_path, monkeypatch):
+def test_the_last_checkpoint_is_left_out_where_it_costs_too_much(seconds, steps, top, tmp_path, monkeypatch):
     fit = ["fit", f"--config={ROOT / 'configs' / 'mnist_article.yaml'}", f"--trainer.default_root_dir={tmp_path}"]
     fit += ["--trainer.limit_train_batches=2", "--trainer.max_epochs=4", f"--checkpoint.save_top_k={top}"]
     written = []
-    save = AtomicCheckpointIO.save_checkpoint
+    write = callbacks.Checkpoint._write_last
 
-    def slow(self, checkpoint, path, storage_options=None):
-        if path.endswith("last.ckpt"):
-            written.append(checkpoint["global_step"])
-            time.sleep(0.5)  # and an epoch would have to take 25 seconds
-        save(self, checkpoint, path, storage_options)
+    def costly(self, trainer):
+        write(self, trainer)
+        written.append(trainer.global_step)
+        self.seconds = seconds
 
-    monkeypatch.setattr(AtomicCheckpointIO, "save_checkpoint", slow)
+    monkeypatch.setattr(callbacks.Checkpoint, "_write_last", costly)
     assert cli.main(fit) == 0
-    assert written == [2, 8]  # the first, since nothing is known of its cost, and the end
+    assert written == steps  # the first, since nothing is known of its cost, and the end
