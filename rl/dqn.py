@@ -228,7 +228,7 @@ class DQN(LightningModule):
             seed=seed,
         )
         self.player = Player(self._make_environments(own.num_envs, own.vectorization), seed)
-        self.warm_up = own.learning_starts
+        self.warm_up, self.filled = own.learning_starts, False
         self.sums = {"updates": 0.0, "loss": 0.0, "value": 0.0}
 
     def train_dataloader(self) -> DataLoader:
@@ -244,8 +244,12 @@ class DQN(LightningModule):
         """Plays a slice of the training environments with the network as it is; at first, until learning starts."""
         for _ in range(self.hparams.rollout_steps):
             self._play_step()
-        while self.warm_up > 0 or not self.buffer.size:  # returns of n steps take n steps to complete
-            self._play_step()
+        if not self.filled:
+            # Returns of n steps take n steps to complete. All processes play as many, or their counts would differ.
+            ready = self.trainer.strategy.reduce_boolean_decision
+            while self.warm_up > 0 or not ready(self.buffer.size > 0):
+                self._play_step()
+            self.filled = True
 
     def _play_step(self) -> None:
         count, observation = self.hparams.num_envs, self.player.observation
@@ -480,7 +484,7 @@ class DQN(LightningModule):
     def _restore(self, state: dict[str, Any]) -> None:
         if state["replay"] is not None:
             self.buffer.load_state_dict(state["replay"])
-            self.warm_up = 0
+            self.warm_up, self.filled = 0, True
         else:
             rank_zero_info("The checkpoint holds no replay: the buffer is filled anew first")
         if not self.player.load_state_dict(state["player"]):

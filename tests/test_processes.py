@@ -40,8 +40,8 @@ def finished(process, timeout=300):
         pytest.fail(f"it hangs: {process.communicate()[0]}")
 
 
-def fit(folder, *flags, **variables):
-    return start([sys.executable, "-m", "lit_models", "fit", f"--config={CONFIG}", *flags], folder, **variables)
+def fit(folder, *flags, config=CONFIG, **variables):
+    return start([sys.executable, "-m", "lit_models", "fit", f"--config={config}", *flags], folder, **variables)
 
 
 def test_two_processes_with_half_the_batch_do_what_one_does(tmp_path):
@@ -85,22 +85,35 @@ def test_processes_train_alike_whoever_starts_them_and_the_first_alone_speaks(la
 
 
 @SLOW
-def test_a_killed_run_of_two_processes_ends_as_if_it_had_not_been(tmp_path):
-    flags = ["--trainer.max_epochs=2", *SHORT[1:], *TWO, "--trainer.devices=2", "--checkpoint_every_n_steps=7"]
-    whole = fit(tmp_path, *flags, "--trainer.default_root_dir=whole")
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [
+        ("mnist", ["--trainer.max_epochs=2", *SHORT[1:], *TWO, "--checkpoint_every_n_steps=7"]),
+        (
+            "dqn_cartpole",
+            ["--trainer.max_epochs=4", *TWO[:2], "--model.eval_episodes=2", "--checkpoint_every_n_steps=40"],
+        ),
+    ],
+)
+def test_a_killed_run_of_two_processes_ends_as_if_it_had_not_been(name, flags, tmp_path):
+    def start(logs, *more):
+        own = ["--trainer.devices=2", f"--trainer.default_root_dir={logs}", *more]
+        return fit(tmp_path, *flags, *own, config=ROOT / "configs" / f"{name}.yaml")
+
+    whole = start("whole")
     text = finished(whole)
     assert whole.returncode == 0, text
-    killed = fit(tmp_path, *flags, "--trainer.default_root_dir=killed")
-    last = tmp_path / "killed" / "mnist" / "version_0" / "checkpoints" / "last.ckpt"
+    killed = start("killed")
+    last = tmp_path / "killed" / name / "version_0" / "checkpoints" / "last.ckpt"
     while killed.poll() is None and not last.exists():
         time.sleep(0.001)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.communicate()
     assert killed.returncode == -signal.SIGKILL
-    resumed = fit(tmp_path, *flags, "--trainer.default_root_dir=killed", "--ckpt_path=last")
+    resumed = start("killed", "--ckpt_path=last")
     text = finished(resumed)
     assert resumed.returncode == 0, text
-    assert alike(end(tmp_path / "killed" / "mnist"), end(tmp_path / "whole" / "mnist"))
+    assert alike(end(tmp_path / "killed" / name), end(tmp_path / "whole" / name))
 
 
 @pytest.mark.parametrize("dying", [pytest.param("the first", marks=SLOW), "the second"])
