@@ -10,7 +10,7 @@ from pathlib import Path
 from lightning.pytorch.callbacks import Timer
 
 from benchmarks.common import ROOT, median, prepare, train
-from lit_models.callbacks import Checkpoint
+from lit_models.resume import Checkpoint
 
 IMPORTS = ["-c", "import torch, torchvision, lightning"]
 COMPILED = {

@@ -1,16 +1,12 @@
-"""What a run gets beside its curves: a last checkpoint whatever happens, speed, and pictures."""
+"""What a run gets beside its curves: progress, speed and pictures; and what trains a part of a model."""
 
-import os
-import shlex
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor, nn
 from torchmetrics import MeanSquaredError
@@ -22,104 +18,6 @@ from lit_models.rnn import RNN, Window
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-
-class Checkpoint(ModelCheckpoint):
-    """Lightning's ModelCheckpoint, with additions, and without the file that it writes in a `fast_dev_run`.
-
-    `last.ckpt` is the last one: Lightning writes it only where a best one is written too. It is also written when
-    training is interrupted or fails (`save_on_exception` would write a second file under the name of a best one as
-    well); and a run whose folder has moved, or is given by another path, knows its checkpoints again.
-
-    Writing `last.ckpt` takes no more than about 2% of a run: it is left out where the last one took more than a
-    fiftieth of the time since. The end of training always writes it, and so do the steps that are asked for.
-
-    Attributes:
-        every_n_steps: Steps of the optimizer from one `last.ckpt` to the next within an epoch; None for none.
-        last_step: The step that `last.ckpt` is of.
-        written: When it was written, in seconds of the monotonic clock.
-        seconds: How long that took.
-    """
-
-    every_n_steps: int | None = None
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over the best and last checkpoints, under the folder's present path if they lie there."""
-
-        def here(path: str) -> str:
-            return str(Path(self.dirpath) / Path(path).name) if path else path
-
-        if os.path.exists(here(state_dict["last_model_path"] or state_dict["best_model_path"])):
-            # What lies there was written by this run, before it was killed: it is written again, under the same name.
-            self._enable_version_counter = False
-            paths = ("best_model_path", "last_model_path", "kth_best_model_path")
-            state_dict = state_dict | {key: here(state_dict[key]) for key in paths} | {"dirpath": self.dirpath}
-            state_dict["best_k_models"] = {here(path): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict(state_dict)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes where training starts."""
-        super().on_train_start(trainer, pl_module)
-        self.first_step = self.step_before = trainer.global_step
-        self.last_step, self.written, self.seconds = -1, 0.0, 0.0
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Writes `last.ckpt` in the middle of an epoch, if that is asked for."""
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        step, before, self.step_before = trainer.global_step, self.step_before, trainer.global_step
-        due = self.every_n_steps and step // self.every_n_steps > before // self.every_n_steps
-        if due and not trainer.is_last_batch and not self._should_skip_saving_checkpoint(trainer):
-            saved = self._last_global_step_saved, self._last_checkpoint_saved
-            self._write_last(trainer)
-            # A validation that follows has still to write the best one of this step.
-            self._last_global_step_saved, self._last_checkpoint_saved = saved
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes `last.ckpt` also where the score is not among the best."""
-        super().on_train_epoch_end(trainer, pl_module)
-        self._also_save_last(trainer, after_epoch=True)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The same, where checkpoints are written then."""
-        super().on_validation_end(trainer, pl_module)
-        self._also_save_last(trainer, after_epoch=False)
-
-    def _also_save_last(self, trainer: Trainer, after_epoch: bool) -> None:
-        due = self._every_n_epochs >= 1 and (trainer.current_epoch + 1) % self._every_n_epochs == 0
-        due = due and self._should_save_on_train_epoch_end(trainer) is after_epoch
-        if due and not self._should_skip_saving_checkpoint(trainer):
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
-
-    def _save_last_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
-        if trainer.strategy.broadcast(time.monotonic() - self.written > 50 * self.seconds):
-            self._write_last(trainer)
-
-    def _write_last(self, trainer: Trainer) -> None:
-        start = time.monotonic()
-        super()._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
-        self.last_step, self.written = trainer.global_step, time.monotonic()
-        self.seconds = self.written - start
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes `last.ckpt`, unless the last step's is there."""
-        if not trainer.fast_dev_run and self.last_step != trainer.global_step > self.first_step:
-            self._write_last(trainer)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Writes `last.ckpt` as it is now, if anything was trained."""
-        trained = trainer.global_step > getattr(self, "first_step", trainer.global_step)
-        # Another process may wait elsewhere, and would never get to writing.
-        if not (trained and self.save_last) or trainer.fast_dev_run or trainer.world_size > 1:
-            return
-        self.last_model_path = self.last_model_path or str(Path(self.dirpath) / f"{self.CHECKPOINT_NAME_LAST}.ckpt")
-        try:
-            trainer.save_checkpoint(self.last_model_path, self.save_weights_only)
-        except OSError:  # which may be what has ended training
-            return
-        rank_zero_info(f"Stopped after step {trainer.global_step}. To go on from there:")
-        rank_zero_info(f"  python -m lit_models fit --ckpt_path {shlex.quote(self.last_model_path)}")
 
 
 class ProgressBar(RichProgressBar):

@@ -23,7 +23,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from torch.jit import TracerWarning
 
 from datamodules.batches import BatchDataModule
-from lit_models.callbacks import Checkpoint, Forecasts, Pictures, ProgressBar, Throughput
+from lit_models.callbacks import Forecasts, Pictures, ProgressBar, Throughput
 from lit_models.checkpoint import (
     AtomicCheckpointIO,
     read_checkpoint,
@@ -35,6 +35,7 @@ from lit_models.classifier import Classifier
 from lit_models.errors import cause, explain  # imports the three packages, so that their classes are known by name
 from lit_models.export import export
 from lit_models.machine import compiles, refuse_impossible
+from lit_models.resume import Checkpoint
 from lit_models.rnn import RNN
 from lit_models.runs import RunRecord, runs
 from lit_models.writers import PredictionWriter

@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from benchmarks.resume import RUNS, alike, begun, damages, end, fit, kills, make_data
 from datamodules import MNISTDataModule, TimeSeriesDataModule
 from datamodules.batches import EpochSampler, EvenBatches
-from lit_models import CNN, RNN, Net, RNNClassifier, callbacks, cli
+from lit_models import CNN, RNN, Net, RNNClassifier, cli, resume
 from lit_models.checkpoint import AtomicCheckpointIO
 
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
@@ -329,13 +329,13 @@ def test_the_last_checkpoint_is_left_out_where_it_costs_too_much(seconds, steps,
     fit = ["fit", f"--config={ROOT / 'configs' / 'mnist_article.yaml'}", f"--trainer.default_root_dir={tmp_path}"]
     fit += ["--trainer.limit_train_batches=2", "--trainer.max_epochs=4", f"--checkpoint.save_top_k={top}"]
     written = []
-    write = callbacks.Checkpoint._write_last
+    write = resume.Checkpoint._write_last
 
     def costly(self, trainer):
         write(self, trainer)
         written.append(trainer.global_step)
         self.seconds = seconds
 
-    monkeypatch.setattr(callbacks.Checkpoint, "_write_last", costly)
+    monkeypatch.setattr(resume.Checkpoint, "_write_last", costly)
     assert cli.main(fit) == 0
     assert written == steps  # the first, since nothing is known of its cost, and the end
