@@ -1,11 +1,12 @@
 """What all data modules share: loaders of whole batches, for one process or several, that go on where they stopped."""
 
-from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, SequentialSampler
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.samplers import EpochSampler, EvenBatches, WholeBatches, processes
 
 T = TypeVar("T")
 
@@ -16,7 +17,8 @@ class BatchDataModule(LightningDataModule):
     The order of the training data depends on the seed and the epoch alone, so that a run that goes on in the middle of
     an epoch trains on what is left of it. With several processes, each gets its own share of every batch.
 
-    Its hyperparameters include `batch_size`, of each process, and may include `device_resident`.
+    Its hyperparameters include `batch_size`, of each process, unless the property is overridden, and may include
+    `device_resident`.
 
     Attributes:
         num_workers: Processes that fetch batches; data in memory need none.
@@ -62,16 +64,25 @@ class BatchDataModule(LightningDataModule):
         if stage == "fit":
             self.order_seed, self.position = None, (0, 0)
 
+    @property
+    def batch_size(self) -> int:
+        """Items in a batch of a process."""
+        return self.hparams.batch_size
+
+    def sampler(self, dataset: Dataset, seed: int, epoch: int, skip: int) -> EpochSampler:
+        """Draws the training batches: see EpochSampler."""
+        return EpochSampler(dataset, seed, epoch, skip)
+
     def _global_batch_size(self) -> int:
-        return self.hparams.batch_size * self.trainer.world_size
+        return self.batch_size * self.trainer.world_size
 
     def train_loader(self, dataset: Dataset) -> DataLoader:
         """Shuffled batches of a dataset that has `__getitems__`."""
         if self.order_seed is None:
             seed = torch.initial_seed() % 2**32
             self.order_seed = seed if self.trainer is None else self.trainer.strategy.broadcast(seed)
-        (epoch, batch), size = self.position, self.hparams.batch_size
-        sampler = EpochSampler(dataset, self.order_seed, epoch, skip=batch * size)
+        (epoch, batch), size = self.position, self.batch_size
+        sampler = self.sampler(dataset, self.order_seed, epoch, skip=batch * size)
         if self.trainer is not None:  # which may ask for a new loader in every epoch
             sampler.set_epoch(max(epoch, self.trainer.current_epoch))
         return self._loader(self._placed(dataset), batch_size=size, sampler=sampler)
@@ -80,14 +91,12 @@ class BatchDataModule(LightningDataModule):
         """Batches in order of a dataset that has `__getitems__`, each item once, whatever the number of processes."""
         dataset = self._placed(dataset)
         if processes()[0] == 1:
-            return self._loader(dataset, batch_size=self.hparams.batch_size)
-        return self._loader(
-            WholeBatches(dataset), batch_size=None, sampler=EvenBatches(dataset, self.hparams.batch_size)
-        )
+            return self._loader(dataset, batch_size=self.batch_size)
+        return self._loader(WholeBatches(dataset), batch_size=None, sampler=EvenBatches(dataset, self.batch_size))
 
     def predict_loader(self, dataset: Dataset) -> DataLoader:
         """Batches in order, which Lightning shares out itself, to know the index of every item."""
-        return self._loader(dataset, batch_size=self.hparams.batch_size)
+        return self._loader(dataset, batch_size=self.batch_size)
 
     def _placed(self, dataset: Dataset) -> Dataset:
         """The dataset, in the device's memory if that is asked for."""
@@ -118,86 +127,3 @@ class BatchDataModule(LightningDataModule):
 def whole_batch(batch: T) -> T:
     """The collate function of a dataset whose `__getitems__` already returns a batch."""
     return batch
-
-
-def processes() -> tuple[int, int]:
-    """How many processes train together, and which of them this one is."""
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
-        return torch.distributed.get_world_size(), torch.distributed.get_rank()
-    return 1, 0
-
-
-class EpochSampler(DistributedSampler):
-    """Indices in an order that a seed and the epoch decide, those of this process alone.
-
-    A DistributedSampler since Lightning leaves these as they are; as there, a few indices come twice where the
-    processes don't divide the dataset, so that all have as many. N processes with batches of B train on what one has
-    with batches of N times B.
-
-    Args:
-        dataset: What is drawn from.
-        seed: Of the order, the same for all processes.
-        epoch: The one that comes first.
-        skip: How many indices of it are done already.
-    """
-
-    def __init__(self, dataset: Dataset, seed: int, epoch: int = 0, skip: int = 0) -> None:
-        world, rank = processes()
-        super().__init__(dataset, num_replicas=world, rank=rank, seed=seed)
-        self.epoch, self.first, self.skip = epoch, epoch, skip
-
-    def __iter__(self) -> Iterator[int]:
-        draw = torch.Generator().manual_seed(self.seed * 2**20 + self.epoch)
-        order = torch.randperm(len(self.dataset), generator=draw)
-        order = order.repeat(-(-self.total_size // max(len(order), 1)))[self.rank : self.total_size : self.num_replicas]
-        rest = order.tolist()[self.skip if self.epoch == self.first else 0 :]
-        self.epoch += 1  # without a Trainer, nobody else says that the next one has begun
-        return iter(rest)
-
-
-class EvenBatches(DistributedSampler, SequentialSampler):
-    """Batches of indices in order, those of this process alone: no index twice, and as many batches as the others have.
-
-    Processes exchange what a model keeps beside its weights before every batch, so one of them must not have more.
-    Lightning leaves samplers of these two kinds as they are.
-
-    Args:
-        dataset: What is gone through.
-        batch_size: Indices in a batch; the batches of a process differ by one at most.
-
-    Raises:
-        ValueError: There are fewer items than processes, of which one would have nothing to do.
-    """
-
-    def __init__(self, dataset: Dataset, batch_size: int) -> None:
-        world, rank = processes()
-        DistributedSampler.__init__(self, dataset, num_replicas=world, rank=rank, shuffle=False)
-        self.data_source = dataset  # SequentialSampler's
-        least = len(dataset) // world
-        if not least:
-            raise ValueError(f"{len(dataset)} items cannot be shared by {world} processes: set trainer.devices to 1")
-        self.batches = min(-(-self.num_samples // batch_size), least)
-
-    def __len__(self) -> int:
-        return self.batches
-
-    def __iter__(self) -> Iterator[list[int]]:
-        own = torch.arange(self.rank, len(self.dataset), self.num_replicas)
-        return iter([batch.tolist() for batch in own.tensor_split(self.batches)])
-
-
-class WholeBatches(Dataset):
-    """A dataset whose items are batches: for a sampler that gives the indices of whole ones.
-
-    Args:
-        dataset: One that has `__getitems__`.
-    """
-
-    def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, indices: list[int]) -> Any:
-        return self.dataset.__getitems__(indices)

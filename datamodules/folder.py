@@ -5,7 +5,7 @@ import hashlib
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -184,21 +184,13 @@ class ImageFolderDataModule(ImageDataModule):
         images = torch.empty(len(paths) if fits else 0, *self.shape, dtype=torch.uint8)
         readable = torch.ones(len(paths), dtype=torch.bool)
         errors = []
-        results = track(
-            read_pictures(paths, self.read, self.readers),
-            "Reading pictures",
-            total=len(paths),
-            console=Console(stderr=True),
-            transient=True,
-            disable=rank_zero_only.rank != 0,
-        )
-        for index, image in enumerate(results):
+        for index, image in enumerate(read_with_progress(paths, self.read, self.readers)):
             if not isinstance(image, Tensor):
                 readable[index] = False
                 errors.append(f"{paths[index]} ({image})")
             elif fits:
                 images[index] = image
-        self._report(errors, len(paths))
+        report_unreadable(errors, len(paths), self.hparams.max_unreadable)
         self.num_workers = 0 if fits else self.readers
         sets, start = [], 0
         for part in parts:
@@ -213,18 +205,6 @@ class ImageFolderDataModule(ImageDataModule):
                 sets.append(TensorDataset(images[kept], labels[kept]))
             start = end
         return sets
-
-    def _report(self, errors: list[str], count: int) -> None:
-        """Names the damaged files, and refuses too many of them."""
-        if not errors:
-            return
-        limit = self.hparams.max_unreadable
-        named = ", ".join(errors[: max(limit, 10)]) + (", ..." if len(errors) > max(limit, 10) else "")
-        if len(errors) > limit or len(errors) == count:
-            raise ValueError(
-                f"{len(errors)} of {count} pictures cannot be read, and data.max_unreadable is {limit}: {named}"
-            )
-        warnings.warn(f"{len(errors)} of {count} pictures cannot be read and are left out: {named}", stacklevel=2)
 
 
 class LabelledPictures(Dataset[tuple[Tensor, Tensor]]):
@@ -250,9 +230,41 @@ class LabelledPictures(Dataset[tuple[Tensor, Tensor]]):
         return images, self.labels[indices]
 
 
+def read_with_progress(
+    paths: Sequence[Path], read: Callable[[Path], Tensor], threads: int
+) -> Iterable[Tensor | Exception]:
+    """Reads files in several threads, with a progress bar; a file that can't be read gives its error."""
+    console = Console(stderr=True)
+    return track(
+        read_pictures(paths, read, threads),
+        "Reading pictures",
+        total=len(paths),
+        console=console,
+        transient=True,
+        disable=rank_zero_only.rank != 0 or not console.is_terminal,
+    )
+
+
+def report_unreadable(errors: list[str], count: int, limit: int) -> None:
+    """Names the files that can't be read, out of so many, and raises a ValueError where they are more than a limit."""
+    if not errors:
+        return
+    named = ", ".join(errors[: max(limit, 10)]) + (", ..." if len(errors) > max(limit, 10) else "")
+    if len(errors) > limit or len(errors) == count:
+        raise ValueError(
+            f"{len(errors)} of {count} pictures cannot be read, and data.max_unreadable is {limit}: {named}"
+        )
+    warnings.warn(f"{len(errors)} of {count} pictures cannot be read and are left out: {named}", stacklevel=2)
+
+
 def subfolders(folder: Path) -> list[str]:
     """The names of the folders in a folder, in order; hidden ones are passed over."""
     return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def split_key(seed: int, name: str) -> bytes:
+    """What things are sorted by to be split at random: a hash of a name and the seed, of the others independent."""
+    return hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest()
 
 
 def stratified_split(labels: Tensor, names: Sequence[str], shares: Sequence[float], seed: int) -> list[list[int]]:
@@ -271,7 +283,7 @@ def stratified_split(labels: Tensor, names: Sequence[str], shares: Sequence[floa
         The indices that stay, at least one a class, and those of the part for each share, all in order.
     """
     parts: list[list[int]] = [[] for _ in range(1 + len(shares))]
-    keys = [hashlib.sha256(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest() for name in names]
+    keys = [split_key(seed, name) for name in names]
     for label in labels.unique():
         own = sorted((labels == label).nonzero().flatten().tolist(), key=keys.__getitem__)
         left = count = len(own)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
@@ -24,6 +24,17 @@ NOISE = 0.2  # weaker than this share of the strongest stroke is paper, shadow o
 # What Pillow's readers raise where a file is damaged, or isn't a picture.
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, RuntimeError, struct.error, zlib.error)
 UNREADABLE += (Image.DecompressionBombError,)
+LONGEST = 2000  # pixels along the longer side of a photograph
+# How to turn a picture upright, by its EXIF orientation.
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class PictureDataset(Dataset[tuple[Tensor, list[str]]]):
@@ -114,12 +125,82 @@ def picture_endings() -> set[str]:
     return {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
 
-def read_square(path: Path, side: int, channels: int) -> Tensor:
-    """A picture file as an image `(channels, side, side)`, uint8: upright, scaled so that it fills the square.
+def open_picture(path: Path, channels: int, side: int | None = None) -> Image.Image:
+    """A picture file, upright and plain, at a size that fits what it is for.
 
-    What stands out of the square on two sides is cut off. Of an animation it is the first frame. See-through parts
-    become white. 16 bits are brought down to 8 by their whole range. Numbers of 32 bits are taken to be in the smaller
-    of 0..255 and 0..65535 that holds them, floating-point ones also in 0..1.
+    Of an animation it is the first frame. See-through parts become white. 16 bits are brought down to 8 by their whole
+    range. Numbers of 32 bits are taken to be in the smaller of 0..255 and 0..65535 that holds them, floating-point ones
+    also in 0..1.
+
+    Args:
+        path: The file.
+        channels: 1 for grey, 3 for red, green and blue.
+        side: The least that is needed of height and width: a JPEG file may come smaller than it is, the others as they
+            are. If not given, the picture is a photograph, scaled down to at most `LONGEST` pixels along its longer
+            side: a large one takes memory only while it is decoded, and as a JPEG file little even then.
+
+    Returns:
+        The picture, in the mode "L" or "RGB".
+
+    Raises:
+        OSError: Not a picture, or a damaged one.
+        ValueError: It has more pixels than Pillow opens.
+    """
+    with open_file(path) as file:
+        if side is None:
+            size = [max(1, length * LONGEST // max(file.size)) for length in file.size]
+        else:
+            size = [2 * side, 2 * side]
+        file.draft(None, tuple(size))  # a JPEG file is decoded at a fraction of its size, if that is enough
+        file.load()
+        deep = file.mode.startswith("I") or file.mode == "F"
+        if deep:
+            picture = file.convert("F")
+        elif file.has_transparency_data:
+            picture = file.convert("RGBA")
+        else:
+            picture = file.convert("RGB") if file.mode in ("1", "P") else file
+        if side is None:  # bilinear has no negative weights: nothing gets out of the range of its numbers
+            picture.thumbnail((LONGEST, LONGEST), Image.Resampling.BILINEAR, reducing_gap=None)
+        if deep:  # convert("L") would cut them off at 255
+            numbers = pil_to_tensor(picture)[0].nan_to_num()
+            ranges = {"F": (1, 255, 65535), "I": (255, 65535)}.get(file.mode, (65535,))
+            top = next((top for top in ranges if numbers.max() <= top), 65535)
+            picture = Image.fromarray(as_bytes(numbers / top)[0].numpy())
+        elif picture.mode == "RGBA":
+            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+        return upright(picture.convert("L" if channels == 1 else "RGB"), file)
+
+
+def open_file(path: Path) -> Image.Image:
+    """Opens a picture file as Pillow does, with as many pixels as it opens at all, and without its warning of many.
+
+    Raises:
+        OSError: Not a picture.
+        ValueError: It has more pixels than Pillow opens.
+    """
+    # Once and for all, unless somebody has decided on it: warnings.catch_warnings isn't safe in threads.
+    if not any(kind is Image.DecompressionBombWarning for _, _, kind, _, _ in warnings.filters):
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    try:
+        return Image.open(path)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"it has more than {2 * Image.MAX_IMAGE_PIXELS} pixels: scale it down first") from error
+
+
+def upright(picture: Image.Image, file: Image.Image) -> Image.Image:
+    """A picture turned as the EXIF data of its file tell; as it is, if they are damaged."""
+    try:
+        orientation = file.getexif().get(ExifTags.Base.Orientation)
+    except UNREADABLE:
+        return picture
+    return picture.transpose(TURNS[orientation]) if orientation in TURNS else picture
+
+
+def read_square(path: Path, side: int, channels: int) -> Tensor:
+    """A picture file as an image `(channels, side, side)`, uint8: as `open_picture` opens it, filling the square.
+
+    What stands out of the square on two sides is cut off.
 
     Args:
         path: The file.
@@ -128,20 +209,10 @@ def read_square(path: Path, side: int, channels: int) -> Tensor:
 
     Raises:
         OSError: Not a picture, or a damaged one.
+        ValueError: It has more pixels than Pillow opens.
     """
-    with Image.open(path) as file:
-        file.draft(None, (2 * side, 2 * side))  # a JPEG file is decoded at a fraction of its size, if that is enough
-        picture = ImageOps.exif_transpose(file)
-        if picture.mode.startswith("I") or picture.mode == "F":  # convert("L") would cut them off at 255
-            deep = pil_to_tensor(picture.convert("F"))[0].nan_to_num()
-            ranges = {"F": (1, 255, 65535), "I": (255, 65535)}.get(picture.mode, (65535,))
-            top = next((top for top in ranges if deep.max() <= top), 65535)
-            picture = Image.fromarray(as_bytes(deep / top)[0].numpy())
-        elif picture.has_transparency_data:
-            picture = picture.convert("RGBA")
-            picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-        picture = picture.convert("L" if channels == 1 else "RGB")
-        return pil_to_tensor(ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC))
+    picture = open_picture(path, channels, side)
+    return pil_to_tensor(ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC))
 
 
 def grey(path: Path) -> Tensor:
@@ -149,9 +220,11 @@ def grey(path: Path) -> Tensor:
 
     Raises:
         OSError: Not a picture, or a damaged one.
+        ValueError: It has more pixels than Pillow opens.
     """
-    with Image.open(path) as file:
-        picture = ImageOps.exif_transpose(file)
+    with open_file(path) as file:
+        file.load()
+        picture = upright(file, file)
         if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits and more: convert("L") would cut them off
             deep = pil_to_tensor(picture.convert("F"))[0]
             return (deep - deep.min()) / (deep.max() - deep.min()).clamp(min=1e-6)

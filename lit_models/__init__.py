@@ -3,8 +3,9 @@
 from lit_models.checkpoint import load
 from lit_models.classifier import Classifier
 from lit_models.cnn import CNN
+from lit_models.face_embedder import FaceEmbedder
 from lit_models.net import Net
 from lit_models.rnn import RNN
 from lit_models.rnn_classifier import RNNClassifier
 
-__all__ = ["CNN", "RNN", "Classifier", "Net", "RNNClassifier", "load"]
+__all__ = ["CNN", "RNN", "Classifier", "FaceEmbedder", "Net", "RNNClassifier", "load"]

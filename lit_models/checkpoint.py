@@ -18,9 +18,11 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info
 
 RESUMED = ("model", "data", "seed_everything")  # what a resumed run must not contradict
-LEARNT = ("mean", "std", "class_names")  # what a model takes over from its data where the config says null
+# What a model takes over from its data where the config says null.
+LEARNT = ("mean", "std", "class_names", "num_classes")
 # Of a resumed run: where its data are, how they are fetched, and what is written; not what is learnt, or from what.
 MAY_CHANGE = {"data_dir", "root", "path", "download", "num_workers", "memory_limit", "device_resident", "save_replay"}
+MAY_CHANGE |= {"weights"}  # which the checkpoint has its own of
 
 # What zipfile raises where a file is no archive, is cut, or a flipped bit says that it is compressed or encrypted.
 UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError, RuntimeError)

@@ -104,6 +104,10 @@ class Classifier(LightningModule):
         data = self.trainer.datamodule
         if hasattr(data, "num_features"):
             raise ValueError(f"{type(data).__name__} has no classes, but a series to forecast: --model RNN does that")
+        if hasattr(data, "people"):
+            raise ValueError(
+                f"{type(data).__name__} has people to compare, not classes: --model FaceEmbedder does that"
+            )
         names = getattr(data, "class_names", None)
         names = None if names is None else list(names)
         classes = getattr(data, "num_classes", self.num_classes if names is None else len(names))

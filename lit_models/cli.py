@@ -34,14 +34,24 @@ from lit_models.checkpoint import (
 from lit_models.classifier import Classifier
 from lit_models.errors import cause, explain  # imports the three packages, so that their classes are known by name
 from lit_models.export import export
+from lit_models.face_boards import Faces
+from lit_models.face_embedder import FaceEmbedder
 from lit_models.machine import compiles, refuse_impossible
+from lit_models.recognition import enrol, identify, verify
 from lit_models.resume import Checkpoint
 from lit_models.rnn import RNN
 from lit_models.runs import RunRecord, runs
 from lit_models.writers import PredictionWriter
 
 # Beside Lightning's: no model or Trainer is given to them.
-VERBS: dict[str, Callable[..., None]] = {"export": export, "runs": runs}
+VERBS: dict[str, Callable[..., None]] = {
+    "enrol": enrol,
+    "export": export,
+    "identify": identify,
+    "runs": runs,
+    "verify": verify,
+}
+PICTURES = {"identify": "picture files, or folders of them", "verify": "two picture files"}  # given without a name
 
 
 class Parser(LightningArgumentParser):
@@ -114,6 +124,7 @@ class CLI(LightningCLI):
             "throughput": Throughput,
             "pictures": Pictures,
             "forecasts": Forecasts,
+            "faces": Faces,
         }
         for key, callback in defaults.items():
             parser.add_lightning_class_args(callback, key)
@@ -260,11 +271,13 @@ class CLI(LightningCLI):
             LearningRateMonitor: "logger",
             Pictures: "logger",
             Forecasts: "logger",
+            Faces: "logger",
         }
         # A callback costs every step something, also one that has nothing to do.
         useful = {
             Pictures: isinstance(self.model, Classifier),
             Forecasts: isinstance(self.model, RNN),
+            Faces: isinstance(self.model, FaceEmbedder),
             LearningRateMonitor: self.model.automatic_optimization,  # an agent logs its rate over its own steps
         }
 
@@ -365,7 +378,10 @@ def run_verb(name: str, args: list[str]) -> None:
     """Runs one of our own verbs, whose options are the parameters of its function."""
     verb = VERBS[name]
     parser = Parser(prog=f"python -m lit_models {name}", description=summary(verb))
-    parser.add_function_arguments(verb, as_group=False, as_positional=name == "runs")
+    skip = {"pictures"} if name in PICTURES else set()
+    parser.add_function_arguments(verb, as_group=False, as_positional=name == "runs", skip=skip)
+    if name in PICTURES:
+        parser.add_argument("pictures", nargs="+", metavar="PICTURE", help=PICTURES[name])
     for action in parser._actions:
         if isinstance(action.default, bool):  # a flag by itself is enough
             action.nargs, action.const = "?", True

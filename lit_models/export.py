@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from lit_models.checkpoint import build_model, class_path, load, read_model
 from lit_models.classifier import Classifier
+from lit_models.face_embedder import FaceEmbedder
 from lit_models.recurrence import OnnxRecurrence, Recurrence, ScannedRecurrence, with_recurrence
 from lit_models.rnn import RNN
 from lit_models.runs import version
@@ -92,6 +93,8 @@ def export(ckpt_path: str, format: Format, output: str, overwrite: bool = False)
         raise ValueError(f"{path} is there already: give another --output, or --overwrite")
     checkpoint = read_model(ckpt_path)
     model = build_model(checkpoint, ckpt_path)
+    if isinstance(model, FaceEmbedder):
+        model.remove_head()
     name, interface = type(model).__name__, describe(model, checkpoint)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +147,9 @@ def describe(model: LightningModule, checkpoint: dict[str, Any]) -> Interface:
     with torch.no_grad():
         result = model(example.new_zeros(1, *shape))
     name = next(iter(inspect.signature(model.forward).parameters))
-    output = "logits" if isinstance(model, Classifier) else "values" if hasattr(model, "num_actions") else "output"
+    outputs = {Classifier: "logits", FaceEmbedder: "embeddings"}
+    output = next((word for kind, word in outputs.items() if isinstance(model, kind)), "output")
+    output = "values" if hasattr(model, "num_actions") else output
     return Interface({name: (("batch", *shape), example.dtype)}, {output: (("batch", *result.shape[1:]), result.dtype)})
 
 

@@ -2,10 +2,17 @@
 
 import math
 from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
 
 import torch
+from matplotlib import get_data_path
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager, get_font
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
+
+ORANGE = "#ff9f1c"
 
 
 def plain(names: Sequence[str]) -> list[str]:
@@ -127,3 +134,97 @@ def returns(played: Sequence[tuple[int, float]], evaluated: Sequence[tuple[int, 
     axes.grid(alpha=0.3)
     figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return figure
+
+
+def receiver_operating_characteristic(far: Tensor, tar: Tensor, error: float) -> Figure:
+    """The true-accept rate against the false-accept rate, on a scale that shows small ones.
+
+    Args:
+        far: `(points,)`, false-accept rates in 0..1.
+        tar: `(points,)`, true-accept rates in 0..1.
+        error: The equal error rate, whose place is marked.
+    """
+    figure = Figure(figsize=(5.5, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    least = max(float(far[far > 0].min()), 1e-5)
+    axes.plot(far.clamp(min=least / 2), tar, color="tab:orange")
+    axes.plot([error], [1 - error], "o", color="tab:gray", label=f"equal error rate {error:.2%}")
+    axes.set(xscale="log", xlim=(least / 2, 1), ylim=(0, 1.02))
+    axes.set(xlabel="false-accept rate", ylabel="true-accept rate")
+    axes.grid(which="both", alpha=0.3)
+    axes.legend(loc="lower right", frameon=False)
+    return figure
+
+
+def similarities(genuine: Tensor, impostor: Tensor, threshold: float) -> Figure:
+    """Histograms of the similarities of genuine and impostor pairs.
+
+    Args:
+        genuine: `(pairs,)`, cosines.
+        impostor: `(pairs,)`, cosines.
+        threshold: From which on a pair is accepted.
+    """
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.add_subplot()
+    edges = (float(torch.cat([genuine, impostor]).min()) - 0.01, 1.01)
+    for values, colour, label in ((impostor, "0.6", "two people"), (genuine, "tab:orange", "the same person")):
+        axes.hist(values.numpy(), bins=60, range=edges, density=True, color=colour, alpha=0.7, label=label)
+    axes.axvline(threshold, color="black", linestyle=":", linewidth=1, label=f"threshold {threshold:.2f}")
+    axes.set(xlabel="similarity of a pair", ylabel="density")
+    figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    return figure
+
+
+def pairs(first: Tensor, second: Tensor, words: list[str], title: str) -> Figure:
+    """Pairs of images side by side.
+
+    Args:
+        first: `(count, channels, height, width)`, uint8, with 1 or 3 channels.
+        second: The other image of each pair.
+        words: What stands above each.
+        title: What stands above all.
+    """
+    count, words = len(first), plain(words)
+    columns = min(4, max(1, count))
+    rows = max(1, math.ceil(count / columns))
+    figure = Figure(figsize=(2.6 * columns, 1.7 * rows + 0.4), layout="constrained")
+    figure.suptitle(title, fontsize=15)
+    for place, axes in enumerate(figure.subplots(rows, columns, squeeze=False).flat):
+        axes.set_axis_off()
+        if place < count:
+            both = torch.cat([first[place], second[place]], dim=2).permute(1, 2, 0)
+            axes.imshow(both.squeeze(2).numpy(), cmap="gray", vmin=0, vmax=255)
+            axes.set_title(words[place], fontsize=13)
+    return figure
+
+
+def labelled(picture: Image.Image, boxes: Sequence[tuple[float, float, float, float]], words: list[str]) -> Image.Image:
+    """A copy of a picture with boxes, each with words below it, or with its number, where no font has the letters.
+
+    Args:
+        picture: In RGB.
+        boxes: Left, top, width and height, in pixels.
+        words: What stands below each.
+    """
+    copy = picture.copy()
+    canvas, size = ImageDraw.Draw(copy), max(12, round(max(picture.size) / 50))
+    for number, (box, text) in enumerate(zip(boxes, words, strict=True), start=1):
+        left, top, width, height = box
+        line = " ".join(text.encode("utf-8", "replace").decode().split())
+        path = font_for(line)
+        font = ImageFont.truetype(path or font_for(""), size)
+        line = line if path else f"face {number}"
+        canvas.rectangle((left, top, left + width, top + height), outline=ORANGE, width=max(2, size // 8))
+        edges = canvas.textbbox((left, top + height), line, font=font)
+        down = min(0, picture.height - edges[3] - 2)  # inside of the picture, where the face is at its lower edge
+        canvas.rectangle((edges[0] - 2, edges[1] + down - 2, edges[2] + 2, edges[3] + down + 2), fill=ORANGE)
+        canvas.text((left, top + height + down), line, fill="black", font=font)
+    return copy
+
+
+@cache
+def font_for(text: str) -> str | None:
+    """The file of a font that has all letters of a text: matplotlib's own, or else one of the system's."""
+    own = Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+    files = (str(own), *(entry.fname for entry in fontManager.ttflist if entry.style == "normal"))
+    return next((path for path in files if all(map(get_font(path).get_char_index, map(ord, text)))), None)

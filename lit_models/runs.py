@@ -209,7 +209,7 @@ def runs(folder: str) -> None:
 def row(name: str, record: dict[str, Any]) -> tuple[str, ...]:
     """A run's line in the table."""
     best, metrics = record.get("best"), record.get("metrics", {})
-    tests = [tag for tag in ("test/accuracy", "test/return", "test/nrmse_free") if tag in metrics]
+    tests = [tag for tag in ("test/accuracy", "test/return", "test/nrmse_free", "test/eer") if tag in metrics]
     return (
         name,
         str(record.get("started", "-")),

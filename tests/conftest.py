@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from drawn import noise_people
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
@@ -72,6 +73,15 @@ def pets(tmp_path):
     return tmp_path / "pets"
 
 
+@pytest.fixture(scope="session")
+def orl():
+    """The folder of the ORL faces, which are for tests only and not a part of this project."""
+    folder = ROOT.parent / "shared" / "data" / "orl_faces"
+    if not folder.is_dir():
+        pytest.skip("the ORL faces are not beside this repository: shared/data/orl_faces")
+    return folder
+
+
 @pytest.fixture
 def series(tmp_path):
     """A CSV file of a day's temperature over 20 days, and of a constant."""
@@ -82,7 +92,24 @@ def series(tmp_path):
 
 
 @pytest.fixture
-def own_data(cifar10, pets, series):
+def faces(tmp_path):
+    """A folder of six people with six pictures each."""
+    return noise_people(tmp_path / "faces")
+
+
+@pytest.fixture
+def published_faces(tmp_path):
+    """A folder with Olivetti's faces and LFW, as scikit-learn keeps them, both of noise."""
+    faces = np.random.default_rng(0).random((400, 4096), np.float32)
+    (tmp_path / "olivetti_py3.pkz").write_bytes(pickle.dumps(faces))  # joblib's format, uncompressed
+    noise_people(tmp_path / "lfw_home" / "lfw_funneled")
+    pairs = ["person 1\t1\t2", "person 2\t1\t2", "person 1\t3\tperson 2\t3", "person 1\t4\tperson 2\t4"]
+    (tmp_path / "lfw_home" / "pairsDevTest.txt").write_text("\n".join(["2", *pairs]))
+    return tmp_path
+
+
+@pytest.fixture
+def own_data(cifar10, pets, series, faces, published_faces):
     """The flags that a config needs which has no data of its own."""
     short = ["--model.eval_episodes=2", "--model.test_episodes=2"]
     agents = {path.stem: short for path in (ROOT / "configs").glob("dqn_*.yaml")}
@@ -90,6 +117,9 @@ def own_data(cifar10, pets, series):
         "cnn_cifar10": [f"--data.data_dir={cifar10}", "--data.val_size=20"],
         "cnn_folder": [f"--data.root={pets}", "--model.num_classes=2"],
         "rnn_csv": [f"--data.path={series}", "--data.columns=temperature"],
+        "face_orl": [f"--data.root={faces}"],
+        "face_olivetti": [f"--data.root={published_faces}"],
+        "face_lfw": [f"--data.root={published_faces}", "--data.detect=false"],
     }
 
 

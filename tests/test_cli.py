@@ -25,6 +25,8 @@ def test_every_config_fits_two_steps_tests_and_reloads(config, own_data, tmp_pat
     agent = config.stem.startswith("dqn")
     if config.stem == "dqn_lunarlander":
         pytest.importorskip("Box2D", reason="needs the extra box2d")
+    if config.stem == "face_olivetti":
+        pytest.importorskip("sklearn", reason="needs the extra face-data")
     flags = [
         "--trainer.max_steps=2",
         "--trainer.limit_val_batches=1",
@@ -34,7 +36,8 @@ def test_every_config_fits_two_steps_tests_and_reloads(config, own_data, tmp_pat
     command = capsys.readouterr().out.splitlines()[-1].split()
     assert command[:5] == ["python", "-m", "lit_models", "test", "--ckpt_path"]
     assert cli.main([*command[3:], "--trainer.limit_test_batches=2"]) == 0
-    assert ("test/return_min" if agent else "test/loss") in capsys.readouterr().out
+    expected = "test/return_min" if agent else "test/eer" if config.stem.startswith("face") else "test/loss"
+    assert expected in capsys.readouterr().out
     saved = yaml.safe_load((tmp_path / "logs" / config.stem / "version_0" / "config.yaml").read_text())
     assert saved["name"] == config.stem
     asked = yaml.safe_load(config.read_text())["model"]["class_path"]
@@ -132,6 +135,8 @@ def test_wrong_data_are_one_line(tmp_path, capsys):
         ("rnn_csv", ["--model.std=0"], "error: std is 0.0: it must be above 0"),
         ("cnn_mnist", ["--model.image_size=20"], "error: image_size is 20: it must be at least 28"),
         ("mnist", ["--data.batch_size=0"], "error: batch_size is 0: it must be at least 1"),
+        ("face_orl", ["--model=CNN", "--model.in_channels=1"], "FaceDataModule has people to compare, not classes"),
+        ("mnist", ["--model=FaceEmbedder"], "the images are (channels, height, width) = (1, 28, 28), but FaceEmbedder"),
         ("mnist", ["--model=RNN"], "MNISTDataModule has classes, not a series to forecast"),
         ("rnn_csv", ["--model=CNN"], "TimeSeriesDataModule has no classes"),
     ],

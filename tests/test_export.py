@@ -15,7 +15,7 @@ from torch import nn
 
 import lit_models
 from datamodules import MNISTDataModule
-from lit_models import CNN, RNN, Net, RNNClassifier, cli
+from lit_models import CNN, RNN, FaceEmbedder, Net, RNNClassifier, cli
 from lit_models.recurrence import OnnxRecurrence
 from rl import DQN
 
@@ -30,6 +30,7 @@ MODELS = {
     "Net": lambda: Net(mean=0.1307, std=0.3081, class_names=[f"class {label}" for label in range(10)]),
     "CNN": lambda: CNN(num_classes=4, batch_norm=True, mean=[0.4, 0.5, 0.6], std=[0.2, 0.3, 0.4]),
     "CNN of any size": lambda: CNN(in_channels=1, image_size=40),
+    "FaceEmbedder": lambda: FaceEmbedder(image_size=32, num_classes=5),
     "rows": lambda: RNNClassifier(hidden_dim=16),
     "pixels": lambda: RNNClassifier(by="permuted_pixel", cell="lstm", num_layers=2, hidden_dim=8),
     "gru": lambda: RNN(2, 12, 2, residual=True, mean=[300.0, -5.0], std=[20.0, 3.0]),

@@ -6,19 +6,23 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT, fails
+from drawn import noise_people
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint
 from torch.optim.lr_scheduler import OneCycleLR
 
 from benchmarks.resume import RUNS, alike, begun, damages, end, fit, kills, make_data
-from datamodules import MNISTDataModule, TimeSeriesDataModule
-from datamodules.batches import EpochSampler, EvenBatches
-from lit_models import CNN, RNN, Net, RNNClassifier, cli, resume
+from datamodules import FaceDataModule, MNISTDataModule, TimeSeriesDataModule
+from datamodules.samplers import EpochSampler, EvenBatches
+from lit_models import CNN, RNN, FaceEmbedder, Net, RNNClassifier, cli, resume
 from lit_models.checkpoint import AtomicCheckpointIO
 
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
@@ -32,6 +36,12 @@ def one_cycle(optimizer, total_steps=None):
     return OneCycleLR(optimizer, max_lr=1e-3, total_steps=total_steps)
 
 
+@cache
+def faces():
+    return noise_people(Path(tempfile.mkdtemp()) / "faces", people=8, pictures=12)
+
+
+BATCHES = {"image_size": 32, "batch_people": 4, "batch_pictures": 2, "flip": True, "rotation": 10, "erasing": 0.5}
 RECIPE = {"optimizer": adam, "lr_scheduler": one_cycle}
 # All that draws or remembers: dropout, augmentation, the order, batch statistics, moments and the schedule.
 PAIRS = {
@@ -39,6 +49,7 @@ PAIRS = {
     "CNN": lambda: (CNN(1, batch_norm=True, dropout=0.5, **RECIPE), MNISTDataModule(batch_size=8, scale=0.1)),
     "RNNClassifier": lambda: (RNNClassifier(dropout=0.5, num_layers=2, **RECIPE), MNISTDataModule(batch_size=8)),
     "RNN": lambda: (RNN(dropout=0.5, hidden_dim=8, **RECIPE), TimeSeriesDataModule(length=1000, batch_size=8)),
+    "FaceEmbedder": lambda: (FaceEmbedder(image_size=32, **RECIPE), FaceDataModule(str(faces()), **BATCHES)),
     "workers": lambda: (Net(**RECIPE), MNISTDataModule(batch_size=8, rotation=10, num_workers=2)),
 }
 SLOW, LONG = pytest.mark.slow, ("RNNClassifier", "workers")
@@ -208,7 +219,7 @@ def test_the_order_is_that_of_the_epoch_and_goes_on_where_it_stopped():
 def test_processes_share_every_item_once_in_as_many_batches(count, batch_size, world, monkeypatch):
     shares = []
     for rank in range(world):
-        monkeypatch.setattr("datamodules.batches.processes", lambda rank=rank: (world, rank))
+        monkeypatch.setattr("datamodules.samplers.processes", lambda rank=rank: (world, rank))
         sampler = EvenBatches(range(count), batch_size)
         shares.append(list(sampler))
         assert len(shares[-1]) == len(sampler)
@@ -219,7 +230,7 @@ def test_processes_share_every_item_once_in_as_many_batches(count, batch_size, w
 
 
 def test_fewer_items_than_processes_are_refused(monkeypatch):
-    monkeypatch.setattr("datamodules.batches.processes", lambda: (3, 0))
+    monkeypatch.setattr("datamodules.samplers.processes", lambda: (3, 0))
     with pytest.raises(ValueError, match="2 items cannot be shared by 3 processes"):
         EvenBatches(range(2), 1)
 
@@ -228,7 +239,7 @@ def test_two_processes_train_on_what_one_does(monkeypatch):
     whole = list(EpochSampler(range(1000), seed=0))
     shares = []
     for rank in range(2):
-        monkeypatch.setattr("datamodules.batches.processes", lambda rank=rank: (2, rank))
+        monkeypatch.setattr("datamodules.samplers.processes", lambda rank=rank: (2, rank))
         shares.append(list(EpochSampler(range(1000), seed=0)))
     for start in range(0, 1000, 100):
         both = [index for share in shares for index in share[start // 2 : start // 2 + 50]]
