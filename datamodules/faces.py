@@ -101,7 +101,6 @@ class FaceDataModule(ImageDataModule):
         rotation: Augmentation: up to this many degrees either way. 0 is off.
         shift: Augmentation: up to this share of the side along each axis. 0 is off.
         scale: Augmentation: size changed by up to this share. 0 is off.
-        light: Augmentation: brightness and contrast changed by up to this share. 0 is off.
         erasing: Augmentation: a square of up to this share of the side made grey. 0 is off.
         max_unreadable: How many damaged files are named and left out; with more of them, nothing is trained.
         num_workers: Threads that read pictures; one a processor, if not given.
@@ -144,7 +143,6 @@ class FaceDataModule(ImageDataModule):
         rotation: float = 0.0,
         shift: float = 0.0,
         scale: float = 0.0,
-        light: float = 0.0,
         erasing: float = 0.0,
         max_unreadable: int = 10,
         num_workers: int | None = None,
@@ -157,7 +155,7 @@ class FaceDataModule(ImageDataModule):
         for name, (value, least) in at_least.items():
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}: it must be at least {least}")
-        for name, value in {"scale": scale, "light": light, "erasing": erasing, "shift": shift}.items():
+        for name, value in {"scale": scale, "erasing": erasing, "shift": shift}.items():
             if not 0 <= value < 1:
                 raise ValueError(f"{name} is {value}: it must be at least 0 and less than 1")
         choices = {"source": (source, ("folder", "olivetti", "lfw")), "by": (by, ("person", "picture"))}
