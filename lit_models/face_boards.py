@@ -67,7 +67,8 @@ class Faces(Callback):
         result, images = pl_module.evaluation, images_of(trainer, stage)
         for board in boards(trainer) if images is not None and not trainer.sanity_checking else []:
             shown = slice(THUMBNAILS)
-            names = [trainer.datamodule.people[label] for label in result.labels[shown].tolist()]
+            labels, people = result.labels[shown].tolist(), getattr(trainer.datamodule, "people", None)
+            names = [people[label] if people else str(label) for label in labels]
             thumbnails = F.interpolate(images[result.places[shown]].float() / 255, (SIDE, SIDE), mode="area")
             board.add_embedding(
                 result.embeddings[shown],

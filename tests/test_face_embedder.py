@@ -13,6 +13,7 @@ from lightning import Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_processes import TWO, finished, fit, start
 from torch.utils.data import DataLoader, StackDataset
+from torchvision import models
 
 import lit_models
 from datamodules import FaceDataModule
@@ -140,6 +141,25 @@ def test_what_is_impossible_is_one_line(monkeypatch, tmp_path):
         embedder(backbone="resnet18", weights="DEFAULT")
     with pytest.raises(ValueError, match=r"set model.in_channels and model.image_size, or the data's mode"):
         embedder()(images(2, side=40))
+
+
+def test_weights_of_torchvision_are_started_from_and_not_asked_for_again(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "hub" / "checkpoints"
+    folder.mkdir(parents=True)
+    weights = models.resnet18().state_dict()  # random ones, where torchvision keeps what it has downloaded
+    torch.save(weights, folder / models.ResNet18_Weights.DEFAULT.url.rpartition("/")[2])
+    model = embedder(num_classes=3, backbone="resnet18", weights="DEFAULT")
+    assert torch.equal(model.network.conv1.weight, weights["conv1.weight"])
+    assert model.hparams.weights is None  # a checkpoint brings its own
+
+
+def test_images_of_another_data_module_are_drawn_too(cifar10, tmp_path):
+    flags = [f"--data.data_dir={cifar10}", "--data.val_size=60", "--data.download=false", "--model.in_channels=3"]
+    flags += ["--trainer.max_epochs=1", "--model.image_size=32", f"--trainer.default_root_dir={tmp_path / 'logs'}"]
+    assert cli.main(["fit", "--model=FaceEmbedder", "--data=CIFAR10DataModule", *flags]) == 0
+    (names,) = (tmp_path / "logs").rglob("metadata.tsv")
+    assert set(names.read_text().split()) <= set("0123456789")
 
 
 def loader(labels, side=32):
