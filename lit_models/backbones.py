@@ -1,76 +1,119 @@
-"""Networks from faces to embeddings: a compact one, written here, and those of torchvision.
+"""Networks from faces to features: a compact one, written here, and those of torchvision.
 
-Images `(batch, channels, height, width)` of mean 0 and standard deviation 1 -> `(batch, embedding_dim)`.
+Images `(batch, channels, height, width)` of mean 0 and standard deviation 1 -> `(batch, features)`, each feature of
+mean 0 and standard deviation 1 over the training images.
 
-The compact one is a small residual network (He, Zhang, Ren and Sun, 2016, https://arxiv.org/abs/1512.03385), since it
-is meant for some hundred pictures, not millions. Where that ends in a linear layer, here a 1x1 convolution and batch
-normalisation do: a linear layer keeps what tells the people trained on apart, which for a few people is too little to
-tell strangers apart by.
+The compact one is meant for some hundred pictures, not millions, so it does not learn to see: it begins with the
+energies of Gabor filters, as cells in the visual cortex are thought to (Adelson and Bergen, "Spatiotemporal energy
+models for the perception of motion", 1985), long used for faces (Liu and Wechsler, "Gabor feature based classification
+using the enhanced Fisher linear discriminant model for face recognition", 2002). A residual block (He, Zhang, Ren and
+Sun, "Identity mappings in deep residual networks", 2016, https://arxiv.org/abs/1603.05027) learns what to add to them,
+from nothing on: the few people that are trained on can refine what tells strangers apart, and hardly spoil it.
 
-Legend for 48x48: height and width are 48 -> 24 -> 12 -> 6 -> 4.
+Legend for 48x48: height and width are 48 -> 24 -> 5.
 """
 
 import difflib
+import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import models
 
-GRID = 4  # height and width of the last feature map, from which an embedding is read off
+DIRECTIONS = 6
+WAVELENGTHS = [2 ** (step / 2) / 16 for step in range(5)]  # in image sides: 3 to 12 pixels of 48
+BANDWIDTH = 0.65  # standard deviation of a filter's Gaussian, in wavelengths
+HIDDEN = 64
+GRID = 5  # height and width of the last feature map
+
+
+class GaborEnergy(nn.Module):
+    """How strongly an image is striped, at every place, for each wavelength and direction; nothing of it is learnt.
+
+    The energy is the amplitude of a wave, wherever its crests are, so that it hardly changes where a face moves by a
+    pixel. Beside the energies, of which the square root is taken, stand the image's own channels.
+
+    Args:
+        image_size: Height and width of the images, which the wavelengths follow.
+    """
+
+    def __init__(self, image_size: int) -> None:
+        super().__init__()
+        self.stride = max(image_size // 24, 1)
+        for number, wavelength in enumerate(WAVELENGTHS):
+            self.register_buffer(f"filters_{number}", gabor_filters(wavelength * image_size), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """`(batch, channels + 30, height / stride, width / stride)`."""
+        grey = images.mean(dim=1, keepdim=True)
+        maps = [F.avg_pool2d(images, self.stride, ceil_mode=True)]
+        for filters in self.buffers():
+            margin = filters.shape[-1] // 2
+            padded = F.pad(grey, (margin,) * 4, mode="replicate")
+            even, odd = F.conv2d(padded, filters, stride=self.stride).float().chunk(2, dim=1)
+            energies = (even.square() + odd.square() + 1e-6).sqrt()
+            maps.append(energies.sqrt().to(images.dtype))
+        return torch.cat(maps, dim=1)
+
+
+def gabor_filters(wavelength: float) -> Tensor:
+    """Filters `(2 * DIRECTIONS, 1, side, side)`, the even ones and then the odd ones, of a wavelength in pixels.
+
+    A wave of that length and amplitude 1 has the energy 1.
+    """
+    deviation = BANDWIDTH * wavelength
+    reach = math.ceil(2.2 * deviation)
+    y, x = torch.meshgrid(*[torch.arange(-reach, reach + 1, dtype=torch.float64)] * 2, indexing="ij")
+    angle = torch.arange(DIRECTIONS, dtype=torch.float64)[:, None, None] * math.pi / DIRECTIONS
+    phase = (x * angle.cos() + y * angle.sin()) * 2 * math.pi / wavelength  # (DIRECTIONS, side, side)
+    window = torch.exp(-(x.square() + y.square()) / (2 * deviation**2))
+    window = 2 * window / window.sum()
+    even = window * phase.cos()
+    even = even - window * even.sum(dim=(1, 2), keepdim=True) / 2  # an even image has no energy
+    return torch.cat([even, window * phase.sin()])[:, None].float()
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions whose result is added to what comes in.
+    """Two 3x3 convolutions, whose result, zero at first, is added to what comes in.
 
     Args:
-        in_channels: Channels of what comes in.
-        out_channels: Channels of what goes out.
-        stride: 2 halves height and width.
+        channels: Channels of what comes in and goes out.
+        hidden: Channels between the convolutions.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+    def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1, bias=False),
-            nn.BatchNorm2d(out_channels),
+            nn.BatchNorm2d(channels),
+            nn.Conv2d(channels, hidden, 3, padding=1, bias=False),
+            nn.BatchNorm2d(hidden),
             nn.ReLU(),
-            nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False),
-            nn.BatchNorm2d(out_channels),
+            nn.Conv2d(hidden, channels, 3, padding=1, bias=False),
         )
-        self.shortcut = nn.Sequential()
-        if stride > 1 or in_channels != out_channels:
-            self.shortcut = nn.Sequential(
-                nn.AvgPool2d(stride, ceil_mode=True),
-                nn.Conv2d(in_channels, out_channels, 1, bias=False),
-                nn.BatchNorm2d(out_channels),
-            )
+        nn.init.zeros_(self.layers[-1].weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(batch, out_channels, height / stride, width / stride)`."""
-        return F.relu(self.layers(x) + self.shortcut(x))
+        """What comes in `(batch, channels, height, width)`, and what is added to it."""
+        return x + self.layers(x)
 
 
-def compact(in_channels: int, embedding_dim: int, dropout: float) -> nn.Sequential:
-    """The network written here, for images of any size."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, 32, 7, stride=2, padding=3, bias=False),  # (batch, 32, 24, 24)
-        nn.BatchNorm2d(32),
-        nn.ReLU(),
-        Residual(32, 32),
-        Residual(32, 64, stride=2),  # (batch, 64, 12, 12)
-        Residual(64, 128, stride=2),  # (batch, 128, 6, 6)
-        nn.AdaptiveAvgPool2d(GRID),  # (batch, 128, 4, 4)
-        # No linear layer over all of it: trained on a few people, it would keep only what tells those apart.
-        nn.Conv2d(128, embedding_dim // GRID**2, 1, bias=False),
-        nn.Flatten(),  # (batch, embedding_dim)
-        nn.BatchNorm1d(embedding_dim, affine=False),
-        nn.Dropout(dropout),
+def compact(in_channels: int, image_size: int) -> tuple[nn.Sequential, int]:
+    """The network written here, and how many features it gives: 775 of grey images, 825 of coloured ones."""
+    channels = in_channels + DIRECTIONS * len(WAVELENGTHS)
+    features = channels * GRID**2
+    network = nn.Sequential(
+        GaborEnergy(image_size),  # (batch, 31, 24, 24)
+        Residual(channels, HIDDEN),
+        nn.AdaptiveAvgPool2d(GRID),  # (batch, 31, 5, 5)
+        nn.Flatten(),  # (batch, 775)
+        nn.BatchNorm1d(features, affine=False),
     )
+    return network, features
 
 
-def torchvision_network(name: str, weights: str | None, embedding_dim: int, dropout: float) -> nn.Module:
-    """A classification network of torchvision, whose last linear layer gives embeddings."""
+def torchvision_network(name: str, weights: str | None, features: int) -> nn.Module:
+    """A classification network of torchvision, whose last linear layer gives features."""
     names = models.list_models(module=models)
     if name not in names:
         close = difflib.get_close_matches(name, names, n=1)
@@ -89,6 +132,6 @@ def torchvision_network(name: str, weights: str | None, embedding_dim: int, drop
     setattr(
         network.get_submodule(parent),
         attribute,
-        nn.Sequential(nn.Dropout(dropout), nn.Linear(last.in_features, embedding_dim)),
+        nn.Sequential(nn.Linear(last.in_features, features, bias=False), nn.BatchNorm1d(features, affine=False)),
     )
     return network

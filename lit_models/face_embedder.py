@@ -3,8 +3,9 @@
 Images `(batch, in_channels, image_size, image_size)`, a face each -> embeddings `(batch, embedding_dim)` of length 1,
 whose products are cosine similarities.
 
-Trained as a classifier of the people at hand, by `lit_models.margins`; its head, a row a person, is needed for training
-only. The network is that of `lit_models.backbones`, or one of torchvision.
+The network is that of `lit_models.backbones`, or one of torchvision. It is trained as a classifier of the people at
+hand, by `lit_models.margins`; its head, a row a person, is needed for training only. An embedding is what
+`lit_models.discriminants` makes of the network's features.
 """
 
 from collections.abc import Callable
@@ -18,8 +19,9 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
 from lit_models import verification
-from lit_models.backbones import GRID, compact, torchvision_network
+from lit_models.backbones import compact, torchvision_network
 from lit_models.checkpoint import record_classes
+from lit_models.discriminants import Discriminants
 from lit_models.machine import keep_input_precision, keep_sums_precise
 from lit_models.margins import MARGINS, Margin, with_margin
 from lit_models.resume import gathered, kept_progress, record_progress, resume_progress
@@ -40,14 +42,14 @@ class FaceEmbedder(LightningModule):
     Args:
         in_channels: Channels of the images: 1 for grey, 3 for colour.
         image_size: Height and width of the images, 32 or more.
-        embedding_dim: Numbers in an embedding, a multiple of 16; more of them tell strangers apart better where there
-            are few people to train on.
+        embedding_dim: Numbers in an embedding, without a backbone at most 775 of grey images, 825 of coloured ones;
+            more of them tell strangers apart better where there are few people to train on.
         num_classes: People to train on; as many as the data have, if not given.
         margin: "arcface" adds an angle between an embedding and its person's row of the head, "cosface" subtracts from
             their cosine, "none" is a softmax of the cosines.
         margin_size: The angle in radians, or what is subtracted; 0.5 and 0.35, the papers', if not given.
         scale: What the cosines are multiplied with before the softmax.
-        dropout: Probability of dropping a number of the embedding; with a backbone, one of what its last layer takes.
+        dropout: Probability of dropping a feature in training.
         flip_average: Whether an embedding is, but in training, that of the image and its mirror image together.
         backbone: The name of a classification network of torchvision to train in place of the one written here,
             "resnet18" for one.
@@ -93,8 +95,6 @@ class FaceEmbedder(LightningModule):
         for name, (value, bound) in least.items():
             if value is not None and value < bound:
                 raise ValueError(f"{name} is {value}: it must be at least {bound}")
-        if backbone is None and embedding_dim % GRID**2:
-            raise ValueError(f"embedding_dim is {embedding_dim}: it must be a multiple of {GRID**2} without a backbone")
         if in_channels not in (1, 3):
             raise ValueError(f"in_channels is {in_channels}: it must be 1 for grey or 3 for colour")
         if margin not in MARGINS:
@@ -105,11 +105,13 @@ class FaceEmbedder(LightningModule):
             raise ValueError(f"scale is {scale} and margin_size {margin_size}: they must be above 0")
         if weights and not backbone:
             raise ValueError(f"weights is {weights}, but they are for a network of torchvision: name it as backbone")
-        self.network = (
-            compact(in_channels, embedding_dim, dropout)
-            if backbone is None
-            else torchvision_network(backbone, weights, embedding_dim, dropout)
-        )
+        if backbone is None:
+            self.network, features = compact(in_channels, image_size)
+        else:
+            self.network, features = torchvision_network(backbone, weights, embedding_dim), embedding_dim
+        if embedding_dim > features:
+            raise ValueError(f"embedding_dim is {embedding_dim}: the network has {features} features, so at most that")
+        self.discriminants = Discriminants(features, embedding_dim)
         weights = None  # what it started from is in every checkpoint
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.in_channels, self.image_size = in_channels, image_size
@@ -139,6 +141,12 @@ class FaceEmbedder(LightningModule):
         if self.training or not self.hparams.flip_average:
             return self._embed(pixels)
         return F.normalize(self._embed(pixels) + self._embed(pixels.flip(3)))
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """What the network sees `(batch, features)` in normalised images `(batch, in_channels, side, side)`."""
+        if self.in_channels < 3 and self.hparams.backbone:
+            pixels = pixels.expand(-1, 3, -1, -1)
+        return self.network(pixels)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Images with mean 0 and standard deviation 1, each by itself, in the network's dtype.
@@ -190,7 +198,10 @@ class FaceEmbedder(LightningModule):
         if batch_idx == 0:  # on_train_epoch_start is left out where a run is resumed
             self._empty_sums()
         images, labels = batch
-        cosines = F.linear(self(images), F.normalize(self.head.float()))  # (batch, num_classes)
+        features = self.features(self.normalize(images))
+        self.discriminants.update(features, labels, len(self.head))
+        seen = F.normalize(F.dropout(features, self.hparams.dropout).float())
+        cosines = F.linear(seen, F.normalize(self.head.float()))  # (batch, num_classes)
         loss = F.cross_entropy(
             self.hparams.scale * with_margin(cosines, labels, self.hparams.margin, self.margin_size), labels
         )
@@ -257,12 +268,11 @@ class FaceEmbedder(LightningModule):
         return self
 
     def _add_head(self, people: int) -> None:
-        self.head = nn.Parameter(nn.init.xavier_normal_(torch.empty(people, self.hparams.embedding_dim)))
+        features = len(self.discriminants.projection)
+        self.head = nn.Parameter(nn.init.xavier_normal_(torch.empty(people, features)))
 
     def _embed(self, pixels: Tensor) -> Tensor:
-        if self.in_channels < 3 and self.hparams.backbone:
-            pixels = pixels.expand(-1, 3, -1, -1)
-        return F.normalize(self.network(pixels).float())
+        return F.normalize(self.discriminants(self.features(pixels)))
 
     def _empty_sums(self) -> None:
         self.train_images = 0
@@ -292,6 +302,7 @@ class FaceEmbedder(LightningModule):
         if stage == "val" and len(self.evaluation.impostor):
             self.threshold.fill_(verification.threshold_at(self.evaluation.impostor, 1e-2))
             if self.head is not None and not self.evaluation.enrolled.any():
-                people = F.normalize(self.head.detach().float()).cpu()  # what those trained on are gathered around
+                # The rows of the head are what the features of those trained on gather around.
+                people = F.normalize(self.discriminants(self.head.detach())).cpu()
                 strangers = verification.stranger_similarities(self.evaluation, people)
                 self.stranger_threshold.fill_(verification.threshold_at(strangers, 1e-2))

@@ -149,7 +149,8 @@ def seal(facts: str, tensors: dict[str, Tensor]) -> str:
 def fingerprint(model: FaceEmbedder) -> str:
     """A SHA-256 over what a model's embeddings depend on; the head is not a part of that."""
     digest = hashlib.sha256(json.dumps([model.in_channels, model.image_size, model.hparams.flip_average]).encode())
-    for name, value in sorted(model.network.state_dict().items()):
+    model.discriminants.refresh()
+    for name, value in [*sorted(model.network.state_dict().items()), ("projection", model.discriminants.projection)]:
         digest.update(name.encode())
         digest.update(value.contiguous().numpy().tobytes())
     return digest.hexdigest()
