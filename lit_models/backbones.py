@@ -70,7 +70,7 @@ def gabor_filters(wavelength: float) -> Tensor:
     window = torch.exp(-(x.square() + y.square()) / (2 * deviation**2))
     window = 2 * window / window.sum()
     even = window * phase.cos()
-    even = even - window * even.sum(dim=(1, 2), keepdim=True) / 2  # an even image has no energy
+    even = even - window * even.sum(dim=(1, 2), keepdim=True) / 2  # a flat image has no energy
     return torch.cat([even, window * phase.sin()])[:, None].float()
 
 

@@ -33,13 +33,13 @@ def test_a_wave_has_the_energy_1_in_its_own_filter_wherever_its_crests_are(scale
     torch.testing.assert_close(middles[0], middles[2], atol=0.1, rtol=0)
 
 
-def test_an_even_image_has_no_energy_and_the_image_itself_is_among_the_maps():
+def test_a_flat_image_has_no_energy_and_the_image_itself_is_among_the_maps():
     image = torch.randn(2, 3, 48, 48, generator=torch.Generator().manual_seed(0))
     maps = GaborEnergy(48)(image)
     assert maps.shape == (2, 3 + ENERGIES, 24, 24)
     torch.testing.assert_close(maps[:, :3, 0, 0], image[:, :, :2, :2].mean(dim=(2, 3)))
-    even = GaborEnergy(48)(torch.full((1, 1, 48, 48), 2.0))
-    assert even[:, 1:].max() < 0.04  # of which all is what keeps the root from a slope without end
+    flat = GaborEnergy(48)(torch.full((1, 1, 48, 48), 2.0))
+    assert flat[:, 1:].max() < 0.04  # of which all is what keeps the root from a slope without end
 
 
 def test_a_residual_block_adds_nothing_at_first_and_then_what_it_learns():

@@ -5,10 +5,12 @@ import sys
 
 import pytest
 from conftest import ROOT
+from drawn import person, scene
 
 README = (ROOT / "README.md").read_text()
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-SHORT = "--trainer.max_epochs=1 --trainer.limit_train_batches=20 --trainer.limit_val_batches=2"
+SHORT = "--trainer.max_epochs=1 --trainer.check_val_every_n_epoch=1"
+SHORT += " --trainer.limit_train_batches=20 --trainer.limit_val_batches=2"
 
 
 def run(example, folder, monkeypatch):
@@ -38,12 +40,11 @@ def commands(section):
     return [line for block in blocks for line in block.splitlines() if not line.startswith("pip ")]
 
 
-@pytest.mark.slow
-def test_the_commands_of_the_trainer_run_as_they_stand(tmp_path, monkeypatch):
-    pytest.importorskip("onnxruntime", reason="needs the extra export")
+@pytest.fixture
+def typed(tmp_path):
+    """Runs lines as typed into a shell, together, and returns what each wrote; only a fit is made a short one."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "bin").mkdir()
-    # What is typed is what stands there; `python` and `torchrun` only see to it that a fit is a short one.
     for name, program in (("python", ""), ("torchrun", "-m torch.distributed.run")):
         script = (
             f'#!/bin/sh\ncase "$*" in *" fit "*) set -- "$@" {SHORT};; esac\nexec {sys.executable} {program} "$@"\n'
@@ -53,7 +54,7 @@ def test_the_commands_of_the_trainer_run_as_they_stand(tmp_path, monkeypatch):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     environment["PATH"] = f"{tmp_path / 'bin'}:{environment['PATH']}"
 
-    def typed(*lines):
+    def run_together(*lines):
         processes = [
             subprocess.Popen(
                 line, shell=True, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -64,6 +65,35 @@ def test_the_commands_of_the_trainer_run_as_they_stand(tmp_path, monkeypatch):
         assert [process.returncode for process in processes] == [0] * len(lines), texts
         return texts
 
+    return run_together
+
+
+@pytest.mark.slow
+def test_the_commands_for_faces_run_as_they_stand(tmp_path, typed):
+    pytest.importorskip("cv2", reason="needs the extra faces")
+    for number in range(12):
+        folder = tmp_path / "people" / f"Person {number}"
+        folder.mkdir(parents=True)
+        for variation in range(4):
+            person(number, variation).save(folder / f"{variation}.png")
+    (tmp_path / "photographs").mkdir()
+    scene([(3, (40, 60, 200)), (7, (300, 200, 180))]).save(tmp_path / "photographs" / "two.jpg")
+    for name, number in (("one.jpg", 20), ("other.jpg", 21)):
+        person(number).save(tmp_path / name)
+    fit, enrol, identify, verify = commands("Faces")
+    typed(fit)
+    (said,) = typed(enrol)
+    assert "12 people, 48 pictures; threshold" in said
+    typed(identify)
+    assert {path.name for path in (tmp_path / "recognised").iterdir()} == {"faces.csv", "two.faces.jpg"}
+    assert len((tmp_path / "recognised" / "faces.csv").read_text().splitlines()) == 1 + 2
+    (said,) = typed(verify)
+    assert re.search(r"(the same person|different people): similarity -?[01]\.\d{3}, threshold", said)
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_trainer_run_as_they_stand(tmp_path, monkeypatch, typed):
+    pytest.importorskip("onnxruntime", reason="needs the extra export")
     (going_on,) = commands("Stopped, and going on")
     typed(going_on)
     assert (tmp_path / "logs" / "mnist" / "version_0" / "checkpoints" / "last.ckpt").exists()
