@@ -23,6 +23,7 @@ from torchvision import models
 
 DIRECTIONS = 6
 WAVELENGTHS = [2 ** (step / 2) / 16 for step in range(5)]  # in image sides: 3 to 12 pixels of 48
+SHORTEST = 2.5  # pixels; of a wave of two, some filters see nothing where its crests lie between them
 BANDWIDTH = 0.65  # standard deviation of a filter's Gaussian, in wavelengths
 HIDDEN = 64
 GRID = 5  # height and width of the last feature map
@@ -42,7 +43,8 @@ class GaborEnergy(nn.Module):
         super().__init__()
         self.stride = max(image_size // 24, 1)
         for number, wavelength in enumerate(WAVELENGTHS):
-            self.register_buffer(f"filters_{number}", gabor_filters(wavelength * image_size), persistent=False)
+            filters = gabor_filters(max(wavelength * image_size, SHORTEST))
+            self.register_buffer(f"filters_{number}", filters, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """`(batch, channels + 30, height / stride, width / stride)`."""
@@ -71,7 +73,7 @@ def gabor_filters(wavelength: float) -> Tensor:
     window = 2 * window / window.sum()
     even = window * phase.cos()
     even = even - window * even.sum(dim=(1, 2), keepdim=True) / 2  # a flat image has no energy
-    return torch.cat([even, window * phase.sin()])[:, None].float()
+    return torch.cat([even, window * phase.sin()])[:, None].to(torch.get_default_dtype())
 
 
 class Residual(nn.Module):

@@ -22,7 +22,8 @@ class Discriminants(nn.Module):
     """A linear map from features to discriminants, which is not trained but computed.
 
     In training, `update` takes batches in; the map is computed from them when training stops for an evaluation, and
-    when the state is read, so that it never lags behind in a checkpoint. Until then the first features are kept.
+    when the state is read, so that it never lags behind in a checkpoint. Until then the first features are kept. With
+    several processes, as in a BatchNorm, the statistics are of the first one's batches.
 
     Args:
         features: Numbers that come in, of mean 0.
@@ -44,10 +45,10 @@ class Discriminants(nn.Module):
 
     def __init__(self, features: int, kept: int) -> None:
         super().__init__()
-        self.register_buffer("within", torch.zeros(features, features))
-        self.register_buffer("freedom", torch.zeros(()))
-        self.register_buffer("total", torch.zeros(features, features))
-        self.register_buffer("projection", torch.eye(features, kept))
+        self.register_buffer("within", torch.zeros(features, features, dtype=torch.float32))
+        self.register_buffer("freedom", torch.zeros((), dtype=torch.float32))
+        self.register_buffer("total", torch.zeros(features, features, dtype=torch.float32))
+        self.register_buffer("projection", torch.eye(features, kept, dtype=torch.float32))
         self.stale = False
 
     def forward(self, features: Tensor) -> Tensor:
@@ -56,39 +57,42 @@ class Discriminants(nn.Module):
             return features.float() @ self.projection
 
     @torch.no_grad()
-    def update(self, features: Tensor, labels: Tensor, people: int) -> None:
-        """Takes a batch into the statistics.
+    def update(self, features: Tensor, labels: Tensor) -> None:
+        """Takes a batch into the statistics; a picture that comes twice differs by its augmentation.
 
         Args:
             features: `(batch, features)`.
-            labels: `(batch,)`, int64 in 0..people - 1, who it is.
-            people: How many there are, in the batch or not.
+            labels: `(batch,)`, int64, who it is.
         """
         features = features.float()
-        counts = features.new_zeros(people).index_add_(0, labels, features.new_ones(len(labels)))
-        sums = features.new_zeros(people, features.shape[1]).index_add_(0, labels, features)
-        differences = features - sums[labels] / counts[labels, None]
+        same = (labels[:, None] == labels).float()  # (batch, batch)
+        same /= same.sum(dim=1, keepdim=True)
         with torch.autocast(features.device.type, enabled=False):
+            differences = features - same @ features
             self.within.lerp_(differences.T @ differences, MOMENTUM)
             self.total.lerp_(features.T @ features / len(features), MOMENTUM)
-        self.freedom.lerp_(len(labels) - (counts > 0).sum().float(), MOMENTUM)
+        self.freedom.lerp_(len(labels) - same.trace(), MOMENTUM)  # the trace is the number of people
         self.stale = True
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Computes the map, if there is something new to compute it from."""
+        """Computes the map, if there is something new to compute it from; not a number, where that is not."""
         if not self.stale:
             return
-        self.stale = False
         within, total = self.within.cpu().double(), self.total.cpu().double()
-        within /= self.freedom.item() or 1.0
-        mean = within.diagonal().mean() or 1.0  # with a picture of each alone, these are principal components
-        within.diagonal().add_(SHRINKAGE * mean)
-        lower = torch.linalg.cholesky(within)
-        half = torch.linalg.solve_triangular(lower, total, upper=False)
-        whitened = torch.linalg.solve_triangular(lower, half.T, upper=False)  # total, where within is 1 all around
-        directions = torch.linalg.eigh(whitened).eigenvectors[:, -self.projection.shape[1] :]
-        self.projection.copy_(torch.linalg.solve_triangular(lower.T, directions, upper=True))
+        if within.isfinite().all() and total.isfinite().all():
+            within /= max(self.freedom.item(), MOMENTUM)
+            mean = within.diagonal().mean().item()
+            # Where nobody has two pictures, a floor, which makes these the principal components.
+            within.diagonal().add_(SHRINKAGE * max(mean, 1e-3))
+            lower = torch.linalg.cholesky(within)
+            half = torch.linalg.solve_triangular(lower, total, upper=False)
+            whitened = torch.linalg.solve_triangular(lower, half.T, upper=False)  # total, where within is 1 all around
+            directions = torch.linalg.eigh(whitened).eigenvectors[:, -self.projection.shape[1] :]
+            self.projection.copy_(torch.linalg.solve_triangular(lower.T, directions, upper=True))
+        else:
+            self.projection.fill_(torch.nan)
+        self.stale = False
 
     def train(self, mode: bool = True) -> "Discriminants":
         """Computes the map when training stops."""
@@ -103,7 +107,3 @@ class Discriminants(nn.Module):
     def _save_to_state_dict(self, *args: Any) -> None:
         self.refresh()
         super()._save_to_state_dict(*args)
-
-    def _load_from_state_dict(self, *args: Any) -> None:
-        super()._load_from_state_dict(*args)
-        self.stale = False

@@ -194,12 +194,21 @@ class FaceEmbedder(LightningModule):
                 setattr(self, name, value.to(self.device) if isinstance(value, Tensor) else value)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of a batch `(images, labels)`, labels in 0..num_classes - 1."""
+        """The loss of a batch `(images, labels)`, labels in 0..num_classes - 1.
+
+        Raises:
+            ValueError: It is of a single image, which has nothing to be normalised with.
+        """
         if batch_idx == 0:  # on_train_epoch_start is left out where a run is resumed
             self._empty_sums()
         images, labels = batch
+        if len(labels) < 2:
+            raise ValueError(
+                "a training batch has 1 image, but takes 2 at least: raise data.batch_people or data.batch_pictures, "
+                "or set drop_last in a loader of your own"
+            )
         features = self.features(self.normalize(images))
-        self.discriminants.update(features, labels, len(self.head))
+        self.discriminants.update(features, labels)
         seen = F.normalize(F.dropout(features, self.hparams.dropout).float())
         cosines = F.linear(seen, F.normalize(self.head.float()))  # (batch, num_classes)
         loss = F.cross_entropy(

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from lit_models.backbones import DIRECTIONS, WAVELENGTHS, GaborEnergy, Residual, compact
+from lit_models.backbones import DIRECTIONS, SHORTEST, WAVELENGTHS, GaborEnergy, Residual, compact
 
 ENERGIES = DIRECTIONS * len(WAVELENGTHS)
 
 
-def wave(wavelength, angle, phase, side=48):
+def wave(wavelength, angle, phase, side):
     """An image `(1, 1, side, side)` of a wave of amplitude 1."""
     y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
     along = x * math.cos(angle) + y * math.sin(angle)
@@ -19,13 +19,14 @@ def wave(wavelength, angle, phase, side=48):
 
 @pytest.mark.parametrize("direction", range(DIRECTIONS))
 @pytest.mark.parametrize("scale", range(len(WAVELENGTHS)))
-def test_a_wave_has_the_energy_1_in_its_own_filter_wherever_its_crests_are(scale, direction):
+@pytest.mark.parametrize(("side", "grid"), [(32, 32), (48, 24), (96, 24)])
+def test_a_wave_has_the_energy_1_in_its_own_filter_wherever_its_crests_are(side, grid, scale, direction):
     angle = math.pi * direction / DIRECTIONS
     middles = []
     for phase in (0.0, 1.0, math.pi / 2):
-        maps = GaborEnergy(48)(wave(48 * WAVELENGTHS[scale], angle, phase))
-        assert maps.shape == (1, 1 + ENERGIES, 24, 24)
-        middles.append(maps[0, 1:, 12, 12])
+        maps = GaborEnergy(side)(wave(max(side * WAVELENGTHS[scale], SHORTEST), angle, phase, side))
+        assert maps.shape == (1, 1 + ENERGIES, grid, grid)
+        middles.append(maps[0, 1:, grid // 2, grid // 2])
     strongest = scale * DIRECTIONS + direction
     for middle in middles:
         assert middle.argmax() == strongest

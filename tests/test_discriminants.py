@@ -3,6 +3,7 @@
 import copy
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -32,7 +33,7 @@ def covariances(features, labels):
 def trained(features, labels, kept, steps=3):
     model = Discriminants(features.shape[1], kept)
     for _ in range(steps):
-        model.update(features, labels, int(labels.max()) + 3)  # two of whom there is no picture
+        model.update(features, labels)
     return model.eval()
 
 
@@ -67,8 +68,9 @@ def test_strangers_are_told_apart_better():
     assert error(model(features)) < 0.5 * error(features)
 
 
-def test_with_a_picture_of_each_they_are_principal_components():
-    features, labels = drawn(40, 1, seed=0)
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_with_a_picture_of_each_they_are_principal_components(repeats):
+    features, labels = (part.repeat_interleave(repeats, dim=0) for part in drawn(40, 1, seed=0))
     projection = trained(features, labels, 2).projection
     _, _, components = torch.linalg.svd(features, full_matrices=False)
     torch.testing.assert_close((F.normalize(projection, dim=0).T @ components[:2].T).abs().sum(dim=0), torch.ones(2))
@@ -77,11 +79,11 @@ def test_with_a_picture_of_each_they_are_principal_components():
 def test_a_batch_counts_by_what_it_tells():
     features, labels = drawn(20, 6, seed=0)
     model = Discriminants(12, 12)
-    model.update(features, labels, 20)
+    model.update(features, labels)
     alone = model.within / model.freedom
-    model.update(features[::6], labels[::6], 20)  # a picture of each
+    model.update(features[::6], labels[::6])  # a picture of each
     torch.testing.assert_close(model.within / model.freedom, alone)
-    model.update(features[:60], labels[:60], 20)
+    model.update(features[:60], labels[:60])
     assert not torch.allclose(model.within / model.freedom, alone)
 
 
@@ -89,16 +91,34 @@ def test_the_map_never_lags_behind_in_a_state_or_an_evaluation():
     features, labels = drawn(20, 6, seed=0)
     model = Discriminants(12, 5)
     first = model.projection.clone()
-    model.update(features, labels, 20)
+    model.update(features, labels)
     assert torch.equal(model.projection, first)  # it is costly, and training does without
     state = copy.deepcopy(model.state_dict())
     assert not torch.equal(state["projection"], first)
-    model.update(features[:60], labels[:60], 20)
+    model.update(features[:60], labels[:60])
     model.eval()
     assert not torch.equal(model.projection, state["projection"])
-    model.train()
     model.load_state_dict(state)
     assert torch.equal(model.eval().projection, state["projection"])
+
+
+def test_a_run_that_diverged_can_be_saved_and_evaluated():
+    features, labels = drawn(20, 6, seed=0)
+    model = Discriminants(12, 5)
+    model.update(features / 0, labels)
+    assert model.state_dict()["projection"].isnan().all()
+    assert model.eval()(features).isnan().all()
+
+
+def test_a_map_that_was_interrupted_is_computed_again(monkeypatch):
+    features, labels = drawn(20, 6, seed=0)
+    model = Discriminants(12, 5)
+    model.update(features, labels)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.linalg, "eigh", lambda matrix: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            model.eval()
+    assert torch.equal(model.state_dict()["projection"], trained(features, labels, 5, steps=1).projection)
 
 
 def test_statistics_are_never_cast():
@@ -108,3 +128,8 @@ def test_statistics_are_never_cast():
     model.to(torch.bfloat16)
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert model(features.bfloat16()).dtype == torch.float32
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert trained(features, labels, 5)(features).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -119,6 +119,10 @@ def test_networks_of_torchvision_as_backbones(name):
     assert model(images(2)).shape == (2, 128)
     colour = embedder(num_classes=5, backbone=name, in_channels=3).eval()
     assert colour(images(2, channels=3)).shape == (2, 128)
+    model.log = lambda *args, **options: None
+    model.train().training_step((images(4), torch.arange(4)), 0).backward()
+    assert model.head.grad.shape == (5, 128)
+    assert model.head.grad.any()
 
 
 def test_what_is_impossible_is_one_line(monkeypatch, tmp_path):
@@ -141,6 +145,8 @@ def test_what_is_impossible_is_one_line(monkeypatch, tmp_path):
         embedder(backbone="resnet18", weights="DEFAULT")
     with pytest.raises(ValueError, match=r"set model.in_channels and model.image_size, or the data's mode"):
         embedder()(images(2, side=40))
+    with pytest.raises(ValueError, match=r"a training batch has 1 image, but takes 2 at least: raise data.batch_peop"):
+        embedder(num_classes=3).training_step((images(1), torch.zeros(1, dtype=torch.int64)), 0)
 
 
 def test_weights_of_torchvision_are_started_from_and_not_asked_for_again(monkeypatch, tmp_path):

@@ -222,6 +222,9 @@ def test_the_fingerprint_is_of_what_makes_embeddings(tmp_path):
     with torch.no_grad():
         next(again.network.parameters()).view(-1)[0] += 1e-3
     assert fingerprint(again) != own
+    again = load(tmp_path / "second.ckpt")
+    again.discriminants.update(torch.randn(8, 775), torch.arange(8) % 2)
+    assert fingerprint(again) != own
 
 
 def test_a_gallery_holds_no_more_than_it_says(saved, model):
