@@ -189,9 +189,8 @@ def build_model(checkpoint: dict[str, Any], path: str | Path, num_classes: int |
         model.on_load_checkpoint(checkpoint)
     if replaced:
         before = checkpoint["hyper_parameters"]["num_classes"]
-        rank_zero_info(
-            f"{heads[0]} of {name} is new, for {num_classes} classes instead of {before}: it is to be trained"
-        )
+        part = heads[0] or fresh[0]
+        rank_zero_info(f"{part} of {name} is new, for {num_classes} classes instead of {before}: it is to be trained")
     return model.eval()
 
 

@@ -63,6 +63,7 @@ class FaceEmbedder(LightningModule):
         stranger_threshold: The similarity from which on a face is taken to be one of many people: a hundredth of the
             validation images is accepted with it as somebody trained on, or as somebody else of validation. Infinite
             while there has been no validation on people not trained on.
+        centres: `(num_classes, features)`, running means of the features of each person trained on.
         evaluation: What the last validation or test compared.
 
     Raises:
@@ -73,6 +74,7 @@ class FaceEmbedder(LightningModule):
 
     threshold: Tensor
     stranger_threshold: Tensor
+    centres: Tensor | None
 
     def __init__(
         self,
@@ -119,6 +121,7 @@ class FaceEmbedder(LightningModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.register_parameter("head", None)
+        self.register_buffer("centres", None)
         if num_classes is not None:
             self._add_head(num_classes)
         self.register_buffer("threshold", torch.tensor(float("inf")))
@@ -208,7 +211,7 @@ class FaceEmbedder(LightningModule):
                 "or set drop_last in a loader of your own"
             )
         features = self.features(self.normalize(images))
-        self.discriminants.update(features, labels)
+        self._keep(features.detach().float(), labels)
         seen = F.normalize(F.dropout(features, self.hparams.dropout).float())
         cosines = F.linear(seen, F.normalize(self.head.float()))  # (batch, num_classes)
         loss = F.cross_entropy(
@@ -265,11 +268,11 @@ class FaceEmbedder(LightningModule):
 
     def remove_head(self) -> None:
         """Leaves only what makes embeddings."""
-        self.head, self.hparams.num_classes = None, None
+        self.head, self.centres, self.hparams.num_classes = None, None, None
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FaceEmbedder":
-        """Moves and casts the model; thresholds and metrics keep their digits, which 16 bits lack."""
-        kept = {name: getattr(self, name) for name in ("threshold", "stranger_threshold")}
+        """Moves and casts the model; thresholds, means and metrics keep their digits, which 16 bits lack."""
+        kept = dict(self.named_buffers(recurse=False))
         super()._apply(fn, recurse)
         keep_sums_precise(self.metrics)
         for name, value in kept.items():
@@ -279,6 +282,12 @@ class FaceEmbedder(LightningModule):
     def _add_head(self, people: int) -> None:
         features = len(self.discriminants.projection)
         self.head = nn.Parameter(nn.init.xavier_normal_(torch.empty(people, features)))
+        self.centres = torch.zeros(people, features, dtype=torch.float32)
+
+    def _keep(self, features: Tensor, labels: Tensor) -> None:
+        """Takes a training batch into what is kept of the features."""
+        self.discriminants.update(features, labels)
+        self.centres.index_add_(0, labels, features - self.centres[labels], alpha=0.02)
 
     def _embed(self, pixels: Tensor) -> Tensor:
         return F.normalize(self.discriminants(self.features(pixels)))
@@ -310,8 +319,7 @@ class FaceEmbedder(LightningModule):
             self.log(f"{stage}/{name}", value, sync_dist=True, prog_bar=name in ("eer", "rank_1"))
         if stage == "val" and len(self.evaluation.impostor):
             self.threshold.fill_(verification.threshold_at(self.evaluation.impostor, 1e-2))
-            if self.head is not None and not self.evaluation.enrolled.any():
-                # The rows of the head are what the features of those trained on gather around.
-                people = F.normalize(self.discriminants(self.head.detach())).cpu()
+            if self.centres is not None and not self.evaluation.enrolled.any():
+                people = F.normalize(self.discriminants(self.centres)).cpu()
                 strangers = verification.stranger_similarities(self.evaluation, people)
                 self.stranger_threshold.fill_(verification.threshold_at(strangers, 1e-2))

@@ -113,6 +113,17 @@ def test_every_parameter_gets_a_gradient_and_one_batch_is_learnt():
     assert loss < 0.1
 
 
+def test_the_centres_are_the_means_of_what_each_person_shows():
+    model, labels = embedder(num_classes=5, dropout=0.5), torch.tensor([0, 1, 2, 0, 1, 0, 2, 3])
+    model.log = lambda *args, **options: None
+    for _ in range(5):
+        model.training_step((images(8), labels), 0)
+    features = model.features(model.normalize(images(8))).detach()
+    means = torch.stack([features[labels == person].mean(dim=0) for person in range(4)])
+    torch.testing.assert_close(F.normalize(model.centres[:4]), F.normalize(means), atol=1e-4, rtol=0)
+    assert not model.centres[4].any()  # of whom there is no picture
+
+
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
 def test_networks_of_torchvision_as_backbones(name):
     model = embedder(num_classes=5, backbone=name).eval()
@@ -187,7 +198,7 @@ def test_data_of_others_need_only_images_and_labels():
     (result,) = trainer.test(model, loader(labels), verbose=False)
     assert result["test/auc"] == pytest.approx(metrics["val/auc"].item(), abs=1e-6)
     assert (len(model.evaluation.genuine), len(model.evaluation.impostor)) == (4 * 15, 6 * 36)
-    people = F.normalize(model.discriminants(model.head.detach()))
+    people = F.normalize(model.discriminants(model.centres))
     nearest = (model.evaluation.embeddings @ people.T).amax(dim=1)
     assert model.stranger_threshold > nearest.sort().values[-2]  # one of 24 would be more than a hundredth
     accepted = (model.evaluation.impostor >= model.threshold).float().mean()
