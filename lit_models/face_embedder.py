@@ -287,7 +287,8 @@ class FaceEmbedder(LightningModule):
     def _keep(self, features: Tensor, labels: Tensor) -> None:
         """Takes a training batch into what is kept of the features."""
         self.discriminants.update(features, labels)
-        self.centres.index_add_(0, labels, features - self.centres[labels], alpha=0.02)
+        alike = (labels[:, None] == labels).sum(dim=1, keepdim=True)
+        self.centres.index_add_(0, labels, (features - self.centres[labels]) / alike, alpha=0.1)
 
     def _embed(self, pixels: Tensor) -> Tensor:
         return F.normalize(self.discriminants(self.features(pixels)))
