@@ -76,12 +76,12 @@ class Discriminants(nn.Module):
 
     @torch.no_grad()
     def refresh(self) -> None:
-        """Computes the map, if there is something new to compute it from; not a number, where that is not."""
+        """Computes the map, if there is something new to compute it from; NaN, where the statistics are not finite."""
         if not self.stale:
             return
         within, total = self.within.cpu().double(), self.total.cpu().double()
         if within.isfinite().all() and total.isfinite().all():
-            within /= max(self.freedom.item(), MOMENTUM)
+            within /= self.freedom.item() or 1.0
             mean = within.diagonal().mean().item()
             # Where nobody has two pictures, a floor, which makes these the principal components.
             within.diagonal().add_(SHRINKAGE * max(mean, 1e-3))

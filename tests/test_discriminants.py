@@ -87,6 +87,19 @@ def test_a_batch_counts_by_what_it_tells():
     assert not torch.allclose(model.within / model.freedom, alone)
 
 
+def test_a_pair_long_ago_tells_as_much_while_nobody_else_has_two_pictures():
+    features, labels = drawn(1, 2, seed=0)
+    alone, singles = drawn(12, 1, seed=1)
+    model = Discriminants(12, 12)
+    model.update(features, labels)
+    expected = (features[0] - features[1]).square().sum().item() / 2
+    for _ in range(300):
+        model.update(alone, singles)
+    model.eval()
+    inverse = torch.linalg.inv(model.projection.double() @ model.projection.double().T)
+    assert inverse.trace().item() == pytest.approx(expected * (1 + SHRINKAGE), rel=1e-3)
+
+
 def test_the_map_never_lags_behind_in_a_state_or_an_evaluation():
     features, labels = drawn(20, 6, seed=0)
     model = Discriminants(12, 5)
