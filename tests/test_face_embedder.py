@@ -1,6 +1,7 @@
 """The face embedder: margins, evaluation, head and threshold, alone and from the command line."""
 
 import csv
+import logging
 import math
 import sys
 
@@ -225,7 +226,7 @@ def test_figures_of_a_run_are_those_of_its_embeddings(tmp_path):
     assert len(model.evaluation.genuine) == 6 * 3  # pairs of the three pictures that were not trained on
 
 
-def test_other_numbers_of_people_are_refused_or_get_a_fresh_head(tmp_path):
+def test_other_numbers_of_people_are_refused_or_get_a_fresh_head(tmp_path, caplog):
     folder = str(noise_people(tmp_path / "faces"))
     data = FaceDataModule(folder, by="picture", train_pictures=3, image_size=32)
     trainer = Trainer(max_epochs=1, accelerator="cpu", **QUIET)
@@ -239,7 +240,10 @@ def test_other_numbers_of_people_are_refused_or_get_a_fresh_head(tmp_path):
     trainer.save_checkpoint(tmp_path / "model.ckpt")
     again = lit_models.load(tmp_path / "model.ckpt")
     assert torch.equal(again(images(3)), model.eval()(images(3)))
-    other = lit_models.load(tmp_path / "model.ckpt", num_classes=9)
+    with caplog.at_level(logging.INFO):
+        other = lit_models.load(tmp_path / "model.ckpt", num_classes=9)
+    said = "head of lit_models.FaceEmbedder is new, for 9 classes instead of 6: it is to be trained"
+    assert [line for line in caplog.messages if "is new" in line] == [said]
     assert other.head.shape == (9, 775)
     assert torch.equal(other(images(3)), again(images(3)))
 
