@@ -6,7 +6,7 @@ import logging
 import platform
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import lightning
@@ -96,6 +96,25 @@ def loading(command: cli.CLI, steps: int = 10, pairs: int = 9) -> list[float]:
             step(next(stream))
         shares.append((middle - start) / (time.perf_counter() - middle))
     return shares
+
+
+def synchronize() -> None:
+    """Waits for what a GPU has still to do, if there is one, so that a clock can be read."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def microseconds(call: Callable[[], object], rounds: int = 9, calls: int = 100) -> list[float]:
+    """What a call takes, in each of several rounds; on a GPU, where host and device overlap, the slower of the two."""
+    times = []
+    for _ in range(rounds):
+        synchronize()
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        synchronize()
+        times.append((time.perf_counter() - start) / calls * 1e6)
+    return times
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:

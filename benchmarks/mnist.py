@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from benchmarks.common import ROOT, prepare, spread, train
+from benchmarks.common import ROOT, prepare, spread, synchronize, train
 from datamodules import MNISTDataModule
 
 TARGET = 0.99
@@ -72,11 +72,11 @@ class ArticleNet(nn.Module):
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor) -> float:
     """The share of the images that a model classifies right."""
-    training = model.training
+    training, device = model.training, next(model.parameters()).device
     model.eval()
     with torch.no_grad():
         right = sum(
-            int((model(some).argmax(1) == true).sum())
+            int((model(some.to(device)).argmax(1) == true.to(device)).sum())
             for some, true in zip(images.split(1000), labels.split(1000), strict=True)
         )
     model.train(training)
@@ -136,6 +136,7 @@ class Stopwatch(Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Stops the clock, looks at the test images, and starts it again."""
+        synchronize()
         self.run.seconds.append(time.perf_counter() - self.started)
         self.run.accuracies.append(accuracy(pl_module, *self.test))
         if self.floor:

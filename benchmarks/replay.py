@@ -8,26 +8,14 @@ the bookkeeping, the weights' average and the files.
 import argparse
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
-from benchmarks.common import median, prepare, train
+from benchmarks.common import median, microseconds, prepare, train
 from benchmarks.dqn import Stopwatch
 from rl import DQN, ReplayBuffer
-
-
-def microseconds(call: Callable[[], object], rounds: int = 9, calls: int = 100) -> list[float]:
-    """What a call takes, in each of several rounds."""
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        for _ in range(calls):
-            call()
-        times.append((time.perf_counter() - start) / calls * 1e6)
-    return times
 
 
 def gradient_step(agent: DQN, optimizer: torch.optim.Optimizer) -> Callable[[], None]:

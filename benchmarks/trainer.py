@@ -1,15 +1,17 @@
-"""What is paid for what the Trainer promises: start-up, the last checkpoint, and what `--compile true` brings."""
+"""What the Trainer costs: start-up, the parts of a step, the last checkpoint, and what `--compile true` brings."""
 
 import argparse
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import torch
 from lightning.pytorch.callbacks import Timer
 
-from benchmarks.common import ROOT, median, prepare, train
+from benchmarks.common import ROOT, median, microseconds, prepare, train
 from lit_models.resume import Checkpoint
 
 IMPORTS = ["-c", "import torch, torchvision, lightning"]
@@ -25,12 +27,12 @@ COMPILED = {
 def main() -> None:
     """Runs what is asked for, and prints it."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trainer", description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", choices=["startup", "checkpoint", "compile"], help="one of the three (default: all)")
+    parser.add_argument("--only", choices=["startup", "step", "checkpoint", "compile"], help="one (default: all)")
     parser.add_argument("--pairs", type=int, default=5, help="measurements of each (default: 5)")
     parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default: 1)")
     options = parser.parse_args()
     prepare(options.threads)
-    parts = {"startup": startup, "checkpoint": checkpoint, "compile": compiled}
+    parts = {"startup": startup, "step": step, "checkpoint": checkpoint, "compile": compiled}
     for name, part in parts.items():
         if options.only in (None, name):
             part(options.pairs)
@@ -47,6 +49,71 @@ def seconds(arguments: list[str]) -> float:
     start = time.perf_counter()
     subprocess.run([sys.executable, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL, check=True)
     return time.perf_counter() - start
+
+
+def step(pairs: int) -> None:
+    """What the parts of a training step take by themselves, and what the Trainer adds."""
+    print("mnist.yaml, a training step                  microseconds")
+    for name, times in parts_of_a_step("mnist.yaml", rounds=pairs).items():
+        print(f"  {name:<43}{median(times, 0)}", flush=True)
+
+
+def parts_of_a_step(config: str, *flags: str, rounds: int = 5, calls: int = 50) -> dict[str, list[float]]:
+    """Microseconds of each part of a config's training step, of the whole step in the Trainer, and of the rest.
+
+    Args:
+        config: The config of a classifier.
+        flags: Further ones of the command line.
+        rounds: Measurements of each part.
+        calls: Calls in each of them, and a fifth of the Trainer's steps.
+    """
+    own = [f"--trainer.limit_train_batches={5 * calls}", "--trainer.limit_val_batches=1", "--trainer.max_epochs=2"]
+    with tempfile.TemporaryDirectory() as folder:
+        command = train(config, 0, Path(folder), [], *own, *flags)
+    trainer, model, data = command.trainer, command.model.train(), command.datamodule
+    speed = trainer.callback_metrics["throughput/samples_per_second"].item()
+    device = trainer.strategy.root_device
+    model.to(device)
+    optimizer, loader = trainer.optimizers[0], data.train_dataloader()
+    batches = iter(loader)
+
+    def fetch() -> tuple[torch.Tensor, torch.Tensor]:
+        nonlocal batches
+        try:
+            return next(batches)
+        except StopIteration:
+            batches = iter(loader)
+            return next(batches)
+
+    def move() -> tuple[torch.Tensor, torch.Tensor]:
+        return tuple(part.to(device, non_blocking=True) for part in fetched)
+
+    def forward() -> torch.Tensor:
+        with trainer.precision_plugin.train_step_context():
+            return model.training_step(seen, 1)
+
+    def backward() -> None:
+        optimizer.zero_grad()
+        forward().backward()
+
+    fetched = fetch()
+    images, labels = move()
+    seen = data.augment(images), labels
+    model.log = lambda *args, **options: None  # the parts alone, without the Trainer's bookkeeping
+    backward()
+    times = {
+        "fetching a batch": microseconds(fetch, rounds, calls),
+        "moving it to the device": microseconds(move, rounds, calls),
+        "augmenting it": microseconds(lambda: data.augment(images), rounds, calls),
+        "forward, loss and accuracy": microseconds(forward, rounds, calls),
+        "with backward": microseconds(backward, rounds, calls),
+        "the optimizer's step": microseconds(optimizer.step, rounds, calls),
+    }
+    forwards = statistics.median(times["forward, loss and accuracy"])
+    times["backward"] = [both - forwards for both in times.pop("with backward")]
+    whole = len(labels) / speed * 1e6
+    parts = sum(map(statistics.median, times.values()))
+    return times | {"a step in the Trainer": [whole], "the rest: the Trainer, logging, schedule": [whole - parts]}
 
 
 def checkpoint(pairs: int) -> None:

@@ -21,6 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import models
 
+from lit_models.layers import AdaptiveAvgPool2d
+
 DIRECTIONS = 6
 WAVELENGTHS = [2 ** (step / 2) / 16 for step in range(5)]  # in image sides: 3 to 12 pixels of 48
 SHORTEST = 2.5  # pixels; of a wave of two, some filters see nothing where its crests lie between them
@@ -107,7 +109,7 @@ def compact(in_channels: int, image_size: int) -> tuple[nn.Sequential, int]:
     network = nn.Sequential(
         GaborEnergy(image_size),  # (batch, 31, 24, 24)
         Residual(channels, HIDDEN),
-        nn.AdaptiveAvgPool2d(GRID),  # (batch, 31, 5, 5)
+        AdaptiveAvgPool2d(GRID),  # (batch, 31, 5, 5)
         nn.Flatten(),  # (batch, 775)
         nn.BatchNorm1d(features, affine=False),
     )

@@ -69,19 +69,27 @@ class Throughput(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stops the clock, if training is under way."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self.seconds += time.perf_counter() - self.started
+            self.seconds += clock(pl_module.device) - self.started
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lets the clock go on."""
-        self.started = time.perf_counter()
+        """Lets the clock go on, unless the epoch's last batch is done."""
+        self.started = None if trainer.is_last_batch else time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the epoch's speed."""
-        self.seconds += time.perf_counter() - self.started
+        if self.started is not None:
+            self.seconds += clock(pl_module.device) - self.started
         counts = {name: getattr(pl_module, name) - before for name, before in self.counted.items()}
         counts = counts or {"samples": self.samples * trainer.world_size}
         speeds = {f"throughput/{name}_per_second": count / self.seconds for name, count in counts.items()}
         pl_module.log_dict(speeds, sync_dist=True)
+
+
+def clock(device: torch.device) -> float:
+    """The time in seconds, once a GPU has done what it was given: training steps only queue up their work there."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 class FreezeBackbone(Callback):
@@ -138,7 +146,54 @@ def evaluation_step(trainer: Trainer) -> int:
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
-class Pictures(Callback):
+class EvaluationPictures(Callback):
+    """Draws what a subclass gathers over a validation or a test, at its end.
+
+    In training this takes no more than about 5% of the time: a validation's pictures are left out where the last ones
+    took more than a twentieth of the time since. Those of the last validation are always drawn.
+
+    Attributes:
+        drawn: When pictures were last drawn, in seconds of the monotonic clock.
+        seconds: How long that took.
+        left_out: The step of the latest validation, if its pictures were left out.
+    """
+
+    drawn, seconds = 0.0, 0.0
+    left_out: int | None = None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws, unless it takes too much of the training."""
+        if trainer.sanity_checking:
+            return
+        due = trainer.state.fn != "fit" or time.monotonic() - self.drawn >= 20 * self.seconds
+        if trainer.strategy.broadcast(due):  # what is drawn is summed over all processes first
+            self._draw_timed(trainer, pl_module, "val", evaluation_step(trainer))
+        else:
+            self.left_out = evaluation_step(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws the last validation."""
+        if self.left_out is not None:
+            self._draw_timed(trainer, pl_module, "val", self.left_out)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws."""
+        self._draw_timed(trainer, pl_module, "test", evaluation_step(trainer))
+
+    def _draw_timed(self, trainer: Trainer, pl_module: LightningModule, stage: str, step: int) -> None:
+        from lit_models import pictures  # noqa: F401  matplotlib takes half a second to import, which is not counted
+
+        start, self.left_out = time.monotonic(), None
+        self.draw(trainer, pl_module, stage, step)
+        self.drawn = time.monotonic()
+        self.seconds = self.drawn - start
+
+    def draw(self, trainer: Trainer, pl_module: LightningModule, stage: str, step: int) -> None:
+        """Draws what was gathered over a stage, `val` or `test`, at a step, on every process."""
+        raise NotImplementedError
+
+
+class Pictures(EvaluationPictures):
     """Draws what a Classifier has learnt and what it confuses, for TensorBoard's IMAGES tab.
 
     At the end of validation and test, `val/confusion` or `test/confusion` counts the images by true and predicted
@@ -188,19 +243,12 @@ class Pictures(Callback):
         kept = pool[0].topk(min(self.mistakes, len(pool[0]))).indices
         self.worst = tuple(part[kept] for part in pool)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws."""
-        self._draw(trainer, pl_module, "val")
-
     on_test_start = on_validation_start
     on_test_batch_end = on_validation_batch_end
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws."""
-        self._draw(trainer, pl_module, "test")
-
-    def _draw(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if not isinstance(pl_module, Classifier) or trainer.sanity_checking or self.worst is None:
+    def draw(self, trainer: Trainer, pl_module: LightningModule, stage: str, step: int) -> None:
+        """Draws the confusion matrix and the worst mistakes."""
+        if not isinstance(pl_module, Classifier) or self.worst is None:
             return
         counts = self.confusion.compute().cpu()  # on every process: it is summed over them
         writers = boards(trainer)
@@ -209,13 +257,12 @@ class Pictures(Callback):
         from lit_models import pictures  # matplotlib takes half a second to import
 
         names = pl_module.class_names or [str(label) for label in range(pl_module.num_classes)]
-        step = evaluation_step(trainer)
         for board in writers:
             board.add_figure(f"{stage}/confusion", pictures.confusion(counts, names), step)
             board.add_figure(f"{stage}/mistakes", pictures.mistakes(*(part.cpu() for part in self.worst), names), step)
 
 
-class Forecasts(Callback):
+class Forecasts(EvaluationPictures):
     """Draws, at the end of validation and test, what an RNN forecasts, for TensorBoard's IMAGES tab.
 
     `val/forecast` or `test/forecast` shows the first window, its forecast over the truth, and where it begins to run
@@ -247,19 +294,12 @@ class Forecasts(Callback):
         rows = (pl_module.normalize(part).transpose(1, 2).reshape(-1, horizon) for part in (outputs, future))
         self.errors.update(*rows)
 
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws."""
-        self._draw(trainer, pl_module, "val")
-
     on_test_start = on_validation_start
     on_test_batch_end = on_validation_batch_end
 
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws."""
-        self._draw(trainer, pl_module, "test")
-
-    def _draw(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if self.errors is None or trainer.sanity_checking:
+    def draw(self, trainer: Trainer, pl_module: LightningModule, stage: str, step: int) -> None:
+        """Draws the first window's forecast and the error against the rows ahead."""
+        if self.errors is None:
             return
         errors = self.errors.compute().view(-1).cpu()  # on every process: it is summed over them
         writers = boards(trainer)
@@ -269,7 +309,6 @@ class Forecasts(Callback):
 
         past, future, forecast = (part.float().cpu() for part in self.shown)
         names = getattr(trainer.datamodule, "column_names", None) or [str(i + 1) for i in range(past.shape[1])]
-        step = evaluation_step(trainer)
         for board in writers:
             board.add_figure(f"{stage}/forecast", pictures.forecast(past, future, forecast, names), step)
             board.add_figure(f"{stage}/horizon", pictures.horizon(errors), step)

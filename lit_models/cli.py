@@ -121,10 +121,10 @@ class CLI(LightningCLI):
             "checkpoint": Checkpoint,
             "lr_monitor": LearningRateMonitor,
             "progress_bar": ProgressBar,
-            "throughput": Throughput,
             "pictures": Pictures,
             "forecasts": Forecasts,
             "faces": Faces,
+            "throughput": Throughput,  # the last, so that what the others do after a validation is not counted
         }
         for key, callback in defaults.items():
             parser.add_lightning_class_args(callback, key)
@@ -401,8 +401,9 @@ def quieten() -> None:
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need.*")  # to test, they don't
     warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a name in another script, in a picture
     warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
-    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(lambda record: "💡" not in record.getMessage())
+    advice = ("💡", "set_float32_matmul_precision")  # the latter on a GPU that can compute with fewer digits
+    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(lambda record: not any(part in record.getMessage() for part in advice))
     if process():  # the first one says it all
         warnings.simplefilter("ignore")
         for name in ("lightning.fabric", "lightning.pytorch", "lightning"):

@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from lit_models.classifier import Classifier
+from lit_models.layers import AdaptiveAvgPool2d
 
 LEAST = 28  # pixels: less would leave less than 2x2 to pool from
 
@@ -73,7 +74,7 @@ class CNN(Classifier):
             *convolution(192, 384, 3, batch_norm, padding=1),
             *convolution(384, 256, 3, batch_norm, padding=1),
             *convolution(256, 256, 3, batch_norm, padding=1),
-            nn.AdaptiveAvgPool2d(4),  # (batch, 256, 4, 4)
+            AdaptiveAvgPool2d(4),  # (batch, 256, 4, 4)
         )
         self.classifier = nn.Sequential(
             nn.Flatten(),  # (batch, 256 * 4 * 4)

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from gymnasium.vector import VectorEnv
 from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
@@ -209,6 +210,11 @@ class DQN(LightningModule):
         if self.trainer.datamodule is not None:
             raise ValueError(
                 f"DQN plays its own environments: leave out --data {type(self.trainer.datamodule).__name__}"
+            )
+        if isinstance(self.trainer.strategy, FSDPStrategy):
+            raise ValueError(
+                "DQN plays outside of its training step, which fsdp's shards of the weights cannot: set "
+                "trainer.strategy to ddp"
             )
         keep_input_precision(self.trainer)
         if stage != "fit":

@@ -17,6 +17,21 @@ from lit_models import cli
 
 ROOT = Path(__file__).parent.parent
 
+# cuBLAS reads it when it is first used, and repeats its results to the bit only with it.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
+
+def pytest_addoption(parser):
+    parser.addoption("--on-cpu", action="store_true", help="run the tests marked gpu on a CPU, as far as that goes")
+
+
+def pytest_collection_modifyitems(config, items):
+    if torch.cuda.is_available() or config.getoption("--on-cpu"):
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a GPU; --on-cpu tries it on a CPU"))
+
 
 def fails(capsys, *args):
     """The one line that the command line prints, run in this process, with an exit status that isn't zero."""

@@ -441,16 +441,6 @@ def test_a_schedule_over_all_training_steps_ends_with_them():
     assert agent.optimizers().param_groups[0]["lr"] < 0.1 / 25 / 10
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("precision", ["32-true", "16-mixed", "bf16-mixed"])
-def test_on_a_gpu(precision):
-    agent = small_agent(max_grad_norm=1.0, weight_average=0.9, prioritized=True, n_steps=3)
-    trainer = Trainer(max_epochs=2, precision=precision, enable_checkpointing=False, **QUIET | {"accelerator": "gpu"})
-    trainer.fit(agent)
-    assert agent.evaluated[-1][1] > 5
-    trainer.test(agent, verbose=False)
-
-
 PROCESSES = """
 import torch
 from lightning import Trainer, seed_everything

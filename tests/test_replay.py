@@ -206,15 +206,3 @@ def test_dataset_plays_before_each_batch():
         assert len(played) == number + 1
         assert batch.reward.shape == (2, 5)
         assert batch.reward.max() <= number + 1
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu():
-    buffer = ReplayBuffer(100, (3,), num_envs=2, n_steps=2, prioritized=True, device="cuda")
-    no = torch.zeros(2, dtype=torch.bool, device="cuda")
-    for _ in range(5):
-        seen = torch.rand(2, 3, device="cuda")
-        buffer.add(seen, torch.zeros(2, device="cuda"), torch.ones(2, device="cuda"), seen, no, no)
-    batch = buffer.sample(4, 8)
-    buffer.update(batch.index, batch.reward)
-    assert {part.device.type for part in batch} == {"cuda"}

@@ -97,7 +97,7 @@ def trained(pair, callbacks, folder, ckpt_path=None, **more):
     seed_everything(0)
     model, data = PAIRS[pair]()
     options = {"max_epochs": 3, "limit_train_batches": 6, "limit_val_batches": 1, "val_check_interval": 3} | more
-    trainer = Trainer(callbacks=callbacks, default_root_dir=folder, num_sanity_val_steps=0, **options, **QUIET)
+    trainer = Trainer(callbacks=callbacks, default_root_dir=folder, num_sanity_val_steps=0, **QUIET | options)
     trainer.fit(model, datamodule=data, ckpt_path=ckpt_path)
     return model, trainer.optimizers[0].state_dict()
 
