@@ -113,7 +113,7 @@ class Recorder:
 def right(figures: Figures) -> None:
     """The tests marked `gpu`."""
     # On a CPU, where they mean little, without those that take long, and one variant of each model.
-    few = " and not ".join(["not killed", "deterministic", "28 pixels", "permuted", "LSTM"])
+    few = " and not ".join(["not killed", "deterministic", "CNN_28", "permuted", "LSTM"])
     where = [] if GPU else ["--on-cpu", "-k", few]
     options = ["-q", "-p", "no:cacheprovider", "-m", "gpu", "tests/test_gpu.py", *where]
     if status := pytest.main(options, plugins=[Recorder(figures)]):

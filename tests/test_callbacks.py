@@ -2,9 +2,11 @@ import pytest
 import torch
 from conftest import ROOT
 from lightning import Trainer
+from lightning.pytorch.callbacks import Callback
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader, StackDataset
 
-from lit_models import CNN, RNN, callbacks, cli, pictures
+from lit_models import CNN, RNN, Net, callbacks, cli, pictures
 
 
 def test_filters_stand_side_by_side_each_from_black_to_white():
@@ -94,3 +96,51 @@ def test_the_last_checkpoint_is_the_last_also_where_it_is_not_the_best(tmp_path)
     assert torch.load(folder / "last.ckpt", weights_only=True)["global_step"] == 60
     best = next(path for path in folder.iterdir() if path.name != "last.ckpt")
     assert torch.load(best, weights_only=True)["global_step"] == 20
+
+
+@pytest.mark.parametrize(("seconds", "drawn"), [(1e6, [1, 4]), (0.0, [1, 2, 3, 4])])
+def test_pictures_of_a_validation_are_left_out_where_they_cost_too_much(seconds, drawn, tmp_path, monkeypatch):
+    write = callbacks.EvaluationPictures._draw_timed
+
+    def costly(self, *args):
+        write(self, *args)
+        self.seconds = seconds
+
+    monkeypatch.setattr(callbacks.EvaluationPictures, "_draw_timed", costly)
+    flags = ["--trainer.max_epochs=4", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"]
+    config = f"--config={ROOT / 'configs' / 'mnist.yaml'}"
+    assert cli.main(["fit", config, *flags, f"--trainer.default_root_dir={tmp_path}"]) == 0
+    board = EventAccumulator(str(tmp_path / "mnist" / "version_0"), size_guidance={"images": 0}).Reload()
+    # The first, since nothing is known of their cost, and the last.
+    assert [event.step for event in board.Images("val/confusion")] == [2 * epoch - 1 for epoch in drawn]
+    assert len(board.Scalars("val/accuracy")) == 4
+
+
+def test_speed_counts_neither_validation_nor_what_is_drawn_after_it(tmp_path, monkeypatch):
+    class Slow(Callback):
+        def on_validation_batch_end(self, *args):
+            clock.now += 100
+
+        def on_validation_end(self, trainer, pl_module):
+            clock.now += 1000
+
+        def on_train_batch_end(self, *args):
+            clock.now += 2
+
+    class Clock:
+        now = 0.0
+
+        def perf_counter(self):
+            return self.now
+
+        monotonic = perf_counter
+
+    clock = Clock()
+    monkeypatch.setattr(callbacks, "time", clock)
+    images = StackDataset(torch.zeros(8, 1, 28, 28), torch.zeros(8, dtype=torch.int64))
+    loader = DataLoader(images, batch_size=4)
+    options = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "num_sanity_val_steps": 0}
+    watch = [Slow(), callbacks.Throughput()]
+    trainer = Trainer(accelerator="cpu", max_epochs=1, val_check_interval=1, callbacks=watch, **options)
+    trainer.fit(Net(), loader, loader)
+    assert trainer.callback_metrics["throughput/samples_per_second"] == 8 / 4

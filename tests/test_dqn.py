@@ -17,6 +17,7 @@ from conftest import ROOT, fails
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.strategies import FSDPStrategy
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.optim.lr_scheduler import LinearLR, OneCycleLR
@@ -439,6 +440,14 @@ def test_a_schedule_over_all_training_steps_ends_with_them():
     Trainer(max_epochs=2, enable_checkpointing=False, **QUIET).fit(agent)
     # It began with 0.1 / 25, and has come down to the end, where PyTorch's takes one step more than it has.
     assert agent.optimizers().param_groups[0]["lr"] < 0.1 / 25 / 10
+
+
+def test_fsdp_is_refused(monkeypatch):
+    agent = DQN()
+    agent.trainer = Trainer(**QUIET)
+    monkeypatch.setattr(Trainer, "strategy", FSDPStrategy())  # a Trainer takes it on GPUs only
+    with pytest.raises(ValueError, match=r"set trainer.strategy to ddp"):
+        agent.setup("fit")
 
 
 PROCESSES = """

@@ -41,9 +41,9 @@ def faces(folder):
 MODELS = {
     "Net": lambda _: (Net(conv_dropout=0.0, dropout=0.0), RandomImages(16)),
     "CNN": lambda _: (CNN(1, image_size=48, batch_norm=True), RandomImages(16)),
-    "CNN, 28 pixels": lambda _: (CNN(1), RandomImages(16)),
+    "CNN_28": lambda _: (CNN(1), RandomImages(16)),
     "RNNClassifier": lambda _: (RNNClassifier(hidden_dim=32), RandomImages(16)),
-    "permuted pixels": lambda _: (RNNClassifier(hidden_dim=8, by="permuted_pixel"), RandomImages(4)),
+    "permuted": lambda _: (RNNClassifier(hidden_dim=8, by="permuted_pixel"), RandomImages(4)),
     "RNN": lambda _: (RNN(hidden_dim=8, residual=True), TimeSeriesDataModule(length=1000)),
     "LSTM": lambda _: (RNN(hidden_dim=8, cell="lstm", num_layers=2), TimeSeriesDataModule(length=1000)),
     "FaceEmbedder": lambda folder: (FaceEmbedder(image_size=32, dropout=0.0), faces(folder)),

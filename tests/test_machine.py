@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import ROOT, fails
 from lightning import Trainer, seed_everything
+from lightning.fabric.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.callbacks import Callback
 
 from datamodules import ImageFolderDataModule, MNISTDataModule, TimeSeriesDataModule
@@ -153,3 +154,11 @@ def test_data_that_workers_read_cannot_be_in_the_devices_memory(pets):
         data.setup("fit")
         with pytest.raises(ValueError, match="set num_workers to 0, or leave device_resident out"):
             data.train_dataloader()
+
+
+def test_lightnings_advice_about_a_gpus_digits_is_kept_out(caplog):
+    cli.quieten()
+    with caplog.at_level("INFO"):
+        rank_zero_info("You should set `torch.set_float32_matmul_precision('medium' | 'high')`")
+        rank_zero_info("something else")
+    assert caplog.messages == ["something else"]
