@@ -73,8 +73,7 @@ def parts_of_a_step(config: str, *flags: str, rounds: int = 5, calls: int = 50) 
     trainer, model, data = command.trainer, command.model.train(), command.datamodule
     speed = trainer.callback_metrics["throughput/samples_per_second"].item()
     device = trainer.strategy.root_device
-    model.to(device)
-    optimizer, loader = trainer.optimizers[0], data.train_dataloader()
+    optimizer, loader = model.optimizer(model.to(device).parameters()), data.train_dataloader()
     batches = iter(loader)
 
     def fetch() -> tuple[torch.Tensor, torch.Tensor]:

@@ -199,7 +199,7 @@ def test_a_training_step_never_waits_for_the_gpu(name, everywhere, tmp_path):
     if data is not None:
         data.hparams.device_resident = True
     try:
-        trainer([Strict(everywhere)], accelerator="gpu").fit(model, datamodule=data)
+        trainer([Strict(everywhere)], accelerator="gpu", limit_val_batches=0).fit(model, datamodule=data)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -296,6 +296,16 @@ def test_a_replay_buffer_in_the_devices_memory():
     assert {part.device.type for part in batch} == {DEVICE}
 
 
+class Saved(Callback):
+    """Saves a checkpoint while the strategy still holds the model."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_end(self, trainer, pl_module):
+        trainer.save_checkpoint(self.path)
+
+
 @pytest.mark.parametrize(
     ("name", "strategy"),
     # An agent plays outside of its training step, with weights that fsdp would have taken apart.
@@ -306,9 +316,8 @@ def test_strategies_of_several_devices_train_on_one(name, strategy, tmp_path):
     model, data = MODELS[name](tmp_path)
     path = tmp_path / "model.ckpt"
     try:
-        fitted = trainer(strategy=strategy, accelerator=ACCELERATOR)
+        fitted = trainer([Saved(path)], strategy=strategy, accelerator=ACCELERATOR)
         fitted.fit(model, datamodule=data)
-        fitted.save_checkpoint(path)
         assert all(math.isfinite(value) for value in fitted.callback_metrics.values())
     finally:
         if torch.distributed.is_initialized():
