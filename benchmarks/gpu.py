@@ -250,6 +250,8 @@ class Profile(Callback):
             return
         self.profiler.stop()
         on_device = [event for event in self.profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
+        if not on_device:  # not every machine lets itself be looked at
+            return
         spans = sorted((event.time_range.start, event.time_range.end) for event in on_device)
         self.waiting = share_of_gaps(spans)
         totals: dict[str, float] = {}

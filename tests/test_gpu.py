@@ -104,7 +104,10 @@ def test_every_precision_trains(name, precision, tmp_path):
     seed_everything(0)
     model, data = MODELS[name](tmp_path)
     before = {key: value.clone() for key, value in model.named_parameters()}
-    fitted = trainer(precision=precision, accelerator=ACCELERATOR)
+    # The scale of 16-mixed begins too large for the first steps, which are left out.
+    fitted = trainer(
+        precision=precision, accelerator=ACCELERATOR, limit_train_batches=10 if precision == "16-mixed" else 4
+    )
     fitted.fit(model, datamodule=data)
     metrics = dict(fitted.callback_metrics)
     fitted.test(model, datamodule=data, verbose=False)
