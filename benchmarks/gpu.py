@@ -162,6 +162,10 @@ class PlainLoop:
     def graphed(self) -> Callable[[Tensor], None]:
         """A step as one CUDA graph; its learning rate is the first one."""
         place = torch.arange(self.size, device=DEVICE)
+        self.optimizer = self.model.optimizer(self.model.parameters())
+        for group in self.optimizer.param_groups:
+            if "capturable" in group:  # Adam's, which then counts its steps on the device
+                group["capturable"] = True
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
