@@ -230,40 +230,49 @@ def net(figures: Figures) -> None:
             note_run(figures, what, watch.run)
             if not flags:
                 plain_speeds(figures, what, command, "32", graph=True)
+        waiting(figures, what, config, *flags)
 
 
 class Profile(Callback):
-    """Notes which kernels the GPU runs, from one batch of the second epoch to another, and how long it waits."""
+    """Looks at what the GPU does in some batches of the second epoch."""
 
-    def __init__(self, first: int = 20, last: int = 120) -> None:
+    def __init__(self, first: int = 10, last: int = 60) -> None:
         self.first, self.last = first, last
-        self.waiting: float | None = None
-        self.kernels: list[str] = []
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Starts and stops."""
-        if not GPU or trainer.current_epoch != 1 or batch_idx not in (self.first, self.last):
-            return
-        synchronize()
-        if batch_idx == self.first:
+        if trainer.current_epoch == 1 and batch_idx == self.first:
+            synchronize()
             # The host is not looked at, which would slow it down.
             self.profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
             self.profiler.start()
-            return
-        self.profiler.stop()
-        on_device = [event for event in self.profiler.events() if event.device_type == torch.autograd.DeviceType.CUDA]
-        if not on_device:  # not every machine lets itself be looked at
-            return
-        spans = sorted((event.time_range.start, event.time_range.end) for event in on_device)
-        self.waiting = share_of_gaps(spans)
-        totals: dict[str, float] = {}
-        for event in on_device:
-            totals[event.name] = totals.get(event.name, 0.0) + event.time_range.elapsed_us()
-        steps = self.last - self.first
-        longest = sorted(totals.items(), key=lambda item: -item[1])[:12]
-        self.kernels = [f"{total / steps:7.1f} microseconds per step  {name[:90]}" for name, total in longest]
+        elif trainer.current_epoch == 1 and batch_idx == self.last:
+            synchronize()
+            self.profiler.stop()
+
+
+def waiting(figures: Figures, what: str, config: str, *flags: str) -> None:
+    """Notes the share of the time in which the GPU waits for the host, in a short run, and its longest kernels."""
+    if not GPU:
+        return
+    profile = Profile()
+    short = ["--trainer.max_epochs=2", f"--trainer.limit_train_batches={profile.last + 1}"]
+    with tempfile.TemporaryDirectory() as folder:
+        train(config, 0, Path(folder), [profile], RESIDENT, *flags, *short)
+    cuda = torch.autograd.DeviceType.CUDA
+    events = [event for event in profile.profiler.events() if event.device_type == cuda]
+    if not events:  # not every machine lets itself be looked at
+        return
+    totals: dict[str, float] = {}
+    for event in events:
+        totals[event.name] = totals.get(event.name, 0.0) + event.time_range.elapsed_us()
+    longest = sorted(totals.items(), key=lambda item: -item[1])[:12]
+    steps = profile.last - profile.first
+    kernels = [f"{total / steps:7.1f} microseconds per step  {name[:90]}" for name, total in longest]
+    spans = sorted((event.time_range.start, event.time_range.end) for event in events)
+    figures.note(what, share_of_the_time_that_the_GPU_waits=share_of_gaps(spans), kernels=kernels)
 
 
 def share_of_gaps(spans: list[tuple[float, float]]) -> float:
@@ -286,14 +295,12 @@ def cnn(figures: Figures) -> None:
     bf16 = "--trainer.precision=bf16-mixed"
     what = "cnn_mnist.yaml, bf16-mixed"
     for seed in range(SEEDS):
-        watch, profile = Stopwatch(test, None), Profile()
-        callbacks = [watch, profile] if seed == 0 else [watch]  # the profiler takes time of its own
+        watch = Stopwatch(test, None)
         with tempfile.TemporaryDirectory() as folder:
-            command = train("cnn_mnist.yaml", seed, Path(folder), callbacks, RESIDENT, bf16, *small)
+            command = train("cnn_mnist.yaml", seed, Path(folder), [watch], RESIDENT, bf16, *small)
         note_run(figures, what, watch.run)
         plain_speeds(figures, what, command, "bf16", graph=False)
-        if profile.waiting is not None:
-            figures.note(what, share_of_the_time_that_the_GPU_waits=profile.waiting, kernels=profile.kernels)
+    waiting(figures, what, "cnn_mnist.yaml", bf16)
     CIFAR10DataModule._load = made_up_pixels
     flags = ["--data.download=false", RESIDENT, bf16, *(["--trainer.max_epochs=3"] if GPU else small)]
     with tempfile.TemporaryDirectory() as folder:
