@@ -13,6 +13,7 @@ from lightning.pytorch import callbacks, loggers
 import datamodules
 import lit_models
 import rl
+from lit_models.trust import foreign
 
 
 def explain(message: str, options: Iterable[str], verbs: Iterable[str] = ()) -> str:
@@ -25,6 +26,8 @@ def explain(message: str, options: Iterable[str], verbs: Iterable[str] = ()) -> 
     """
     options = list(options)
     key = ".".join(re.findall(r'Parser key "([\w.]+)"', message))
+    if found := re.search(r"Importing '([\w.]+)' is not allowed", message):
+        return foreign("the checkpoint", found[1])
     paths = re.findall(r"class_path[ =]'([\w.]+)'", message)
     if found := re.search(r"(?:Option '|does not accept option ')([\w.]+)'", message):
         name = found[1]

@@ -19,7 +19,7 @@ QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": 
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return FaceEmbedder(image_size=32, num_classes=3).eval()
+    return FaceEmbedder(image_size=32, num_classes=3, embedding_dim=8).eval()
 
 
 def directions(seed, *shape):

@@ -1,0 +1,174 @@
+"""What a file from elsewhere may decide: values for classes that are ours, torch's, or of a module that the user names.
+
+Without this, a checkpoint would choose what is imported (a file beside the command, for one), and where a run writes.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import _common, set_parsing_settings
+
+Modules = list[str] | str | None
+
+TRUSTED = ("lit_models", "datamodules", "rl", "torch", "torchvision", "lightning")
+FETCHING = ("lightning.pytorch.demos",)  # but for these, of which a data module downloads into any folder
+# The options whose value is a class, or holds one, and those that may be a config file beside `--config`.
+CLASSES = {"model", "data", "class_path", "optimizer", "lr_scheduler", "callbacks", "logger", "profiler", "plugins"}
+CLASSES |= {"strategy", "env_id"}
+SECTIONS = {"config", "trainer"}
+# The settings whose text is no place, name or class; those of the last line are spans of time.
+TEXTS = {"precision", "accelerator", "strategy", "devices", "deterministic", "gradient_clip_algorithm"}
+TEXTS |= {"monitor", "mode", "logging_interval"}
+TEXTS |= {"max_time", "val_check_interval", "train_time_interval"}
+DOTTED = re.compile(r"([^\W\d]\w*)(?:\.[^\W\d]\w*)+")  # what may be the path of a class, with its package
+
+
+def listed(modules: Modules) -> list[str]:
+    """Modules as a list; the command line may give one by itself."""
+    return [modules] if isinstance(modules, str) else list(modules or ())
+
+
+def covered(name: str, modules: Iterable[str] = ()) -> bool:
+    """Whether a class or module may be imported for a file: it is trusted, within one of the modules, or running."""
+
+    def within(packages: Iterable[str]) -> bool:
+        return any(f"{name}.".startswith(f"{package}.") for package in packages)
+
+    return within(modules) or within(["__main__"]) or (within(TRUSTED) and not within(FETCHING))
+
+
+def module_of(name: str) -> str:
+    """What is to be named for a class `package.module.Class`, or an environment `module:Name-v0`: the package."""
+    package = re.split("[.:]", name)[0]
+    return name.rpartition(".")[0] if package in TRUSTED else package
+
+
+def foreign(holder: object, name: str) -> str:
+    """What is said where a file names a class of a module that nobody has named."""
+    module = module_of(name)
+    return (
+        f"{holder} holds {name}, from a module that is imported only if you name it: add --modules {module} "
+        f'(in Python, modules=["{module}"])'
+    )
+
+
+def refuse_foreign(content: Any, path: object, modules: Modules) -> None:
+    """Raises a ValueError where a file names a class or an environment of a module that is not `covered`.
+
+    Args:
+        content: Nested dictionaries and lists of the file: its config, or hyperparameters.
+        path: The file.
+        modules: Those that the user has named.
+    """
+    for keys, value in leaves(content):
+        if keys[-1] == "class_path" and "env_options" in keys:
+            raise ValueError(f"{path} holds {value} in env_options, where classes are taken from the command line only")
+        if keys[-1] == "class_path" and "." in value and not covered(value, listed(modules)):
+            raise ValueError(foreign(path, value))
+        # What stands before the colon, gymnasium imports.
+        if keys[-1] == "env_id" and ":" in value and not covered(value.rpartition(":")[0], listed(modules)):
+            raise ValueError(foreign(path, value))
+
+
+def leaves(content: Any, keys: tuple[Any, ...] = ("",)) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """The texts within nested dictionaries and lists, each with the keys that it stands under."""
+    if isinstance(content, str):
+        yield keys, content
+    elif isinstance(content, dict):
+        for key, value in content.items():
+            yield from leaves(value, (*keys, key))
+    elif isinstance(content, list | tuple):
+        for value in content:
+            yield from leaves(value, keys)
+
+
+class Command:
+    """What a command line names, its config files with it.
+
+    Attributes:
+        modules: Those of its classes, and of `--modules`. Options such as `--output model.onnx` name none.
+        mentioned: The packages of whatever could be a class, be it `model` of `model.onnx`.
+    """
+
+    def __init__(self, args: list[str]) -> None:
+        self.modules: set[str] = set()
+        self.mentioned: set[str] = set()
+        self.files: set[Path] = set()
+        for arg, following in zip(args, [*args[1:], ""], strict=True):
+            if arg.startswith("--"):
+                option, equals, value = arg[2:].partition("=")
+                self._collect({option.rstrip("+").rpartition(".")[2]: value if equals else following}, Path())
+            elif arg.startswith("-c"):
+                self._collect({"config": arg[2:].lstrip("=") or following}, Path())
+
+    def _collect(self, content: Any, folder: Path) -> None:
+        """Adds what a config in a folder names."""
+        for keys, text in leaves(content):
+            self.mentioned |= packages_in(text)
+            key, value, file = keys[-1], parsed(text), (folder / text).absolute()
+            if not isinstance(value, str):
+                self._collect({key: value}, folder)
+            elif key in CLASSES | SECTIONS and os.path.isfile(file):  # of a long text, pathlib's raises an error
+                if file not in self.files:
+                    self.files.add(file)
+                    self._collect({key: file.read_text(errors="replace")}, file.parent)
+            elif key == "modules":
+                self.modules.add(value)
+            elif key in CLASSES and re.search("[.:]", value) and not covered(value):
+                self.modules.add(module_of(value))
+
+
+def parsed(text: str) -> Any:
+    """What a text says as YAML; itself if it is none."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+
+
+@contextlib.contextmanager
+def restored_settings() -> Iterator[None]:
+    """Puts back what `allow_imports` sets for all of jsonargparse, which has nothing public to undo it."""
+    saved = dict(_common.parsing_settings)
+    try:
+        yield
+    finally:
+        _common.parsing_settings.update(saved)
+
+
+def allow_imports(modules: Iterable[str]) -> None:
+    """Lets jsonargparse import what is `covered`, and nothing else."""
+    own = [
+        name for name in modules if all(map(str.isidentifier, name.split("."))) and module_of(name) != "jsonargparse"
+    ]
+    set_parsing_settings(import_path_denylist=["*", *FETCHING], import_path_allowlist=[*TRUSTED, *own])
+
+
+def packages_in(text: str) -> set[str]:
+    """The packages of whatever in a text could be a class."""
+    return set(DOTTED.findall(text))
+
+
+def plain_settings(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Of a config's sections, the settings that are numbers, switches or null, or text of `TEXTS`.
+
+    Returns:
+        Those, and the keys of the others, if they are of any effect; not the run's folder and name.
+    """
+    kept: dict[str, Any] = {}
+    left = []
+    for section, content in config.items():
+        nested = isinstance(content, dict)
+        for key, value in (content if nested else {section: content}).items():
+            # A strategy or accelerator may be a class, too.
+            text = isinstance(value, str) and key in TEXTS and not ("." in value and key in CLASSES | {"accelerator"})
+            if text or value is None or isinstance(value, int | float):
+                (kept.setdefault(section, {}) if nested else kept)[key] = value
+            elif value not in ("", [], {}) and key not in ("default_root_dir", "name"):
+                left.append(f"{section}.{key}" if nested else key)
+    return kept, left
