@@ -197,7 +197,8 @@ class CLI(LightningCLI):
             )
         recorded = recorded_config(checkpoint, path, self.modules, resuming=args[:1] == ["fit"]) if path else {}
         # Not what is large in it.
-        self.reached = {key: checkpoint[key] for key in ("epoch", "global_step", "env_steps") if key in checkpoint}
+        reached = {key: checkpoint.get(key) for key in ("epoch", "global_step", "env_steps")}
+        self.reached = {key: value for key, value in reached.items() if value is not None}
         if not recorded:
             self.config = parser.parse_args(args)
         else:

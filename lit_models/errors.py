@@ -82,7 +82,9 @@ def cause(message: str) -> str:
 
 def nearest(name: str, candidates: Iterable[str], prefix: str = "") -> str:
     """`; did you mean 'X'?` with the candidate that is most like a name, or nothing."""
-    close = difflib.get_close_matches(name, list(candidates), n=1)
+    candidates = list(candidates)
+    swapped = [candidate for candidate in candidates if sorted(candidate) == sorted(name)]  # modle: model, not modules
+    close = swapped or difflib.get_close_matches(name, candidates, n=1)
     return f"; did you mean '{prefix}{close[0]}'?" if close else ""
 
 

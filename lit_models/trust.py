@@ -66,8 +66,9 @@ def refuse_foreign(content: Any, path: object, modules: Modules) -> None:
         modules: Those that the user has named.
     """
     for keys, value in leaves(content):
-        if keys[-1] == "class_path" and "env_options" in keys:
-            raise ValueError(f"{path} holds {value} in env_options, where classes are taken from the command line only")
+        if "env_options" in keys and (keys[-1] == "class_path" or isinstance(parsed(value), dict | list)):
+            # jsonargparse would build any class there, a writer too, since any value will do.
+            raise ValueError(f"{path} holds {value!r} in env_options: a class there is taken from the command only")
         if keys[-1] == "class_path" and "." in value and not covered(value, listed(modules)):
             raise ValueError(foreign(path, value))
         # What stands before the colon, gymnasium imports.
