@@ -197,9 +197,11 @@ def build_model(
     name = checkpoint.get("model_class")
     if name is None:
         raise ValueError(f"{path} does not name its model's class: load it with that class's load_from_checkpoint")
-    kind, hyperparameters = find_class(name, path, modules), unfetched(checkpoint.get("hyper_parameters"))
-    refuse_foreign(hyperparameters, path, modules)
+    kind = find_class(name, path, modules)
     parameters = inspect.signature(kind).parameters
+    required = [key for key, parameter in parameters.items() if parameter.default is parameter.empty]
+    hyperparameters = unfetched(checkpoint.get("hyper_parameters"), required)
+    refuse_foreign(hyperparameters, path, modules)
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         # Lightning records those of the base class too, whose constructor a subclass calls.
         hyperparameters = {key: value for key, value in hyperparameters.items() if key in parameters}
@@ -244,13 +246,14 @@ def fitting(path: str | Path, name: str) -> Iterator[None]:
         raise ValueError(f"{path} does not fit {name} as it is now: {error or type(error).__name__}") from error
 
 
-def unfetched(hyperparameters: dict[str, Any] | None) -> dict[str, Any]:
-    """The hyperparameters of a file without those that would have something downloaded."""
+def unfetched(hyperparameters: dict[str, Any] | None, required: Iterable[str] = ()) -> dict[str, Any]:
+    """The hyperparameters of a file without those that would have something downloaded, if they are not required."""
 
     def fetches(key: str, value: Any) -> bool:
         return (key == "download" and bool(value)) or (key == "weights" and isinstance(value, str))
 
-    return {key: value for key, value in (hyperparameters or {}).items() if not fetches(key, value)}
+    given = hyperparameters or {}
+    return {key: value for key, value in given.items() if key in required or not fetches(key, value)}
 
 
 def find_class(name: str, path: str | Path, modules: Modules = None) -> type[LightningModule]:

@@ -205,7 +205,8 @@ class CLI(LightningCLI):
             # By itself first: a text in it may be the path of a function, or of a config file with classes.
             allow_imports(self.modules)
             alone = parser.parse_args(with_config(args[:1], recorded, first=True))
-            allow_imports({*self.modules, *command.mentioned - packages_in(json.dumps(recorded, ensure_ascii=False))})
+            its_own = packages_in(json.dumps(recorded, ensure_ascii=False))
+            allow_imports({*self.modules, *command.mentioned - its_own}, command.urls)
             # Before the files and flags, the checkpoint shows what they contradict.
             self.config = parser.parse_args(with_config(args, recorded, first=True))
             verb = self.config.subcommand

@@ -94,12 +94,14 @@ class Command:
     Attributes:
         modules: Those of its classes, and of `--modules`. Options such as `--output model.onnx` name none.
         mentioned: The packages of whatever could be a class, be it `model` of `model.onnx`.
+        urls: Whether it has any.
     """
 
     def __init__(self, args: list[str]) -> None:
         self.modules: set[str] = set()
         self.mentioned: set[str] = set()
         self.files: set[Path] = set()
+        self.urls = False
         for arg, following in zip(args, [*args[1:], ""], strict=True):
             if arg.startswith("--"):
                 option, equals, value = arg[2:].partition("=")
@@ -111,6 +113,7 @@ class Command:
         """Adds what a config in a folder names."""
         for keys, text in leaves(content):
             self.mentioned |= packages_in(text)
+            self.urls |= "://" in text
             key, value, file = keys[-1], parsed(text), (folder / text).absolute()
             if not isinstance(value, str):
                 self._collect({key: value}, folder)
@@ -120,15 +123,15 @@ class Command:
                     self._collect({key: file.read_text(errors="replace")}, file.parent)
             elif key == "modules":
                 self.modules.add(value)
-            elif key in CLASSES and re.search("[.:]", value) and not covered(value):
-                self.modules.add(module_of(value))
+            elif (key == "env_id" and ":" in value) or (key in CLASSES and DOTTED.fullmatch(value)):
+                self.modules |= {module_of(value)} if not covered(value) else set()
 
 
 def parsed(text: str) -> Any:
     """What a text says as YAML; itself if it is none."""
     try:
         return yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # 2026-13-01 is a ValueError
         return text
 
 
@@ -140,14 +143,23 @@ def restored_settings() -> Iterator[None]:
         yield
     finally:
         _common.parsing_settings.update(saved)
+        set_parsing_settings(config_read_mode_fsspec_enabled=True)  # as LightningCLI has it
 
 
-def allow_imports(modules: Iterable[str]) -> None:
-    """Lets jsonargparse import what is `covered`, and nothing else."""
-    own = [
-        name for name in modules if all(map(str.isidentifier, name.split("."))) and module_of(name) != "jsonargparse"
-    ]
-    set_parsing_settings(import_path_denylist=["*", *FETCHING], import_path_allowlist=[*TRUSTED, *own])
+def allow_imports(modules: Iterable[str], urls: bool = False) -> None:
+    """Lets jsonargparse import what is `covered`, and nothing else.
+
+    Args:
+        modules: Those beside the trusted ones.
+        urls: Whether config files may be at URLs, each kind of which has a module of its own imported.
+    """
+    named = [name for name in modules if all(map(str.isidentifier, name.split(".")))]
+    allowed = [*TRUSTED, *(name for name in named if module_of(name) != "jsonargparse")]  # it lets none name itself
+    set_parsing_settings(
+        import_path_denylist=["*", *FETCHING],
+        import_path_allowlist=allowed,
+        config_read_mode_fsspec_enabled=urls,
+    )
 
 
 def packages_in(text: str) -> set[str]:

@@ -7,6 +7,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -20,6 +21,7 @@ from lit_models import FaceEmbedder, Net, cli
 from lit_models.resume import Checkpoint
 from lit_models.trust import Command, covered, plain_settings
 from rl import DQN
+from rl.state import capture, restore
 
 ARTICLE = f"--config={ROOT / 'configs' / 'mnist_article.yaml'}"
 SHORT = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"]
@@ -136,6 +138,15 @@ def test_a_checkpoint_has_no_module_imported_that_nobody_has_named(verb, what, e
     assert not evil.imported
 
 
+def test_a_url_has_nothing_imported(last, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = Module(tmp_path, "adlfs")  # what fsspec imports for it
+    path = forged(last, tmp_path / "other.ckpt", model__optimizer="abfs://folder/sgd.yaml")
+    assert fails(capsys, "test", f"--ckpt_path={path}")
+    assert not module.imported
+
+
 def test_a_file_beside_the_command_names_no_module_for_a_checkpoint(evil, last, tmp_path, capsys):
     (tmp_path / "sgd").write_text(f"class_path: {evil.name}.Descent")
     path = forged(last, tmp_path / "other.ckpt", model__optimizer="sgd")
@@ -211,6 +222,7 @@ def test_what_a_command_names(tmp_path, monkeypatch):
     assert named("--model.anything", "{class_path: a.B, init_args: {optimizer: c.D}}") == {"a", "c"}
     assert named("--model=lit_models.Net", "--model.optimizer=torch.optim.SGD", "--data=MNISTDataModule") == set()
     assert named("--output=a.csv", "--data.path", "b.csv", "--d.e=1", "--name=f.g", "--config=h.yaml") == set()
+    assert named("--name=2026-13-01", "--name", "[" * 100_000, "--model", "{", "--logger=s3://x.y") == set()
     assert covered("torch.optim.SGD", [])
     assert covered("a.b.C", ["a.b"])
     for name, modules in (("torchaudio.C", []), ("a.b.C", ["a.c", "b"]), ("ab.C", ["a"])):
@@ -286,6 +298,21 @@ def test_an_environment_of_a_module_is_not_made_unless_it_is_named(evil, tmp_pat
         save(DQN("CartPole-v1", **small), path, hyper_parameters=hyperparameters | {"env_options": options})
         assert "in env_options: a class there" in fails(capsys, "test", f"--ckpt_path={path}")
     assert not (tmp_path / "new").exists()
+
+
+def test_the_state_of_a_generator_calls_no_function(monkeypatch):
+    draw = np.random.default_rng(3)
+    kept = capture(draw)
+    expected = draw.random(3).tolist()
+    assert restore(np.random.default_rng(), kept).random(3).tolist() == expected
+    called = []
+    monkeypatch.setattr(np.random, "test", lambda: called.append(1))
+    kept["generator"]["pairs"] = [
+        (key, "test" if key == "bit_generator" else v) for key, v in kept["generator"]["pairs"]
+    ]
+    with pytest.raises(ValueError, match="of a generator test, which NumPy lacks"):
+        restore(np.random.default_rng(), kept)
+    assert not called
 
 
 def test_the_commands_that_are_printed_name_the_modules(evil, capsys, caplog, monkeypatch):
