@@ -44,7 +44,7 @@ from lit_models.recognition import enrol, identify, verify
 from lit_models.resume import Checkpoint
 from lit_models.rnn import RNN
 from lit_models.runs import RunRecord, runs
-from lit_models.trust import Command, Modules, allow_imports, packages_in, restored_settings
+from lit_models.trust import Command, Modules, allow_imports, modules_of, packages_in, restored_settings
 from lit_models.writers import PredictionWriter
 
 # Beside Lightning's: no model or Trainer is given to them.
@@ -82,7 +82,8 @@ class CLI(LightningCLI):
     flags. A run that is resumed must not contradict its checkpoint at all.
 
     Attributes:
-        modules: Those that the command names, of which alone a checkpoint's classes may be.
+        modules: Those that the command names, of which alone a checkpoint's classes may be; from then on also those
+            that the model and the data are of.
     """
 
     def __init__(self, args: ArgsType = None) -> None:
@@ -221,6 +222,7 @@ class CLI(LightningCLI):
             parser.error(f"{verb} needs a trained model: --ckpt_path FILE, or --ckpt_path last for the newest run")
         config.ckpt_path = path
         config.name = run_name(config)
+        self.modules = sorted({*self.modules, *modules_of(config.model), *modules_of(config.get("data"))})
 
     def _last_checkpoint(
         self, parser: LightningArgumentParser, args: list[str], required: bool

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import _common, set_parsing_settings
+from jsonargparse import Namespace, _common, set_parsing_settings
 
 Modules = list[str] | str | None
 
@@ -125,6 +125,18 @@ class Command:
                 self.modules.add(value)
             elif (key == "env_id" and ":" in value) or (key in CLASSES and DOTTED.fullmatch(value)):
                 self.modules |= {module_of(value)} if not covered(value) else set()
+
+
+def modules_of(config: Any) -> set[str]:
+    """The modules that a config, as it has been parsed, has something of, but for the trusted ones."""
+    if isinstance(config, list):
+        return set().union(*map(modules_of, config))
+    if isinstance(config, Namespace | dict):
+        values = vars(config) if isinstance(config, Namespace) else config
+        found, name = set().union(*map(modules_of, values.values())), values.get("class_path")
+    else:
+        found, name = set(), getattr(config, "__module__", None) if callable(config) else None
+    return found if not isinstance(name, str) or covered(name) else found | {module_of(name)}
 
 
 def parsed(text: str) -> Any:

@@ -80,9 +80,7 @@ def _decode(state: Any, current: Any, seen: dict[int, Any]) -> Any:
         inner = _decode(state["generator"], None, seen)
         kind = getattr(np.random, inner["bit_generator"], None)
         if not (isinstance(kind, type) and issubclass(kind, np.random.BitGenerator)):  # any function would be called
-            raise ValueError(
-                f"the state of an environment is of a generator {inner['bit_generator']}, which NumPy lacks"
-            )
+            raise ValueError(f"NumPy has no generator {inner['bit_generator']}, which an environment's state is of")
         bits = kind()
         bits.state = inner
         value = np.random.Generator(bits)

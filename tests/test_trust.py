@@ -44,8 +44,9 @@ gymnasium.register("Own-v0", "gymnasium.envs.classic_control:CartPoleEnv", max_e
 
 
 class Own(lit_models.Net):
-    def __init__(self, hidden_features: int = 50, activation: str | Callable = "relu", extra=None, **options):
-        super().__init__(hidden_features=hidden_features, **options)
+    def __init__(self, activation: str | Callable = "relu", make: Callable | None = None, extra=None, **options):
+        super().__init__(**options)
+        self.hparams.pop("make")  # code has no place in a checkpoint
 
 
 class Series(datamodules.MNISTDataModule):
@@ -307,29 +308,28 @@ def test_the_state_of_a_generator_calls_no_function(monkeypatch):
     assert restore(np.random.default_rng(), kept).random(3).tolist() == expected
     called = []
     monkeypatch.setattr(np.random, "test", lambda: called.append(1))
-    kept["generator"]["pairs"] = [
-        (key, "test" if key == "bit_generator" else v) for key, v in kept["generator"]["pairs"]
-    ]
-    with pytest.raises(ValueError, match="of a generator test, which NumPy lacks"):
+    pairs = kept["generator"]["pairs"]
+    kept["generator"]["pairs"] = [(key, "test" if key == "bit_generator" else value) for key, value in pairs]
+    with pytest.raises(ValueError, match="NumPy has no generator test"):
         restore(np.random.default_rng(), kept)
     assert not called
 
 
-def test_the_commands_that_are_printed_name_the_modules(evil, capsys, caplog, monkeypatch):
+def test_the_commands_that_are_printed_name_the_modules(beside, capsys, caplog, monkeypatch):
     def fail(self, batch, batch_idx):
         if batch_idx == 1:
             raise OSError("the disk is gone")
         return step(self, batch, batch_idx)
 
-    step = Net.training_step
+    step, own, other = Net.training_step, beside("own"), beside("other")
     with monkeypatch.context() as broken, caplog.at_level(logging.INFO):
         broken.setattr(Net, "training_step", fail)
-        options = [f"--model={evil.name}.Own", f"--data={evil.name}.Series", "--trainer.max_epochs=1", *SHORT]
+        options = [f"--model={own.name}.Own", f"--model.make={other.name}.sgd", "--trainer.max_epochs=1", *SHORT]
         assert "the disk is gone" in fails(capsys, "fit", ARTICLE, *options)
     (line,) = (line for line in caplog.messages if "python -m lit_models fit" in line)
     assert cli.main(shlex.split(line)[3:]) == 0
     command = shlex.split(capsys.readouterr().out.splitlines()[-1])
-    assert command[-2:] == ["--modules", evil.name]
+    assert command[-2:] == ["--modules", f"[{other.name}, {own.name}]"]
     assert cli.main([*command[3:], *FEW["test"]]) == 0
 
 
