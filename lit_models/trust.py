@@ -25,6 +25,7 @@ SECTIONS = {"config", "trainer"}
 TEXTS = {"precision", "accelerator", "strategy", "devices", "deterministic", "gradient_clip_algorithm"}
 TEXTS |= {"monitor", "mode", "logging_interval"}
 TEXTS |= {"max_time", "val_check_interval", "train_time_interval"}
+DEEPEST = 50  # of a config; Python itself gives up at a thousand calls
 DOTTED = re.compile(r"([^\W\d]\w*)(?:\.[^\W\d]\w*)+")  # what may be the path of a class, with its package
 
 
@@ -76,16 +77,22 @@ def refuse_foreign(content: Any, path: object, modules: Modules) -> None:
             raise ValueError(foreign(path, value))
 
 
-def leaves(content: Any, keys: tuple[Any, ...] = ("",)) -> Iterator[tuple[tuple[Any, ...], str]]:
-    """The texts within nested dictionaries and lists, each with the keys that it stands under."""
+def leaves(content: Any, keys: tuple[Any, ...] = ("",), depth: int = 0) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """The texts within nested dictionaries and lists, each with the keys that it stands under.
+
+    Raises:
+        ValueError: They are within one another more often than `DEEPEST`, or without end.
+    """
+    if depth > DEEPEST:
+        raise ValueError(f"there are dictionaries or lists within one another, more than {DEEPEST}")
     if isinstance(content, str):
         yield keys, content
     elif isinstance(content, dict):
         for key, value in content.items():
-            yield from leaves(value, (*keys, key))
+            yield from leaves(value, (*keys, key), depth + 1)
     elif isinstance(content, list | tuple):
         for value in content:
-            yield from leaves(value, keys)
+            yield from leaves(value, keys, depth + 1)
 
 
 class Command:

@@ -537,6 +537,13 @@ def endless():
     return value
 
 
+def deep():
+    value = []
+    for _ in range(200):
+        value = [value]
+    return value
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -547,6 +554,7 @@ def endless():
         {"hyper_parameters": {3: 4}},
         {"hyper_parameters": "text"},
         {"hyper_parameters": endless()},
+        {"hyper_parameters": {"nested": deep()}},
         {"datamodule_hyper_parameters": 5},
         {"state_dict": None},
         {"state_dict": {3: torch.ones(1)}},
@@ -554,7 +562,7 @@ def endless():
         {"config": {"model": "lit_models.Net"}, "model_class": None},
         {"config": {"model": {"class_path": "lit_models.Net", "init_args": [1]}}},
     ],
-    ids=str,
+    ids=range(14),
 )
 def test_a_checkpoint_of_other_kinds_is_one_line(changes, last, tmp_path, capsys):
     path = forged(last, tmp_path / "other.ckpt", **changes)
