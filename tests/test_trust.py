@@ -44,7 +44,7 @@ gymnasium.register("Own-v0", "gymnasium.envs.classic_control:CartPoleEnv", max_e
 
 
 class Own(lit_models.Net):
-    def __init__(self, activation: str | Callable = "relu", make: Callable | None = None, extra=None, **options):
+    def __init__(self, activation: Callable | str = "relu", make: Callable | None = None, extra=None, **options):
         super().__init__(**options)
         self.hparams.pop("make")  # code has no place in a checkpoint
 
