@@ -5,17 +5,22 @@ import importlib
 import inspect
 import json
 import pickle
+import shlex
 import sys
 import zipfile
 import zlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jsonargparse import Namespace
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from lit_models.trust import Modules, covered, foreign, leaves, listed, module_of, plain_settings, refuse_foreign
 
 RESUMED = ("model", "data", "seed_everything")  # what a resumed run must not contradict
 # What a model takes over from its data where the config says null.
@@ -28,6 +33,14 @@ MAY_CHANGE |= {"weights"}  # which the checkpoint has its own of
 UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError, RuntimeError)
 
 FOLDER = 0x10  # zip's mark for one, among an entry's external attributes
+
+# What the parts of a checkpoint are that are read here, and what an error calls that.
+KINDS = {"state_dict": dict, "config": dict, "hyper_parameters": dict, "datamodule_hyper_parameters": dict}
+KINDS |= {"model_class": str, "data_class": str, "epoch": int, "global_step": int, "env_steps": int}
+WORDS = {dict: "dictionary with names as keys", str: "text", int: "number"}
+# What a constructor raises where it is given other kinds of values than it takes.
+UNFIT = (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError)
+NOT_TAKEN = {"ckpt_path", "config", "modules"}  # of the config of a run that goes on: what its command was given
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -102,21 +115,39 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         if "Unsupported" in str(error) or "GLOBAL" in str(error):
             raise ValueError(f"{path} is refused: it contains code, not only tensors and numbers") from error
         raise ValueError(f"{path} is not a checkpoint, or a damaged one") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except (EOFError, OSError, ValueError, AssertionError, *UNFIT) as error:
         raise ValueError(f"{path} is not a checkpoint, or is cut short") from error
     for key in ("state_dict", "pytorch-lightning_version"):
         if not isinstance(checkpoint, dict) or key not in checkpoint:
             raise ValueError(f"{path} is not a Lightning checkpoint: it has no {key}")
+    refuse_other_kinds(checkpoint, path)
     return checkpoint
 
 
-def load(path: str | Path, num_classes: int | None = None) -> LightningModule:
+def refuse_other_kinds(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Raises a ValueError where a part of a checkpoint is not what it is in every checkpoint."""
+    for key, kind in KINDS.items():
+        part = checkpoint.get(key)
+        if part is None and key != "state_dict":
+            continue
+        fits = isinstance(part, kind) and (kind is not dict or all(isinstance(name, str) for name in part))
+        try:
+            list(leaves(part))
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValueError(f"{path} is damaged: its {key} is no {WORDS[kind]}")
+
+
+def load(path: str | Path, num_classes: int | None = None, modules: Modules = None) -> LightningModule:
     """The model of a checkpoint, or of an export to safetensors, of the class that the file names.
 
     Args:
-        path: The file. None of what is in it is run, but the module of the class that it names is imported.
+        path: The file. None of what is in it is run.
         num_classes: For a classifier that is to be trained on other classes: how many. If they are not as many as it
             has, its last layer is replaced by a fresh one, which is said, and the names of the classes are forgotten.
+        modules: Modules of your own, which the file may name a class or a gymnasium environment of, as
+            `["my_module"]`: of others than these, this project, torch, torchvision and lightning, nothing is imported.
 
     Returns:
         The model on the CPU, in eval mode: call its `train()` before training it further. Its optimizer is the
@@ -124,10 +155,11 @@ def load(path: str | Path, num_classes: int | None = None) -> LightningModule:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is damaged, holds code, names no class that there is, or doesn't fit it; it is safetensors, and
-            that package is missing; the model has no `num_classes`.
+        ValueError: It is damaged, holds code, names no class that there is, or one of a module that is not to be
+            imported, or doesn't fit it; it is safetensors, and that package is missing; the model has no
+            `num_classes`.
     """
-    return build_model(read_model(path), path, num_classes)
+    return build_model(read_model(path), path, num_classes, modules)
 
 
 def read_model(path: str | Path) -> dict[str, Any]:
@@ -148,17 +180,27 @@ def read_model(path: str | Path) -> dict[str, Any]:
             state = {name: file.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file, or is cut short") from error
-    hyperparameters = json.loads(metadata.get("hyperparameters", "{}"))
-    return {"state_dict": state, "model_class": metadata.get("model_class"), "hyper_parameters": hyperparameters}
+    try:
+        hyperparameters = json.loads(metadata.get("hyperparameters", "{}"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: its hyperparameters are no JSON") from error
+    model = {"state_dict": state, "model_class": metadata.get("model_class"), "hyper_parameters": hyperparameters}
+    refuse_other_kinds(model, path)
+    return model
 
 
-def build_model(checkpoint: dict[str, Any], path: str | Path, num_classes: int | None = None) -> LightningModule:
+def build_model(
+    checkpoint: dict[str, Any], path: str | Path, num_classes: int | None = None, modules: Modules = None
+) -> LightningModule:
     """The model of a checkpoint that has been read from `path`; the rest is as in `load`."""
     name = checkpoint.get("model_class")
     if name is None:
         raise ValueError(f"{path} does not name its model's class: load it with that class's load_from_checkpoint")
-    kind, hyperparameters = find_class(name, path), dict(checkpoint.get("hyper_parameters", {}))
+    kind = find_class(name, path, modules)
     parameters = inspect.signature(kind).parameters
+    required = [key for key, parameter in parameters.items() if parameter.default is parameter.empty]
+    hyperparameters = unfetched(checkpoint.get("hyper_parameters"), required)
+    refuse_foreign(hyperparameters, path, modules)
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         # Lightning records those of the base class too, whose constructor a subclass calls.
         hyperparameters = {key: value for key, value in hyperparameters.items() if key in parameters}
@@ -169,13 +211,12 @@ def build_model(checkpoint: dict[str, Any], path: str | Path, num_classes: int |
         hyperparameters["num_classes"] = num_classes
         if "class_names" in hyperparameters:
             hyperparameters["class_names"] = None
-    try:
+    with fitting(path, name):
         model = kind(**hyperparameters)
-    except TypeError as error:
-        raise ValueError(f"{path} does not fit {name} as it is now: {error}") from error
     state, own = checkpoint["state_dict"], model.state_dict()
     if replaced:
-        fresh = [key for key in own if key in state and own[key].shape != state[key].shape]
+        with fitting(path, name):
+            fresh = [key for key in own if key in state and own[key].shape != state[key].shape]
         heads = sorted({key.rpartition(".")[0] for key in fresh})
         if len(heads) != 1:
             raise ValueError(f"{name}: num_classes is the size of {heads or 'nothing'}, not of one layer to replace")
@@ -186,7 +227,8 @@ def build_model(checkpoint: dict[str, Any], path: str | Path, num_classes: int |
         mismatch = str(error).splitlines()[1].strip()
         raise ValueError(f"{path} does not fit {name} as it is now: {mismatch}") from error
     if "pytorch-lightning_version" in checkpoint:
-        model.on_load_checkpoint(checkpoint)
+        with fitting(path, name):
+            model.on_load_checkpoint(checkpoint)
     if replaced:
         before = checkpoint["hyper_parameters"]["num_classes"]
         part = heads[0] or fresh[0]
@@ -194,9 +236,34 @@ def build_model(checkpoint: dict[str, Any], path: str | Path, num_classes: int |
     return model.eval()
 
 
-def find_class(name: str, path: str | Path) -> type[LightningModule]:
-    """The class that the file at `path` names, `lit_models.Net` for one; raises a ValueError where there is none."""
+@contextlib.contextmanager
+def fitting(path: str | Path, name: str) -> Iterator[None]:
+    """Turns what a class makes of values that it was not written for into a ValueError of one line."""
+    try:
+        yield
+    except UNFIT as error:
+        raise ValueError(f"{path} does not fit {name} as it is now: {error or type(error).__name__}") from error
+
+
+def unfetched(hyperparameters: dict[str, Any] | None, required: Iterable[str] = ()) -> dict[str, Any]:
+    """The hyperparameters of a file without those that would have something downloaded, if they are not required."""
+
+    def fetches(key: str, value: Any) -> bool:
+        return (key == "download" and bool(value)) or (key == "weights" and isinstance(value, str))
+
+    given = hyperparameters or {}
+    return {key: value for key, value in given.items() if key in required or not fetches(key, value)}
+
+
+def find_class(name: str, path: str | Path, modules: Modules = None) -> type[LightningModule]:
+    """The class that the file at `path` names, `lit_models.Net` for one.
+
+    Raises:
+        ValueError: There is none, or it is of a module that is not to be imported.
+    """
     module, _, attribute = name.rpartition(".")
+    if module and not covered(name, listed(modules)):
+        raise ValueError(foreign(path, name))
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
@@ -206,20 +273,94 @@ def find_class(name: str, path: str | Path) -> type[LightningModule]:
     return found
 
 
-def recorded_config(checkpoint: dict[str, Any], path: str) -> dict[str, Any]:
-    """The config that a checkpoint records: all of it from the command line, model and data from a Python Trainer."""
-    if not all(isinstance(checkpoint.get(key, {}), dict) for key in ("config", "hyper_parameters")):
-        raise ValueError(f"{path} is damaged: its config is no dictionary")
-    config = dict(checkpoint.get("config", {}))
+def recorded_config(
+    checkpoint: dict[str, Any], path: str, modules: Modules = None, resuming: bool = False
+) -> dict[str, Any]:
+    """What a command takes over of the config that a checkpoint records: its model and data.
+
+    To go on with training, also the seed and plain settings. What has effect elsewhere, callbacks, loggers and places,
+    is never the checkpoint's: it is that of the `config.yaml` that a run has written, where the checkpoint lies in its
+    folder, and otherwise left out, with a warning.
+
+    Args:
+        checkpoint: What has been read.
+        path: Where from.
+        modules: Those that the user has named.
+        resuming: Whether training goes on.
+
+    Raises:
+        ValueError: A part is damaged, or names a class of a module that is not to be imported.
+    """
+    recorded = checkpoint.get("config") or {}
+    config: dict[str, Any] = {}
     for key, hyperparameters in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
+        section = recorded.get(key) or {}
+        if not isinstance(section, dict) or not isinstance(section.get("init_args") or {}, dict):
+            raise ValueError(f"{path} is damaged: {key} in its config is no class with its arguments")
+        known = section.get("init_args") or {}
         class_path = checkpoint.get(f"{key}_class")
         if class_path is not None:
             if class_path.startswith("__main__."):
                 raise ValueError(f"{path} holds {class_path}: move the class into a module that can be imported")
             # The hyperparameters last: a model may have learnt some, such as the names of its classes.
-            known = (config.get(key) or {}).get("init_args", {}) | checkpoint.get(hyperparameters, {})
-            config[key] = {"class_path": class_path, "init_args": known}
+            section, known = {"class_path": class_path}, known | (checkpoint.get(hyperparameters) or {})
+        if section:
+            config[key] = section | {"init_args": unfetched(known)}
+    if resuming and recorded:
+        rest = {key: value for key, value in recorded.items() if key not in {"model", "data"} | NOT_TAKEN}
+        kept, left = plain_settings(rest)
+        run = run_folder(path)
+        if run is not None:
+            for section, settings in run_settings(run, modules).items():
+                nested = isinstance(settings, dict) and isinstance(kept.get(section, {}), dict)
+                kept[section] = settings | kept.get(section, {}) if nested else kept.get(section, settings)
+        elif left:
+            rank_zero_warn(
+                f"{path} does not lie in its run's folder, so that {', '.join(left)} of its config are left out: to "
+                "have them, give them as options or in a config file"
+            )
+        config |= kept
+    try:
+        config = json.loads(json.dumps(config))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be used from the command line: in its config, {error}") from error
+    refuse_foreign(config, path, modules)
     return config
+
+
+def run_folder(path: str | Path) -> Path | None:
+    """The folder of the run that a checkpoint lies in, `<run>/checkpoints/last.ckpt`, if it is one's."""
+    run = Path(path).parent.parent
+    return run if (run / "config.yaml").is_file() else None
+
+
+def run_settings(run: Path, modules: Modules) -> dict[str, Any]:
+    """What a run's own `config.yaml` says of all but the model, the data and the seed."""
+    path = run / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: give all options anew, without --ckpt_path, or mend it") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is damaged: give all options anew, without --ckpt_path, or mend it")
+    config = {key: value for key, value in config.items() if key not in {*RESUMED, *NOT_TAKEN}}
+    refuse_foreign(config, path, modules)
+    return config
+
+
+def modules_option(trainer: Trainer, named: Iterable[str] = ()) -> str:
+    """` --modules my_module`, as a command needs it to go on from a checkpoint; nothing where all is `covered`.
+
+    Args:
+        trainer: Its model and data module count.
+        named: The modules that the run's own command has named.
+    """
+    model, data = trainer.lightning_module, trainer.datamodule
+    names = [class_path(value) for value in (model, data) if value is not None]
+    names += [text for keys, text in leaves(dict(model.hparams)) if keys[-1] == "env_id" and ":" in text]
+    modules = sorted({*named, *(module_of(name) for name in names if not covered(name, named))})
+    value = modules[0] if len(modules) == 1 else f"[{', '.join(modules)}]"
+    return f" --modules {shlex.quote(value)}" if modules else ""
 
 
 def with_config(args: list[str], config: dict[str, Any], first: bool) -> list[str]:

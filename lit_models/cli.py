@@ -1,6 +1,7 @@
 """The command line: LightningCLI, with defaults that keep a run's results, and checkpoints that stand alone."""
 
 import argparse
+import json
 import logging
 import os
 import shlex
@@ -26,9 +27,11 @@ from datamodules.batches import BatchDataModule
 from lit_models.callbacks import Forecasts, Pictures, ProgressBar, Throughput
 from lit_models.checkpoint import (
     AtomicCheckpointIO,
+    modules_option,
     read_checkpoint,
     recorded_config,
     refuse_changes,
+    run_folder,
     with_config,
 )
 from lit_models.classifier import Classifier
@@ -41,6 +44,7 @@ from lit_models.recognition import enrol, identify, verify
 from lit_models.resume import Checkpoint
 from lit_models.rnn import RNN
 from lit_models.runs import RunRecord, runs
+from lit_models.trust import Command, Modules, allow_imports, modules_of, packages_in, restored_settings
 from lit_models.writers import PredictionWriter
 
 # Beside Lightning's: no model or Trainer is given to them.
@@ -76,30 +80,35 @@ class CLI(LightningCLI):
 
     A value comes from the defaults, over them from config files, over those from the checkpoint, and over all from
     flags. A run that is resumed must not contradict its checkpoint at all.
+
+    Attributes:
+        modules: Those that the command names, of which alone a checkpoint's classes may be; from then on also those
+            that the model and the data are of.
     """
 
     def __init__(self, args: ArgsType = None) -> None:
         if not torch.cuda.is_available():
             # Lightning's, with which every step of an optimizer looks for the driver again: 0.1 ms without a GPU.
             os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
-        super().__init__(
-            save_config_callback=RunRecord,
-            save_config_kwargs={"overwrite": True},  # a resumed run saves into its own folder
-            trainer_defaults={"default_root_dir": "logs"},
-            seed_everything_default=0,
-            parser_class=Parser,
-            parser_kwargs={
-                "prog": "python -m lit_models",
-                "description": "Trains, tests and uses the models.",
-                "epilog": "\n".join(
-                    ["further subcommands:", *(f"    {name:<19} {summary(VERBS[name])}" for name in VERBS)]
-                ),
-                "formatter_class": HelpFormatter,
-            },
-            args=args,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-        )
+        with restored_settings():
+            super().__init__(
+                save_config_callback=RunRecord,
+                save_config_kwargs={"overwrite": True},  # a resumed run saves into its own folder
+                trainer_defaults={"default_root_dir": "logs"},
+                seed_everything_default=0,
+                parser_class=Parser,
+                parser_kwargs={
+                    "prog": "python -m lit_models",
+                    "description": "Trains, tests and uses the models.",
+                    "epilog": "\n".join(
+                        ["further subcommands:", *(f"    {name:<19} {summary(VERBS[name])}" for name in VERBS)]
+                    ),
+                    "formatter_class": HelpFormatter,
+                },
+                args=args,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+            )
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -143,6 +152,13 @@ class CLI(LightningCLI):
             help="Whether to compile the model with torch.compile, which takes a while at first, and a compiler; "
             "TensorBoard has no graph then.",
         )
+        parser.add_argument(
+            "--modules",
+            type=Modules,
+            default=None,
+            help="Modules of your own that the checkpoint may name classes or gymnasium environments of, beside those "
+            "that the command or a config file names: my_module, or [my_module, another].",
+        )
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
@@ -174,24 +190,30 @@ class CLI(LightningCLI):
             path, checkpoint = self._last_checkpoint(parser, args, required=path == "last")
         elif path:
             checkpoint = read_checkpoint(path)
+        command = Command(args)
+        self.modules = sorted(command.modules)
         if args[:1] == ["fit"] and path and "optimizer_states" not in checkpoint:
             raise ValueError(
                 f"{path} holds only the weights, with which training cannot go on: give another checkpoint"
             )
-        recorded = recorded_config(checkpoint, path) if path else {}
+        recorded = recorded_config(checkpoint, path, self.modules, resuming=args[:1] == ["fit"]) if path else {}
         # Not what is large in it.
-        self.reached = {key: checkpoint[key] for key in ("epoch", "global_step", "env_steps") if key in checkpoint}
+        reached = {key: checkpoint.get(key) for key in ("epoch", "global_step", "env_steps")}
+        self.reached = {key: value for key, value in reached.items() if value is not None}
         if not recorded:
             self.config = parser.parse_args(args)
         else:
+            # By itself first: a text in it may be the path of a function, or of a config file with classes.
+            allow_imports(self.modules)
+            alone = parser.parse_args(with_config(args[:1], recorded, first=True))
+            its_own = packages_in(json.dumps(recorded, ensure_ascii=False))
+            allow_imports({*self.modules, *command.mentioned - its_own}, command.urls)
             # Before the files and flags, the checkpoint shows what they contradict.
             self.config = parser.parse_args(with_config(args, recorded, first=True))
-            alone = parser.parse_args(with_config(args[:1], recorded, first=True))
             verb = self.config.subcommand
             refuse_changes(self.config[verb], alone[verb], path, resuming=verb == "fit")
             if verb != "fit":
-                asked = {key: recorded[key] for key in ("model", "data") if key in recorded}
-                self.config = parser.parse_args(with_config(args, asked, first=False))
+                self.config = parser.parse_args(with_config(args, recorded, first=False))
         verb = self.config.subcommand
         config = self.config[verb]
         if config.ckpt_path and not given:
@@ -200,6 +222,7 @@ class CLI(LightningCLI):
             parser.error(f"{verb} needs a trained model: --ckpt_path FILE, or --ckpt_path last for the newest run")
         config.ckpt_path = path
         config.name = run_name(config)
+        self.modules = sorted({*self.modules, *modules_of(config.model), *modules_of(config.get("data"))})
 
     def _last_checkpoint(
         self, parser: LightningArgumentParser, args: list[str], required: bool
@@ -241,8 +264,8 @@ class CLI(LightningCLI):
     def _logger(self) -> TensorBoardLogger:
         config = self.config[self.subcommand]
         root, name, version, options = Path(config.trainer.default_root_dir), config.name, None, {}
-        run = Path(config.ckpt_path).parent.parent if config.ckpt_path else None
-        if run is not None and (run / "config.yaml").is_file():  # go on in the checkpoint's own run
+        run = run_folder(config.ckpt_path) if config.ckpt_path else None
+        if run is not None:  # go on in the checkpoint's own run
             number = run.name.removeprefix("version_")
             root, name, version = run.parent.parent, run.parent.name, int(number) if number.isdigit() else run.name
             if self.subcommand == "fit":  # what was logged after the checkpoint will be logged again
@@ -287,8 +310,10 @@ class CLI(LightningCLI):
             return on and useful.get(kind, True) and not any(isinstance(other, kind) for other in given)
 
         callbacks = [callback for callback in callbacks if wanted(callback)]
+        keeper = next((callback for callback in callbacks if isinstance(callback, Checkpoint)), None)
+        if keeper is not None:
+            keeper.modules = self.modules
         if every := self._get(self.config, "checkpoint_every_n_steps"):
-            keeper = next((callback for callback in callbacks if isinstance(callback, Checkpoint)), None)
             if keeper is None or keeper.save_last is not True:
                 raise ValueError(
                     "checkpoint_every_n_steps is about last.ckpt, which this run does not write: leave it out, or "
@@ -358,7 +383,8 @@ class CLI(LightningCLI):
             which = "Best" if keeper.monitor and keeper.best_model_score is not None else "Last"
             score = f" ({keeper.monitor} {keeper.best_model_score:.4f})" if which == "Best" else ""
             print(f"{which} checkpoint{score}. To test it:")
-            print(f"  python -m lit_models test --ckpt_path {shlex.quote(os.path.relpath(path))}")
+            modules = modules_option(self.trainer, self.modules)
+            print(f"  python -m lit_models test --ckpt_path {shlex.quote(os.path.relpath(path))}{modules}")
 
 
 def run_name(config: Any) -> str:

@@ -13,6 +13,7 @@ from lightning.pytorch import callbacks, loggers
 import datamodules
 import lit_models
 import rl
+from lit_models.trust import foreign
 
 
 def explain(message: str, options: Iterable[str], verbs: Iterable[str] = ()) -> str:
@@ -25,6 +26,8 @@ def explain(message: str, options: Iterable[str], verbs: Iterable[str] = ()) -> 
     """
     options = list(options)
     key = ".".join(re.findall(r'Parser key "([\w.]+)"', message))
+    if found := re.search(r"Importing '([\w.]+)' is not allowed", message):
+        return foreign("the checkpoint", found[1])
     paths = re.findall(r"class_path[ =]'([\w.]+)'", message)
     if found := re.search(r"(?:Option '|does not accept option ')([\w.]+)'", message):
         name = found[1]
@@ -79,7 +82,9 @@ def cause(message: str) -> str:
 
 def nearest(name: str, candidates: Iterable[str], prefix: str = "") -> str:
     """`; did you mean 'X'?` with the candidate that is most like a name, or nothing."""
-    close = difflib.get_close_matches(name, list(candidates), n=1)
+    candidates = list(candidates)
+    swapped = [candidate for candidate in candidates if sorted(candidate) == sorted(name)]  # modle: model, not modules
+    close = swapped or difflib.get_close_matches(name, candidates, n=1)
     return f"; did you mean '{prefix}{close[0]}'?" if close else ""
 
 

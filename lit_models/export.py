@@ -20,15 +20,16 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
-from lightning import LightningModule
+from lightning import LightningDataModule, LightningModule
 from torch import Tensor, nn
 
-from lit_models.checkpoint import build_model, class_path, load, read_model
+from lit_models.checkpoint import UNFIT, build_model, class_path, load, read_model
 from lit_models.classifier import Classifier
 from lit_models.face_embedder import FaceEmbedder
 from lit_models.recurrence import OnnxRecurrence, Recurrence, ScannedRecurrence, with_recurrence
 from lit_models.rnn import RNN
 from lit_models.runs import version
+from lit_models.trust import Modules, refuse_foreign
 
 Format = Literal["onnx", "torch_export", "safetensors"]
 Shape = tuple[int | str, ...]
@@ -60,7 +61,7 @@ class Stateful(nn.Module):
         return (prediction, state) if cell is None else (prediction, *state)
 
 
-def export(ckpt_path: str, format: Format, output: str, overwrite: bool = False) -> None:
+def export(ckpt_path: str, format: Format, output: str, overwrite: bool = False, modules: Modules = None) -> None:
     """Writes a trained model, compared with PyTorch, to a file that takes raw input.
 
     The batch may have any size, and so may the time of an RNN. The file also holds the model's class and
@@ -72,6 +73,7 @@ def export(ckpt_path: str, format: Format, output: str, overwrite: bool = False)
             weights, which `lit_models.load` reads.
         output: The file to write.
         overwrite: Whether a file that is there already is replaced.
+        modules: Modules of your own that the checkpoint may name classes of, my_module or [my_module, another].
 
     Raises:
         FileNotFoundError: There is no such checkpoint.
@@ -92,9 +94,11 @@ def export(ckpt_path: str, format: Format, output: str, overwrite: bool = False)
     if path.exists() and not overwrite:
         raise ValueError(f"{path} is there already: give another --output, or --overwrite")
     checkpoint = read_model(ckpt_path)
-    model = build_model(checkpoint, ckpt_path)
+    model = build_model(checkpoint, ckpt_path, modules=modules)
     if isinstance(model, FaceEmbedder):
         model.remove_head()
+    if isinstance(model, Classifier):
+        refuse_foreign({"class_path": checkpoint.get("data_class")}, ckpt_path, modules)
     name, interface = type(model).__name__, describe(model, checkpoint)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,7 +110,7 @@ def export(ckpt_path: str, format: Format, output: str, overwrite: bool = False)
         try:
             with silence(), torch.no_grad():
                 WRITERS[format](model, partial, interface, metadata(model, interface))
-                difference, close = compare(model, RUNNERS[format](partial), interface, tolerance)
+                difference, close = compare(model, RUNNERS[format](partial, modules), interface, tolerance)
         except Exception as error:  # each exporter and runtime has kinds of its own
             reason = str(error).strip().partition("\n")[0]
             raise ValueError(f"{name} cannot be exported to {format}: {reason}") from error
@@ -155,12 +159,15 @@ def describe(model: LightningModule, checkpoint: dict[str, Any]) -> Interface:
 
 def data_shape(checkpoint: dict[str, Any]) -> tuple[int, int, int] | None:
     """An image's `(channels, height, width)` in the data that a checkpoint records; None where they don't tell."""
-    module, _, name = checkpoint.get("data_class", "").rpartition(".")
+    module, _, name = (checkpoint.get("data_class") or "").rpartition(".")
     if not module:
         return None
     try:
-        data = getattr(importlib.import_module(module), name)(**checkpoint.get("datamodule_hyper_parameters", {}))
-    except (ImportError, AttributeError, OSError, TypeError, ValueError):  # the data may be on another machine
+        kind = getattr(importlib.import_module(module), name)
+        if not issubclass(kind, LightningDataModule):  # a function would be called with what the checkpoint says
+            return None
+        data = kind(**(checkpoint.get("datamodule_hyper_parameters") or {}))
+    except (ImportError, OSError, ValueError, *UNFIT):  # the data may be on another machine
         return None
     return getattr(data, "shape", None)
 
@@ -229,7 +236,7 @@ def traceable(
     return network, tuple(draw(model, interface, EXPORTED).values()), axes
 
 
-def run_onnx(path: Path) -> Run:
+def run_onnx(path: Path, modules: Modules) -> Run:
     """What computes the outputs from the inputs by name, in onnxruntime."""
     from onnxruntime import InferenceSession
 
@@ -240,15 +247,15 @@ def run_onnx(path: Path) -> Run:
     )
 
 
-def run_torch_export(path: Path) -> Run:
+def run_torch_export(path: Path, modules: Modules) -> Run:
     """The same, of a program of `torch.export`."""
     module = torch.export.load(path).module()
     return lambda **inputs: as_tuple(module(*inputs.values()))
 
 
-def run_safetensors(path: Path) -> Run:
+def run_safetensors(path: Path, modules: Modules) -> Run:
     """The same, of a model built anew."""
-    return run_model(load(path))
+    return run_model(load(path, modules=modules))
 
 
 def run_model(model: LightningModule) -> Run:

@@ -15,6 +15,8 @@ from lit_models.verification import threshold_at
 
 FORMAT = "1"
 ROWS = 1_000  # pictures that are compared with all others at a time
+KINDS = {"model": str, "names": list, "detect": bool, "detector": str | None}
+KINDS |= {"margin": int | float, "far": int | float | None, "threshold": int | float}
 
 
 @dataclass
@@ -38,6 +40,12 @@ class Facts:
     margin: float
     far: float | None
     threshold: float
+
+    def __post_init__(self) -> None:
+        for key, kind in KINDS.items():
+            value = getattr(self, key)
+            if not isinstance(value, kind) or (kind is list and not all(isinstance(name, str) for name in value)):
+                raise ValueError(f"{key} is {value!r}, which it cannot be")
 
 
 class Gallery:
@@ -129,12 +137,19 @@ def read_gallery(path: Path, model: FaceEmbedder) -> Gallery:
         raise ValueError(f"{path} is not a gallery, or is cut short") from error
     if metadata.get("gallery") != FORMAT:
         raise ValueError(f"{path} is not a gallery, or one of another version of this package: enrol again")
-    if metadata.get("sha256") != seal(metadata.get("facts", ""), tensors):
-        raise ValueError(f"{path} is damaged, or was edited: enrol again")
-    facts = Facts(**json.loads(metadata["facts"]))
+    try:
+        if metadata["sha256"] != seal(metadata["facts"], tensors):
+            raise ValueError("it is not what was written")
+        facts, embeddings, people = Facts(**json.loads(metadata["facts"])), tensors["embeddings"], tensors["people"]
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged, or was edited: enrol again") from error
     if facts.model != fingerprint(model):
         raise ValueError(f"{path} was made with another checkpoint: give that one, or enrol again into another gallery")
-    return Gallery(facts, tensors["embeddings"], tensors["people"])
+    whole = people.ndim == 1 and embeddings.shape == (len(people), model.hparams.embedding_dim)
+    whole = whole and (embeddings.dtype, people.dtype) == (torch.float32, torch.int64)
+    if not whole or not torch.isin(people, torch.arange(len(facts.names))).all():
+        raise ValueError(f"{path} is damaged, or was edited: enrol again")
+    return Gallery(facts, embeddings, people)
 
 
 def seal(facts: str, tensors: dict[str, Tensor]) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 from lit_models.checkpoint import build_model, read_model
 from lit_models.face_embedder import FaceEmbedder
 from lit_models.gallery import Facts, fingerprint
+from lit_models.trust import Modules
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -80,13 +81,13 @@ class Recogniser:
                 warnings.warn(f"{error}: left out", stacklevel=2)
 
 
-def load_embedder(ckpt_path: str) -> tuple[FaceEmbedder, dict[str, Any]]:
+def load_embedder(ckpt_path: str, modules: Modules = None) -> tuple[FaceEmbedder, dict[str, Any]]:
     """The model of a checkpoint, and the hyperparameters of the data that it was trained on."""
     checkpoint = read_model(ckpt_path)
-    model = build_model(checkpoint, ckpt_path)
+    model = build_model(checkpoint, ckpt_path, modules=modules)
     if not isinstance(model, FaceEmbedder):
         raise ValueError(f"{ckpt_path} holds {type(model).__name__}, not a FaceEmbedder, which recognises people")
-    return model, checkpoint.get("datamodule_hyper_parameters", {})
+    return model, checkpoint.get("datamodule_hyper_parameters") or {}
 
 
 def preparation(model: FaceEmbedder, trained: dict[str, Any], detect: bool | None, detector: str | None) -> Facts:

@@ -16,6 +16,7 @@ from torch import Tensor
 from lit_models.face_embedder import FaceEmbedder
 from lit_models.gallery import Gallery, import_safetensors, read_gallery
 from lit_models.recogniser import Recogniser, Seen, load_embedder, preparation
+from lit_models.trust import Modules
 
 if TYPE_CHECKING:
     from datamodules.detection import Face
@@ -34,6 +35,7 @@ def enrol(
     threshold: float | None = None,
     detect: bool | None = None,
     detector: str | None = None,
+    modules: Modules = None,
 ) -> None:
     """Makes a gallery of people whose faces are to be recognised, adds people to it, or takes one out.
 
@@ -54,6 +56,7 @@ def enrol(
         detect: Whether faces are looked for in the pictures, cut out and levelled; otherwise a picture is a face. As
             in the gallery, or as the model was trained, if not given.
         detector: The file of the detector YuNet, in place of OpenCV's Haar cascades.
+        modules: Modules of your own that the checkpoint may name classes of, my_module or [my_module, another].
 
     Raises:
         FileNotFoundError: There is no such checkpoint, folder or picture.
@@ -70,7 +73,7 @@ def enrol(
     if far is not None and not 0 <= far < 1:
         raise ValueError(f"--far is {far}: it must be at least 0 and less than 1")
     refuse_threshold(threshold)
-    model, trained = load_embedder(ckpt_path)
+    model, trained = load_embedder(ckpt_path, modules)
     if path.is_dir():
         raise ValueError(f"{path} is a folder: give a file as --gallery")
     if path.exists() or remove is not None:
@@ -98,7 +101,7 @@ def enrol(
     print(f"{printable(str(path))}: {counts}; {about_threshold(known)}")
 
 
-def identify(ckpt_path: str, gallery: str, pictures: list[str], output: str) -> None:
+def identify(ckpt_path: str, gallery: str, pictures: list[str], output: str, modules: Modules = None) -> None:
     """Says who is in pictures, in words, as a CSV file, and on copies of them.
 
     Args:
@@ -106,6 +109,7 @@ def identify(ckpt_path: str, gallery: str, pictures: list[str], output: str) -> 
         gallery: The gallery.
         pictures: Files, or folders of them.
         output: A folder for `faces.csv` and the copies, with a box and a name at each face.
+        modules: Modules of your own that the checkpoint may name classes of, my_module or [my_module, another].
 
     Raises:
         FileNotFoundError: There is no such checkpoint, gallery or picture.
@@ -115,7 +119,7 @@ def identify(ckpt_path: str, gallery: str, pictures: list[str], output: str) -> 
     from datamodules.pictures import find_pictures, picture_endings
     from lit_models.pictures import labelled
 
-    model, _ = load_embedder(ckpt_path)
+    model, _ = load_embedder(ckpt_path, modules)
     known = read_gallery(Path(gallery), model)
     if not known.facts.names:
         raise ValueError(f"nobody is in {gallery}: enrol people first")
@@ -163,6 +167,7 @@ def verify(
     threshold: float | None = None,
     detect: bool | None = None,
     detector: str | None = None,
+    modules: Modules = None,
 ) -> None:
     """Says whether two pictures show the same person.
 
@@ -174,6 +179,7 @@ def verify(
         detect: Whether faces are looked for in the pictures; otherwise a picture is a face. As the model was trained,
             if not given.
         detector: The file of the detector YuNet, in place of OpenCV's Haar cascades.
+        modules: Modules of your own that the checkpoint may name classes of, my_module or [my_module, another].
 
     Raises:
         FileNotFoundError: There is no such checkpoint or picture.
@@ -182,7 +188,7 @@ def verify(
     if len(pictures) != 2:
         raise ValueError(f"two pictures are compared, but {len(pictures)} are given")
     refuse_threshold(threshold)
-    model, trained = load_embedder(ckpt_path)
+    model, trained = load_embedder(ckpt_path, modules)
     recogniser = Recogniser(model, preparation(model, trained, detect, detector))
     limit = model.threshold.item() if threshold is None else threshold
     if math.isinf(limit):

@@ -18,6 +18,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from lit_models.checkpoint import modules_option
+
 
 class Checkpoint(ModelCheckpoint):
     """Lightning's ModelCheckpoint, with additions, and without the file that it writes in a `fast_dev_run`.
@@ -34,23 +36,18 @@ class Checkpoint(ModelCheckpoint):
         last_step: The step that `last.ckpt` is of.
         written: When it was written, in seconds of the monotonic clock.
         seconds: How long that took.
+        modules: Those that the run's command has named.
     """
 
     every_n_steps: int | None = None
+    modules: list[str] | tuple[str, ...] = ()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over the best and last checkpoints, under the folder's present path if they lie there."""
-
-        def here(path: str) -> str:
-            return str(Path(self.dirpath) / Path(path).name) if path else path
-
-        if os.path.exists(here(state_dict["last_model_path"] or state_dict["best_model_path"])):
+        """Takes over the best and last checkpoints, if they lie in the folder, under its present path."""
+        if own := own_checkpoints(self, state_dict):
             # What lies there was written by this run, before it was killed: it is written again, under the same name.
             self._enable_version_counter = False
-            paths = ("best_model_path", "last_model_path", "kth_best_model_path")
-            state_dict = state_dict | {key: here(state_dict[key]) for key in paths} | {"dirpath": self.dirpath}
-            state_dict["best_k_models"] = {here(path): score for path, score in state_dict["best_k_models"].items()}
-        super().load_state_dict(state_dict)
+            super().load_state_dict(own)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes where training starts."""
@@ -114,7 +111,30 @@ class Checkpoint(ModelCheckpoint):
         except OSError:  # which may be what has ended training
             return
         rank_zero_info(f"Stopped after step {trainer.global_step}. To go on from there:")
-        rank_zero_info(f"  python -m lit_models fit --ckpt_path {shlex.quote(self.last_model_path)}")
+        modules = modules_option(trainer, self.modules)
+        rank_zero_info(f"  python -m lit_models fit --ckpt_path {shlex.quote(self.last_model_path)}{modules}")
+
+
+def own_checkpoints(keeper: ModelCheckpoint, state: dict[str, Any]) -> dict[str, Any]:
+    """A ModelCheckpoint's state with the names of its checkpoints in its present folder; nothing if they aren't there.
+
+    As Lightning takes a state over, it writes and deletes where that says, and follows a `..` out of the folder.
+    """
+
+    def here(path: str) -> str:
+        name = os.path.basename(path)
+        return os.path.join(keeper.dirpath, name) if name.endswith(keeper.FILE_EXTENSION) else ""
+
+    try:
+        own = {key: here(state[key]) for key in ("best_model_path", "last_model_path", "kth_best_model_path")}
+        scores = {here(path): score for path, score in state["best_k_models"].items() if here(path)}
+        own |= {"best_k_models": scores, "dirpath": str(keeper.dirpath)}
+        own |= {key: state[key] for key in ("best_model_score", "kth_value")}
+    except (KeyError, TypeError, AttributeError):  # Lightning has not written it
+        return {}
+    there = state.get("dirpath") == keeper.dirpath or any(map(os.path.exists, (*list(own.values())[:3], *scores)))
+    full = len(scores) == keeper.save_top_k
+    return own if there and not (full and own["kth_best_model_path"] not in scores) else {}
 
 
 def random_state(device: torch.device) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from lit_models.checkpoint import RESUMED, flat
+from lit_models.resume import own_checkpoints
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "gymnasium", "lit-models")
 
@@ -79,6 +80,13 @@ class RunRecord(SaveConfigCallback):
         checkpoint["config"] = self.content
         if trainer.state.fn == "fit":
             self._write(trainer)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keeps Lightning's own ModelCheckpoint, too, from writing and deleting where a checkpoint says."""
+        states = checkpoint["callbacks"]
+        for keeper in trainer.checkpoint_callbacks:
+            if isinstance(keeper, ModelCheckpoint) and keeper.state_key in states:
+                states[keeper.state_key] = own_checkpoints(keeper, states[keeper.state_key])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes where training starts."""

@@ -78,7 +78,10 @@ def _decode(state: Any, current: Any, seen: dict[int, Any]) -> Any:
         value: Any = array[()] if state["scalar"] else array
     elif "generator" in state:
         inner = _decode(state["generator"], None, seen)
-        bits = getattr(np.random, inner["bit_generator"])()
+        kind = getattr(np.random, inner["bit_generator"], None)
+        if not (isinstance(kind, type) and issubclass(kind, np.random.BitGenerator)):  # any function would be called
+            raise ValueError(f"NumPy has no generator {inner['bit_generator']}, which an environment's state is of")
+        bits = kind()
         bits.state = inner
         value = np.random.Generator(bits)
     elif "items" in state:

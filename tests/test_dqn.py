@@ -635,10 +635,10 @@ def test_an_environment_of_ones_own_from_a_module(tmp_path, capsys):
     short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", f"--trainer.default_root_dir={tmp_path}"]
     assert cli.main(["fit", *own, *short, "--name=own"]) == 0
     last = f"--ckpt_path={tmp_path / 'own' / 'version_0' / 'checkpoints' / 'last.ckpt'}"
-    broken = "--model.env_options={breaks: raise}"
+    broken = ["--modules=worlds", "--model.env_options={breaks: raise}"]
     output = f"--output={tmp_path / 'episodes.csv'}"
-    assert "raised OSError: the motor is gone" in fails(capsys, "predict", last, output, broken)
-    assert "raised OSError: the motor is gone" in fails(capsys, "test", last, broken)
+    assert "raised OSError: the motor is gone" in fails(capsys, "predict", last, output, *broken)
+    assert "raised OSError: the motor is gone" in fails(capsys, "test", last, *broken)
     assert not list(tmp_path.glob("episodes*"))
 
 

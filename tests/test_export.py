@@ -58,8 +58,8 @@ def save(model, path, **additions):
     return model.eval()
 
 
-def export(checkpoint, form, output):
-    return cli.main(["export", f"--ckpt_path={checkpoint}", f"--format={form}", f"--output={output}"])
+def export(checkpoint, form, output, *flags):
+    return cli.main(["export", f"--ckpt_path={checkpoint}", f"--format={form}", f"--output={output}", *flags])
 
 
 def run_file(form, path, *inputs):
@@ -183,7 +183,7 @@ def test_images_are_of_the_size_of_the_data(tmp_path, capsys):
     torch.save(
         torch.load(tmp_path / "model.ckpt", weights_only=True) | {"data_class": "gone.Data"}, tmp_path / "model.ckpt"
     )
-    assert export(tmp_path / "model.ckpt", "onnx", tmp_path / "other") == 0
+    assert export(tmp_path / "model.ckpt", "onnx", tmp_path / "other", "--modules=gone") == 0
     assert "images: uint8 (batch, 1, 40, 40)" in capsys.readouterr().out
 
 

@@ -19,7 +19,7 @@ QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": 
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return FaceEmbedder(image_size=32, num_classes=3).eval()
+    return FaceEmbedder(image_size=32, num_classes=3, embedding_dim=8).eval()
 
 
 def directions(seed, *shape):
@@ -231,3 +231,50 @@ def test_a_gallery_holds_no_more_than_it_says(saved, model):
     with safetensors.safe_open(saved, framework="pt") as file:
         assert sorted(file.keys()) == ["embeddings", "people"]
         assert json.loads(file.metadata()["facts"])["names"] == ["Ann", "Bob"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"names": None},
+        {"names": ["Ann", 5]},
+        {"model": 5},
+        {"detect": "yes"},
+        {"detector": ["file"]},
+        {"margin": "0.1"},
+        {"threshold": None},
+        {"far": {}},
+        {"class_path": "os.system", "output": "/tmp"},
+    ],
+    ids=str,
+)
+def test_facts_of_other_kinds_are_refused(saved, model, changed):
+    facts = json.loads(safetensors.safe_open(saved, framework="pt").metadata()["facts"])
+    rewrite(saved, facts=json.dumps(facts | changed))
+    assert "is damaged, or was edited: enrol again" in refusal(saved, model)
+
+
+@pytest.mark.parametrize("text", ["", "5", "[]", "{}", "{", "[" * 100_000])
+def test_facts_that_are_none_are_refused(saved, model, text):
+    rewrite(saved, facts=text)
+    assert "is damaged, or was edited: enrol again" in refusal(saved, model)
+
+
+def test_people_whom_a_gallery_does_not_name_are_refused(saved, model):
+    ones, people = directions(0, 3, 8), torch.tensor([0, 0, 1])
+    for embeddings, numbers in (
+        (ones, torch.tensor([0, 0, 2])),
+        (ones, torch.tensor([0, -1, 1])),
+        (ones, people.float()),
+        (ones, people[:2]),
+        (ones[:, :7], people),
+        (ones.double(), people),
+        (ones[0], people[0]),
+    ):
+        rewrite(saved, {"embeddings": embeddings.contiguous(), "people": numbers.contiguous()})
+        assert "is damaged, or was edited: enrol again" in refusal(saved, model)
+    rewrite(saved, {"embeddings": ones})
+    assert "is damaged, or was edited: enrol again" in refusal(saved, model)
+    content = safetensors.safe_open(saved, framework="pt").metadata()
+    safetensors.save_file({"embeddings": ones.bfloat16(), "people": people}, saved, content)  # NumPy has no such type
+    assert "is damaged, or was edited: enrol again" in refusal(saved, model)

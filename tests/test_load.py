@@ -123,7 +123,7 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path):
             lit_models.load(path, num_classes=3)
     save(Twice(), path)
     with pytest.raises(ValueError, match=r"\['classifier.4', 'second'\], not of one layer"):
-        lit_models.load(path, num_classes=3)
+        lit_models.load(path, num_classes=3, modules=[__name__])
     save(MODELS["Net"](), path)
     content = torch.load(path, weights_only=True)
     for changed, message in (
@@ -141,7 +141,7 @@ def test_what_cannot_be_loaded_is_one_line(tmp_path):
     ):
         torch.save(content | changed, path)
         with pytest.raises(ValueError, match=message) as caught:
-            lit_models.load(path)
+            lit_models.load(path, modules=[__name__, "gone", "os"])
         assert "\n" not in str(caught.value)
     with pytest.raises(FileNotFoundError, match="no checkpoint nowhere"):
         lit_models.load("nowhere")
@@ -209,7 +209,7 @@ class Watched(RNNClassifier):
 
 def test_what_is_loaded_trains_but_for_what_is_frozen(tmp_path):
     save(Watched(hidden_dim=8), tmp_path / "model.ckpt")
-    model = lit_models.load(tmp_path / "model.ckpt", num_classes=4)
+    model = lit_models.load(tmp_path / "model.ckpt", num_classes=4, modules=[__name__])
     Trainer(max_epochs=1, accelerator="cpu", callbacks=[FreezeBackbone("core")], **QUIET).fit(model, images(model, 4))
     assert model.modes == (True, False, True)
     assert {key.partition(".")[0] for key, weight in model.named_parameters() if weight.requires_grad} == {"head"}

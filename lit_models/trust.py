@@ -1,0 +1,206 @@
+"""What a file from elsewhere may decide: values for classes that are ours, torch's, or of a module that the user names.
+
+Without this, a checkpoint would choose what is imported (a file beside the command, for one), and where a run writes.
+"""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace, _common, set_parsing_settings
+
+Modules = list[str] | str | None
+
+TRUSTED = ("lit_models", "datamodules", "rl", "torch", "torchvision", "lightning")
+FETCHING = ("lightning.pytorch.demos",)  # but for these, of which a data module downloads into any folder
+# The options whose value is a class, or holds one, and those that may be a config file beside `--config`.
+CLASSES = {"model", "data", "class_path", "optimizer", "lr_scheduler", "callbacks", "logger", "profiler", "plugins"}
+CLASSES |= {"strategy", "env_id"}
+SECTIONS = {"config", "trainer"}
+# The settings whose text is no place, name or class; those of the last line are spans of time.
+TEXTS = {"precision", "accelerator", "strategy", "devices", "deterministic", "gradient_clip_algorithm"}
+TEXTS |= {"monitor", "mode", "logging_interval"}
+TEXTS |= {"max_time", "val_check_interval", "train_time_interval"}
+DEEPEST = 50  # of a config; Python itself gives up at a thousand calls
+DOTTED = re.compile(r"([^\W\d]\w*)(?:\.[^\W\d]\w*)+")  # what may be the path of a class, with its package
+
+
+def listed(modules: Modules) -> list[str]:
+    """Modules as a list; the command line may give one by itself."""
+    return [modules] if isinstance(modules, str) else list(modules or ())
+
+
+def covered(name: str, modules: Iterable[str] = ()) -> bool:
+    """Whether a class or module may be imported for a file: it is trusted, within one of the modules, or running."""
+
+    def within(packages: Iterable[str]) -> bool:
+        return any(f"{name}.".startswith(f"{package}.") for package in packages)
+
+    return within(modules) or within(["__main__"]) or (within(TRUSTED) and not within(FETCHING))
+
+
+def module_of(name: str) -> str:
+    """What is to be named for a class `package.module.Class`, or an environment `module:Name-v0`: the package."""
+    package = re.split("[.:]", name)[0]
+    return name.rpartition(".")[0] if package in TRUSTED else package
+
+
+def foreign(holder: object, name: str) -> str:
+    """What is said where a file names a class of a module that nobody has named."""
+    module = module_of(name)
+    return (
+        f"{holder} holds {name}, from a module that is imported only if you name it: add --modules {module} "
+        f'(in Python, modules=["{module}"])'
+    )
+
+
+def refuse_foreign(content: Any, path: object, modules: Modules) -> None:
+    """Raises a ValueError where a file names a class or an environment of a module that is not `covered`.
+
+    Args:
+        content: Nested dictionaries and lists of the file: its config, or hyperparameters.
+        path: The file.
+        modules: Those that the user has named.
+    """
+    for keys, value in leaves(content):
+        if "env_options" in keys and (keys[-1] == "class_path" or isinstance(parsed(value), dict | list)):
+            # jsonargparse would build any class there, a writer too, since any value will do.
+            raise ValueError(f"{path} holds {value!r} in env_options: a class there is taken from the command only")
+        if keys[-1] == "class_path" and "." in value and not covered(value, listed(modules)):
+            raise ValueError(foreign(path, value))
+        # What stands before the colon, gymnasium imports.
+        if keys[-1] == "env_id" and ":" in value and not covered(value.rpartition(":")[0], listed(modules)):
+            raise ValueError(foreign(path, value))
+
+
+def leaves(content: Any, keys: tuple[Any, ...] = ("",), depth: int = 0) -> Iterator[tuple[tuple[Any, ...], str]]:
+    """The texts within nested dictionaries and lists, each with the keys that it stands under.
+
+    Raises:
+        ValueError: They are within one another more often than `DEEPEST`, or without end.
+    """
+    if depth > DEEPEST:
+        raise ValueError(f"there are dictionaries or lists within one another, more than {DEEPEST}")
+    if isinstance(content, str):
+        yield keys, content
+    elif isinstance(content, dict):
+        for key, value in content.items():
+            yield from leaves(value, (*keys, key), depth + 1)
+    elif isinstance(content, list | tuple):
+        for value in content:
+            yield from leaves(value, keys, depth + 1)
+
+
+class Command:
+    """What a command line names, its config files with it.
+
+    Attributes:
+        modules: Those of its classes, and of `--modules`. Options such as `--output model.onnx` name none.
+        mentioned: The packages of whatever could be a class, be it `model` of `model.onnx`.
+        urls: Whether it has any.
+    """
+
+    def __init__(self, args: list[str]) -> None:
+        self.modules: set[str] = set()
+        self.mentioned: set[str] = set()
+        self.files: set[Path] = set()
+        self.urls = False
+        for arg, following in zip(args, [*args[1:], ""], strict=True):
+            if arg.startswith("--"):
+                option, equals, value = arg[2:].partition("=")
+                self._collect({option.rstrip("+").rpartition(".")[2]: value if equals else following}, Path())
+            elif arg.startswith("-c"):
+                self._collect({"config": arg[2:].lstrip("=") or following}, Path())
+
+    def _collect(self, content: Any, folder: Path) -> None:
+        """Adds what a config in a folder names."""
+        for keys, text in leaves(content):
+            self.mentioned |= packages_in(text)
+            self.urls |= "://" in text
+            key, value, file = keys[-1], parsed(text), (folder / text).absolute()
+            if not isinstance(value, str):
+                self._collect({key: value}, folder)
+            elif key in CLASSES | SECTIONS and os.path.isfile(file):  # of a long text, pathlib's raises an error
+                if file not in self.files:
+                    self.files.add(file)
+                    self._collect({key: file.read_text(errors="replace")}, file.parent)
+            elif key == "modules":
+                self.modules.add(value)
+            elif (key == "env_id" and ":" in value) or (key in CLASSES and DOTTED.fullmatch(value)):
+                self.modules |= {module_of(value)} if not covered(value) else set()
+
+
+def modules_of(config: Any) -> set[str]:
+    """The modules that a config, as it has been parsed, has something of, but for the trusted ones."""
+    if isinstance(config, list):
+        return set().union(*map(modules_of, config))
+    if isinstance(config, Namespace | dict):
+        values = vars(config) if isinstance(config, Namespace) else config
+        found, name = set().union(*map(modules_of, values.values())), values.get("class_path")
+    else:
+        found, name = set(), getattr(config, "__module__", None) if callable(config) else None
+    return found if not isinstance(name, str) or covered(name) else found | {module_of(name)}
+
+
+def parsed(text: str) -> Any:
+    """What a text says as YAML; itself if it is none."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):  # 2026-13-01 is a ValueError
+        return text
+
+
+@contextlib.contextmanager
+def restored_settings() -> Iterator[None]:
+    """Puts back what `allow_imports` sets for all of jsonargparse, which has nothing public to undo it."""
+    saved = dict(_common.parsing_settings)
+    try:
+        yield
+    finally:
+        _common.parsing_settings.update(saved)
+        set_parsing_settings(config_read_mode_fsspec_enabled=True)  # as LightningCLI has it
+
+
+def allow_imports(modules: Iterable[str], urls: bool = False) -> None:
+    """Lets jsonargparse import what is `covered`, and nothing else.
+
+    Args:
+        modules: Those beside the trusted ones.
+        urls: Whether config files may be at URLs, each kind of which has a module of its own imported.
+    """
+    named = [name for name in modules if all(map(str.isidentifier, name.split(".")))]
+    allowed = [*TRUSTED, *(name for name in named if module_of(name) != "jsonargparse")]  # it lets none name itself
+    set_parsing_settings(
+        import_path_denylist=["*", *FETCHING],
+        import_path_allowlist=allowed,
+        config_read_mode_fsspec_enabled=urls,
+    )
+
+
+def packages_in(text: str) -> set[str]:
+    """The packages of whatever in a text could be a class."""
+    return set(DOTTED.findall(text))
+
+
+def plain_settings(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Of a config's sections, the settings that are numbers, switches or null, or text of `TEXTS`.
+
+    Returns:
+        Those, and the keys of the others, if they are of any effect; not the run's folder and name.
+    """
+    kept: dict[str, Any] = {}
+    left = []
+    for section, content in config.items():
+        nested = isinstance(content, dict)
+        for key, value in (content if nested else {section: content}).items():
+            # A strategy or accelerator may be a class, too.
+            text = isinstance(value, str) and key in TEXTS and not ("." in value and key in CLASSES | {"accelerator"})
+            if text or value is None or isinstance(value, int | float):
+                (kept.setdefault(section, {}) if nested else kept)[key] = value
+            elif value not in ("", [], {}) and key not in ("default_root_dir", "name"):
+                left.append(f"{section}.{key}" if nested else key)
+    return kept, left
