@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.callbacks import Callback, Timer
 from torch import Tensor
 
-from lit_models import cli
+from lit_models.cli import main as cli
 
 ROOT = Path(__file__).parent.parent
 

@@ -22,11 +22,11 @@ from sklearn.svm import LinearSVC
 from torch import Tensor
 
 from benchmarks.common import median, prepare, spread, test, train
-from lit_models.gallery import Gallery
-from lit_models.pictures import labelled
-from lit_models.recogniser import Recogniser, load_embedder, preparation
-from lit_models.recognition import recognised
-from lit_models.verification import pair_similarities, roc
+from lit_models.faces.gallery import Gallery
+from lit_models.faces.recogniser import Recogniser, load_embedder, preparation
+from lit_models.faces.recognition import recognised
+from lit_models.faces.verification import pair_similarities, roc
+from lit_models.training.pictures import labelled
 
 COMPONENTS = 50
 

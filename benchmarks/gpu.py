@@ -44,8 +44,8 @@ from benchmarks.common import ROOT, median, prepare, synchronize, train
 from benchmarks.mnist import Run, Stopwatch
 from benchmarks.trainer import parts_of_a_step
 from datamodules import CIFAR10DataModule, MNISTDataModule
-from lit_models import cli
-from lit_models.runs import commit
+from lit_models.cli import main as cli
+from lit_models.training.runs import commit
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
@@ -115,7 +115,7 @@ def right(figures: Figures) -> None:
     # On a CPU, where they mean little, without those that take long, and one variant of each model.
     few = " and not ".join(["not killed", "deterministic", "CNN_28", "permuted", "LSTM"])
     where = [] if GPU else ["--on-cpu", "-k", few]
-    options = ["-q", "-p", "no:cacheprovider", "-m", "gpu", "tests/test_gpu.py", *where]
+    options = ["-q", "-p", "no:cacheprovider", "-m", "gpu", "tests/training/test_gpu.py", *where]
     if status := pytest.main(options, plugins=[Recorder(figures)]):
         raise SystemExit(int(status))
 

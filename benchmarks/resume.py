@@ -32,7 +32,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from benchmarks.common import ROOT, prepare
-from lit_models import cli
+from lit_models.cli import main as cli
 
 SHORT = ["--trainer.max_epochs=3", "--trainer.limit_val_batches=2", "--checkpoint_every_n_steps=7"]
 PICTURES = ["--data=ImageFolderDataModule", "--data.root=pets", "--model.num_classes=2", "--data.batch_size=4"]

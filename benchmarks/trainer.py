@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Timer
 
 from benchmarks.common import ROOT, median, microseconds, prepare, train
-from lit_models.resume import Checkpoint
+from lit_models.training.resume import Checkpoint
 
 IMPORTS = ["-c", "import torch, torchvision, lightning"]
 COMPILED = {

@@ -1,10 +1,10 @@
 """Data sources as LightningDataModules: one file each."""
 
 from datamodules.cifar10 import CIFAR10DataModule
+from datamodules.common.tensors import TensorDataset
 from datamodules.faces import FaceDataModule
 from datamodules.folder import ImageFolderDataModule
 from datamodules.mnist import MNISTDataModule
-from datamodules.tensors import TensorDataset
 from datamodules.timeseries import TimeSeriesDataModule
 
 __all__ = [

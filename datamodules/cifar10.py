@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from datamodules.images import ImageDataModule
-from datamodules.pictures import read_square
-from datamodules.tensors import random_flip, random_shift
+from datamodules.common.images import ImageDataModule
+from datamodules.common.pictures import read_square
+from datamodules.common.tensors import random_flip, random_shift
 
 
 class CIFAR10DataModule(ImageDataModule):

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.detection import MARGIN, FaceDetector
-from datamodules.face_folder import FaceReader, read_people
-from datamodules.face_sources import lfw, olivetti, read_pairs
-from datamodules.face_splits import Pairs, Parts, find_pairs, split_by_person, split_by_picture
-from datamodules.images import ImageDataModule
-from datamodules.samplers import PeopleSampler
-from datamodules.tensors import TensorDataset, indices_on, random_affine, random_erasing, random_flip
+from datamodules.common.images import ImageDataModule
+from datamodules.common.samplers import PeopleSampler
+from datamodules.common.tensors import TensorDataset, indices_on, random_affine, random_erasing, random_flip
+from datamodules.face_data.detection import MARGIN, FaceDetector
+from datamodules.face_data.face_folder import FaceReader, read_people
+from datamodules.face_data.face_sources import lfw, olivetti, read_pairs
+from datamodules.face_data.face_splits import Pairs, Parts, find_pairs, split_by_person, split_by_picture
 
 
 class FaceDataset(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):

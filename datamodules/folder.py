@@ -17,9 +17,9 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.images import ImageDataModule
-from datamodules.pictures import PictureDataset, find_pictures, picture_endings, read_pictures, read_square
-from datamodules.tensors import TensorDataset, random_affine, random_flip
+from datamodules.common.images import ImageDataModule
+from datamodules.common.pictures import PictureDataset, find_pictures, picture_endings, read_pictures, read_square
+from datamodules.common.tensors import TensorDataset, random_affine, random_flip
 
 Labelled = list[tuple[Path, int]]
 PART_LIKE = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
@@ -34,9 +34,9 @@ class ImageFolderDataModule(ImageDataModule):
     and in every class by itself; of two or more pictures of a class, one at least is split off, and one stays. They
     depend on the names alone, so that a few more pictures leave nearly all the others in their parts.
 
-    Every format that Pillow reads will do, of any size and mode, as `datamodules.pictures.read_square` describes.
-    Pictures are read and resized once, and kept in memory; if they need more than `memory_limit`, they are read once
-    to find the damaged ones, and then in every epoch by worker processes.
+    Every format that Pillow reads will do, of any size and mode, as `datamodules.common.pictures.read_square`
+    describes. Pictures are read and resized once, and kept in memory; if they need more than `memory_limit`, they are
+    read once to find the damaged ones, and then in every epoch by worker processes.
 
     Args:
         root: The folder.

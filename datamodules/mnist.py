@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from datamodules.images import ImageDataModule
-from datamodules.pictures import read_digit, read_garment
-from datamodules.tensors import random_affine
+from datamodules.common.images import ImageDataModule
+from datamodules.common.pictures import read_digit, read_garment
+from datamodules.common.tensors import random_affine
 
 SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.batches import BatchDataModule
-from datamodules.csv_series import continued, read_csv
+from datamodules.common.batches import BatchDataModule
+from datamodules.common.csv_series import continued, read_csv
+from datamodules.common.tensors import indices_on
 from datamodules.mackey_glass import mackey_glass
-from datamodules.tensors import indices_on
 
 Window = tuple[Tensor, Tensor]
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from lit_models.cli import main
+from lit_models.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

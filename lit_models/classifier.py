@@ -15,10 +15,10 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from lit_models.checkpoint import record_classes
-from lit_models.machine import keep_sums_precise
-from lit_models.resume import kept_progress, record_progress, resume_progress
-from lit_models.schedule import optimizer_and_schedule, refuse_longer_training
+from lit_models.training.checkpoint import record_classes
+from lit_models.training.machine import keep_sums_precise
+from lit_models.training.resume import kept_progress, record_progress, resume_progress
+from lit_models.training.schedule import optimizer_and_schedule, refuse_longer_training
 
 Batch = tuple[Tensor, Tensor]
 SUMS = ("train_images", "train_loss", "train_right")  # over the epoch in progress
@@ -35,7 +35,7 @@ class Classifier(LightningModule):
         class_names: The classes by label, for pictures and predictions. The data module's, if not given; where that
             has names too, they must be the same.
         optimizer: Called with the parameters, returns the optimizer.
-        lr_scheduler: Called with the optimizer, returns the schedule: see `lit_models.schedule`.
+        lr_scheduler: Called with the optimizer, returns the schedule: see `lit_models.training.schedule`.
 
     Attributes:
         sizes: The heights and widths that the network takes, in pixels.

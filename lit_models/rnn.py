@@ -19,10 +19,10 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torchmetrics import MeanMetric, MeanSquaredError
 
-from lit_models.checkpoint import record_classes
-from lit_models.machine import keep_input_precision, keep_sums_precise
-from lit_models.resume import kept_progress, record_progress, resume_progress
-from lit_models.schedule import optimizer_and_schedule, refuse_longer_training
+from lit_models.training.checkpoint import record_classes
+from lit_models.training.machine import keep_input_precision, keep_sums_precise
+from lit_models.training.resume import kept_progress, record_progress, resume_progress
+from lit_models.training.schedule import optimizer_and_schedule, refuse_longer_training
 
 Cell = Literal["gru", "lstm", "rnn"]
 Hidden = Tensor | tuple[Tensor, Tensor]  # each (num_layers, batch, hidden_dim); two of them for the LSTM

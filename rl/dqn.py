@@ -28,11 +28,11 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from lit_models.callbacks import boards
-from lit_models.checkpoint import record_classes
-from lit_models.machine import keep_input_precision
-from lit_models.resume import kept_progress, record_progress, resume_progress
-from lit_models.schedule import optimizer_and_schedule, refuse_longer_training
+from lit_models.training.callbacks import boards
+from lit_models.training.checkpoint import record_classes
+from lit_models.training.machine import keep_input_precision
+from lit_models.training.resume import kept_progress, record_progress, resume_progress
+from lit_models.training.schedule import optimizer_and_schedule, refuse_longer_training
 from rl import environments
 from rl.network import Activation, QNetwork
 from rl.playing import Player, film, play_episode, play_episodes
@@ -367,7 +367,7 @@ class DQN(LightningModule):
 
     def on_train_end(self) -> None:
         """Draws returns over environment steps."""
-        from lit_models import pictures  # matplotlib takes half a second to import
+        from lit_models.training import pictures  # matplotlib takes half a second to import
 
         for board in boards(self.trainer):
             board.add_figure("returns", pictures.returns(self.played, self.evaluated), self.env_steps)

@@ -13,7 +13,7 @@ from drawn import noise_people
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
-from lit_models import cli
+from lit_models.cli import main as cli
 
 ROOT = Path(__file__).parent.parent
 

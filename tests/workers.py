@@ -6,8 +6,8 @@ import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
-from datamodules.images import ImageDataModule
-from datamodules.tensors import TensorDataset
+from datamodules.common.images import ImageDataModule
+from datamodules.common.tensors import TensorDataset
 from lit_models import Net
 
 

@@ -1,0 +1,1 @@
+"""Faces in photographs, sources of people's pictures, and their splits."""

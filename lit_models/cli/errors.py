@@ -1,0 +1,100 @@
+"""Turns what jsonargparse says of a wrong option or config file into one line, with the nearest name that exists."""
+
+import difflib
+import importlib
+import inspect
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from lightning.pytorch import callbacks, loggers
+
+import datamodules
+import lit_models
+import rl
+from lit_models.training.trust import foreign
+
+
+def explain(message: str, options: Iterable[str], verbs: Iterable[str] = ()) -> str:
+    """One line for a parser's message.
+
+    Args:
+        message: As jsonargparse gives it: several lines, the cause among them.
+        options: The names of the parser's own options, `trainer.max_epochs` for one.
+        verbs: Further commands than the message knows of.
+    """
+    options = list(options)
+    key = ".".join(re.findall(r'Parser key "([\w.]+)"', message))
+    if found := re.search(r"Importing '([\w.]+)' is not allowed", message):
+        return foreign("the checkpoint", found[1])
+    paths = re.findall(r"class_path[ =]'([\w.]+)'", message)
+    if found := re.search(r"(?:Option '|does not accept option ')([\w.]+)'", message):
+        name = found[1]
+        if paths:
+            return f"{paths[-1]} has no option '{name}'{nearest(name, keywords(paths[-1]))}"
+        hint = nearest(name, options) or nearest(name.partition(".")[0], options)
+        return f"there is no option '{name}'{hint}"
+    if found := re.search(r"unrecognized arguments: -*([^\s=]+)", message):
+        return f"there is no option '--{found[1]}'{nearest(found[1], options, '--')}"
+    if found := re.search(r"File does not exist: '(.+)'", message):
+        path = Path(found[1])
+        return f"no file {path}{nearest(path.name, [file.name for file in path.parent.glob('*')])}"
+    if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
+        return f"there is no {found[1]}.{found[2]}{nearest(found[2], dir(importlib.import_module(found[1])))}"
+    if found := re.search(r"Expected a dot import path string: ?(\S+)", message):
+        return f"{key}: there is no class '{found[1]}'{nearest(found[1], class_names())}"
+    if found := re.search(r"No module named '([\w.]+)'", message):
+        return f"{key}: there is no module {found[1]}"
+    value = re.search(r"(?:Got|Given) value: (.*)", message)
+    if value and (found := re.search(r"does not correspond to a subclass of (\w+)", message)):
+        return f"{key}: {value[1]} is not a {found[1]}"
+    if value and (types := re.findall(r"Expected a (typing\.Literal\[.*?\]|<class '\w+'>)", message)):
+        choices = [choice for kind in types if "Literal" in kind for choice in re.findall(r"[\w.-]+", kind)[1:]]
+        names = [name for kind in types if (name := "".join(re.findall(r"<class '(\w+)'>", kind)))]
+        wanted = " or ".join(dict.fromkeys(choices + ["null" if name == "NoneType" else name for name in names]))
+        return f"{key}: {value[1]!r} is not {wanted}{nearest(value[1], choices)}"
+    if found := re.search(r"invalid choice: '?([\w-]+)'? \(choose from (.*)\)", message):
+        return f"there is no command '{found[1]}'{nearest(found[1], [*re.findall(r'[a-z]+', found[2]), *verbs])}"
+    if found := re.search(r"arguments are required: ([\w, ]+)$", message):
+        missing = found[1].split(", ")
+        if any(missing[0] in keywords(f"datamodules.{name}") for name in datamodules.__all__):
+            return f"{missing[0]} has no value: give one with --data.{missing[0]}"
+        if set(missing) <= set(options):
+            return f"there is no value for {', '.join(missing)}: give one"
+        return f"{missing[0]} has no value: give one with --model.{missing[0]}"
+    if "model" in message and "required" in message:
+        return "no model: name one with --config configs/mnist.yaml, with --model Net, or with --ckpt_path FILE"
+    return "; ".join(line.strip() for line in message.splitlines() if line.strip())
+
+
+def cause(message: str) -> str:
+    """One line for an error, without what jsonargparse and a DataLoader's worker wrap it in.
+
+    jsonargparse reports what a class's constructor raises as one of several failed readings of an option.
+    """
+    if found := re.search(r"Errors:\s*- (.*?)\n\s*- Expected a <class 'NoneType'>", message, re.DOTALL):
+        message = found[1]
+    elif message.startswith("Caught ") and "Traceback" in message:
+        message = message.strip().splitlines()[-1].partition(": ")[2]
+    return " ".join(message.split())
+
+
+def nearest(name: str, candidates: Iterable[str], prefix: str = "") -> str:
+    """`; did you mean 'X'?` with the candidate that is most like a name, or nothing."""
+    candidates = list(candidates)
+    swapped = [candidate for candidate in candidates if sorted(candidate) == sorted(name)]  # modle: model, not modules
+    close = swapped or difflib.get_close_matches(name, candidates, n=1)
+    return f"; did you mean '{prefix}{close[0]}'?" if close else ""
+
+
+def keywords(path: str) -> list[str]:
+    """The keywords of a class's `__init__`, given where it is imported from."""
+    module, _, name = path.rpartition(".")
+    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+
+
+def class_names() -> list[str]:
+    """The classes that can be given by name alone."""
+    modules = (lit_models, datamodules, rl, torch.optim, torch.optim.lr_scheduler, callbacks, loggers)
+    return [name for module in modules for name in dir(module) if name[0].isupper()]

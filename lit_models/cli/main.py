@@ -1,0 +1,467 @@
+"""The command line: LightningCLI, with defaults that keep a run's results, and checkpoints that stand alone."""
+
+import argparse
+import json
+import logging
+import os
+import shlex
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from jsonargparse import DefaultHelpFormatter
+from lightning import Trainer
+from lightning.pytorch import callbacks as lightning_callbacks
+from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from torch.jit import TracerWarning
+
+from datamodules.common.batches import BatchDataModule
+from lit_models.classifier import Classifier
+from lit_models.cli.errors import cause, explain  # imports the three packages, so that their classes are known by name
+from lit_models.export.export import export
+from lit_models.faces.face_boards import Faces
+from lit_models.faces.face_embedder import FaceEmbedder
+from lit_models.faces.recognition import enrol, identify, verify
+from lit_models.rnn import RNN
+from lit_models.training.callbacks import Forecasts, Pictures, ProgressBar, Throughput
+from lit_models.training.checkpoint import (
+    AtomicCheckpointIO,
+    modules_option,
+    read_checkpoint,
+    recorded_config,
+    refuse_changes,
+    run_folder,
+    with_config,
+)
+from lit_models.training.machine import compiles, refuse_impossible
+from lit_models.training.resume import Checkpoint
+from lit_models.training.runs import RunRecord, runs
+from lit_models.training.trust import Command, Modules, allow_imports, modules_of, packages_in, restored_settings
+from lit_models.training.writers import PredictionWriter
+
+# Beside Lightning's: no model or Trainer is given to them.
+VERBS: dict[str, Callable[..., None]] = {
+    "enrol": enrol,
+    "export": export,
+    "identify": identify,
+    "runs": runs,
+    "verify": verify,
+}
+PICTURES = {"identify": "picture files, or folders of them", "verify": "two picture files"}  # given without a name
+
+
+class Parser(LightningArgumentParser):
+    """LightningCLI's parser, with one-line errors and without abbreviated options."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Ends the program with one line and exit status 2."""
+        parser = getattr(ex, "subcommand_parser", None) or self
+        names = [option.lstrip("-") for action in parser._actions for option in action.option_strings or [action.dest]]
+        self.exit(2, f"error: {explain(message, names, VERBS)}\n")
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """jsonargparse's, which leaves the lines of the text below the options as they are."""
+
+
+class CLI(LightningCLI):
+    """Parses, builds and runs; see LightningCLI, whose parts are overridden here where a run would lose something.
+
+    A value comes from the defaults, over them from config files, over those from the checkpoint, and over all from
+    flags. A run that is resumed must not contradict its checkpoint at all.
+
+    Attributes:
+        modules: Those that the command names, of which alone a checkpoint's classes may be; from then on also those
+            that the model and the data are of.
+    """
+
+    def __init__(self, args: ArgsType = None) -> None:
+        if not torch.cuda.is_available():
+            # Lightning's, with which every step of an optimizer looks for the driver again: 0.1 ms without a GPU.
+            os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+        with restored_settings():
+            super().__init__(
+                save_config_callback=RunRecord,
+                save_config_kwargs={"overwrite": True},  # a resumed run saves into its own folder
+                trainer_defaults={"default_root_dir": "logs"},
+                seed_everything_default=0,
+                parser_class=Parser,
+                parser_kwargs={
+                    "prog": "python -m lit_models",
+                    "description": "Trains, tests and uses the models.",
+                    "epilog": "\n".join(
+                        ["further subcommands:", *(f"    {name:<19} {summary(VERBS[name])}" for name in VERBS)]
+                    ),
+                    "formatter_class": HelpFormatter,
+                },
+                args=args,
+                auto_configure_optimizers=False,
+                load_from_checkpoint_support=False,
+            )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """The verbs, with the Trainer's arguments that are not options."""
+        verbs = {verb: skip | {"weights_only"} for verb, skip in LightningCLI.subcommands().items()}
+        verbs["predict"].add("return_predictions")
+        return verbs
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """What every run gets without asking; each has its section in the config."""
+        parser.add_argument(
+            "--name",
+            type=str | None,
+            default=None,
+            help="The run's name: its results go to <default_root_dir>/<name>/version_<N>. The first config file's "
+            "name, if not given; the model's class, without a config file.",
+        )
+        defaults = {
+            "checkpoint": Checkpoint,
+            "lr_monitor": LearningRateMonitor,
+            "progress_bar": ProgressBar,
+            "pictures": Pictures,
+            "forecasts": Forecasts,
+            "faces": Faces,
+            "throughput": Throughput,  # the last, so that what the others do after a validation is not counted
+        }
+        for key, callback in defaults.items():
+            parser.add_lightning_class_args(callback, key)
+        parser.set_defaults({"checkpoint.save_last": True})
+        parser.add_argument(
+            "--checkpoint_every_n_steps",
+            type=int | None,
+            default=None,
+            help="Steps of the optimizer after which last.ckpt is written within an epoch. After epochs only, if not "
+            "given.",
+        )
+        parser.add_argument(
+            "--compile",
+            type=bool,
+            default=False,
+            help="Whether to compile the model with torch.compile, which takes a while at first, and a compiler; "
+            "TensorBoard has no graph then.",
+        )
+        parser.add_argument(
+            "--modules",
+            type=Modules,
+            default=None,
+            help="Modules of your own that the checkpoint may name classes or gymnasium environments of, beside those "
+            "that the command or a config file names: my_module, or [my_module, another].",
+        )
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "predict":
+            parser.add_argument(
+                "--images",
+                type=str | None,
+                default=None,
+                help="A folder of pictures to classify, of any size and colour. The test set, or rows, if not given.",
+            )
+            parser.add_argument("--output", type=str, default="predictions.csv", help="The CSV file to write.")
+            parser.add_argument(
+                "--video",
+                type=str | None,
+                default=None,
+                help="A folder for films of an agent's episodes 0, 1, 8, 27, 64, ...; none, if not given.",
+            )
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parses the arguments, with those of the checkpoint among them."""
+        args = list(sys.argv[1:] if args is None else args)
+        scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        scan.error = parser.error
+        scan.add_argument("--ckpt_path")
+        path = given = scan.parse_known_args(args)[0].ckpt_path
+        checkpoint: dict[str, Any] = {}
+        if path in ("last", "auto"):
+            path, checkpoint = self._last_checkpoint(parser, args, required=path == "last")
+        elif path:
+            checkpoint = read_checkpoint(path)
+        command = Command(args)
+        self.modules = sorted(command.modules)
+        if args[:1] == ["fit"] and path and "optimizer_states" not in checkpoint:
+            raise ValueError(
+                f"{path} holds only the weights, with which training cannot go on: give another checkpoint"
+            )
+        recorded = recorded_config(checkpoint, path, self.modules, resuming=args[:1] == ["fit"]) if path else {}
+        # Not what is large in it.
+        reached = {key: checkpoint.get(key) for key in ("epoch", "global_step", "env_steps")}
+        self.reached = {key: value for key, value in reached.items() if value is not None}
+        if not recorded:
+            self.config = parser.parse_args(args)
+        else:
+            # By itself first: a text in it may be the path of a function, or of a config file with classes.
+            allow_imports(self.modules)
+            alone = parser.parse_args(with_config(args[:1], recorded, first=True))
+            its_own = packages_in(json.dumps(recorded, ensure_ascii=False))
+            allow_imports({*self.modules, *command.mentioned - its_own}, command.urls)
+            # Before the files and flags, the checkpoint shows what they contradict.
+            self.config = parser.parse_args(with_config(args, recorded, first=True))
+            verb = self.config.subcommand
+            refuse_changes(self.config[verb], alone[verb], path, resuming=verb == "fit")
+            if verb != "fit":
+                self.config = parser.parse_args(with_config(args, recorded, first=False))
+        verb = self.config.subcommand
+        config = self.config[verb]
+        if config.ckpt_path and not given:
+            parser.error(f"ckpt_path has no place in a config file: give --ckpt_path {config.ckpt_path}")
+        if verb != "fit" and not path:
+            parser.error(f"{verb} needs a trained model: --ckpt_path FILE, or --ckpt_path last for the newest run")
+        config.ckpt_path = path
+        config.name = run_name(config)
+        self.modules = sorted({*self.modules, *modules_of(config.model), *modules_of(config.get("data"))})
+
+    def _last_checkpoint(
+        self, parser: LightningArgumentParser, args: list[str], required: bool
+    ) -> tuple[str | None, dict[str, Any]]:
+        """The newest checkpoint of the run's name that is not damaged, and what it holds."""
+        config = parser.parse_args(args)
+        config = config[config.subcommand]
+        folder = Path(config.trainer.default_root_dir, run_name(config))
+        files = (path for path in folder.glob("version_*/checkpoints/*.ckpt") if path.is_file())
+        found = sorted(files, key=lambda path: path.stat().st_mtime_ns)
+        for path in reversed(found):
+            try:
+                return str(path), read_checkpoint(path)
+            except ValueError as error:
+                rank_zero_warn(f"{error}: passed over for the one before")
+        if required:
+            usable = "usable " if found else ""
+            raise FileNotFoundError(f"--ckpt_path last: there is no {usable}{folder}/version_*/checkpoints/*.ckpt yet")
+        return None, {}
+
+    def _parse_ckpt_path(self) -> None:
+        """Nothing: Lightning's lets a checkpoint win over flags, ours is in `parse_arguments`."""
+
+    def before_instantiate_classes(self) -> None:
+        """Refuses what the machine cannot do, before anything is built."""
+        every = self._get(self.config, "checkpoint_every_n_steps")
+        if every is not None and every < 1:
+            raise ValueError(f"checkpoint_every_n_steps is {every}: it must be at least 1")
+        refuse_impossible(self._get(self.config, "trainer"))
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Builds the Trainer, with a TensorBoard logger unless another one, or none, is asked for."""
+        if self.subcommand == "predict":
+            kwargs["logger"] = False
+        elif self._get(self.config, "trainer").logger in (None, True):
+            kwargs["logger"] = self._logger()
+        return super().instantiate_trainer(**kwargs)
+
+    def _logger(self) -> TensorBoardLogger:
+        config = self.config[self.subcommand]
+        root, name, version, options = Path(config.trainer.default_root_dir), config.name, None, {}
+        run = run_folder(config.ckpt_path) if config.ckpt_path else None
+        if run is not None:  # go on in the checkpoint's own run
+            number = run.name.removeprefix("version_")
+            root, name, version = run.parent.parent, run.parent.name, int(number) if number.isdigit() else run.name
+            if self.subcommand == "fit":  # what was logged after the checkpoint will be logged again
+                # An agent's evaluation is drawn at the very step that its checkpoint is of.
+                options["purge_step"] = self.reached.get("env_steps", self.reached.get("global_step", 0) - 1) + 1
+        folder = root / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(f"cannot write to {folder}: {error.strerror}; set --trainer.default_root_dir") from error
+        if not os.access(folder, os.W_OK):
+            raise OSError(f"cannot write to {folder}; set --trainer.default_root_dir")
+        # A checkpoint's run has drawn it already, and a compiled model cannot be traced.
+        graph = not (config.ckpt_path or config.compile)
+        return TensorBoardLogger(root, name, version, log_graph=graph, default_hp_metric=False, **options)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """Lets a default callback step aside where its switch is off or the config brings one of its kind."""
+        if self.subcommand == "predict":  # it trains nothing
+            config["enable_checkpointing"] = False
+        given = config["callbacks"] or []
+        given = given if isinstance(given, list) else [given]
+        switches = {
+            ModelCheckpoint: "enable_checkpointing",
+            lightning_callbacks.ProgressBar: "enable_progress_bar",
+            LearningRateMonitor: "logger",
+            Pictures: "logger",
+            Forecasts: "logger",
+            Faces: "logger",
+        }
+        # A callback costs every step something, also one that has nothing to do.
+        useful = {
+            Pictures: isinstance(self.model, Classifier),
+            Forecasts: isinstance(self.model, RNN),
+            Faces: isinstance(self.model, FaceEmbedder),
+            LearningRateMonitor: self.model.automatic_optimization,  # an agent logs its rate over its own steps
+        }
+
+        def wanted(callback: Callback) -> bool:
+            kind = next((kind for kind in switches if isinstance(callback, kind)), type(callback))
+            on = kind not in switches or config[switches[kind]] is not False
+            return on and useful.get(kind, True) and not any(isinstance(other, kind) for other in given)
+
+        callbacks = [callback for callback in callbacks if wanted(callback)]
+        keeper = next((callback for callback in callbacks if isinstance(callback, Checkpoint)), None)
+        if keeper is not None:
+            keeper.modules = self.modules
+        if every := self._get(self.config, "checkpoint_every_n_steps"):
+            if keeper is None or keeper.save_last is not True:
+                raise ValueError(
+                    "checkpoint_every_n_steps is about last.ckpt, which this run does not write: leave it out, or "
+                    "checkpoint.save_last, trainer.enable_checkpointing and trainer.callbacks as they are"
+                )
+            keeper.every_n_steps = every
+        plugins = config["plugins"] or []
+        plugins = plugins if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            config["plugins"] = [*plugins, AtomicCheckpointIO()]
+        if self.subcommand == "predict":
+            callbacks.append(PredictionWriter(self.config.predict.output))
+        return super()._instantiate_trainer(config, callbacks)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}
+        if subcommand == "predict":
+            kwargs["return_predictions"] = False
+            if folder := self.config.predict.video:
+                if not hasattr(self.model, "video_folder"):
+                    raise ValueError(f"--video: {type(self.model).__name__} plays no episodes: leave it out")
+                self.model.video_folder = folder
+            if folder := self.config.predict.images:
+                data = kwargs.pop("datamodule", None)
+                if not hasattr(data, "picture_dataloader"):
+                    raise ValueError(
+                        f"--images: {type(data or self.model).__name__} does not read pictures: leave it out"
+                    )
+                kwargs["dataloaders"] = data.picture_dataloader(folder)
+        return kwargs
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if subcommand in ("validate", "test"):
+            # The results belong at the checkpoint's step and epoch, not at 0.
+            loop = self.trainer.fit_loop
+            loop.epoch_loop._batches_that_stepped = self.reached.get("global_step", 0)
+            loop.epoch_progress.current.completed = self.reached.get("epoch", 0)
+        if self.datamodule is None or isinstance(self.datamodule, BatchDataModule):
+            # They do, by a state of their own; other people's may not.
+            warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+        if self._get(self.config, "compile") and compiles(self.trainer.strategy.root_device):
+            self.model.compile()
+        try:
+            super()._run_subcommand(subcommand)
+        except RuntimeError as error:
+            if "EADDRINUSE" in str(error):
+                raise ConnectionError(
+                    f"port {os.environ.get('MASTER_PORT')} of this machine is in use: set MASTER_PORT to another one"
+                ) from error
+            lost = torch.distributed.is_available() and isinstance(error, torch.distributed.DistError)
+            if lost or "/gloo/" in str(error):
+                raise ConnectionError(
+                    "another process of this run has ended or cannot be reached: see what it says of itself, then go "
+                    "on with --ckpt_path last"
+                ) from error
+            if "Error(s) in loading state_dict" not in str(error):
+                raise
+            mismatch = str(error).splitlines()[1].strip()
+            path = self.config[subcommand].ckpt_path
+            raise ValueError(f"{path} does not fit the model that is asked for: {mismatch}") from error
+
+    def after_fit(self) -> None:
+        """Prints the best checkpoint and the command that tests it."""
+        keeper = self.trainer.checkpoint_callback
+        path = keeper and (keeper.best_model_path or keeper.last_model_path)
+        if path and os.path.exists(path) and self.trainer.is_global_zero:
+            which = "Best" if keeper.monitor and keeper.best_model_score is not None else "Last"
+            score = f" ({keeper.monitor} {keeper.best_model_score:.4f})" if which == "Best" else ""
+            print(f"{which} checkpoint{score}. To test it:")
+            modules = modules_option(self.trainer, self.modules)
+            print(f"  python -m lit_models test --ckpt_path {shlex.quote(os.path.relpath(path))}{modules}")
+
+
+def run_name(config: Any) -> str:
+    """The run's name: as given, else the stem of the first config file, else the model's class."""
+    files = [path for path in config.config or [] if path is not None]
+    if config.name or not files:
+        return config.name or config.model.class_path.rpartition(".")[2]
+    return Path(str(files[0])).stem
+
+
+def summary(verb: Callable[..., None]) -> str:
+    """The first line of a verb's documentation."""
+    return (verb.__doc__ or "").partition("\n")[0]
+
+
+def run_verb(name: str, args: list[str]) -> None:
+    """Runs one of our own verbs, whose options are the parameters of its function."""
+    verb = VERBS[name]
+    parser = Parser(prog=f"python -m lit_models {name}", description=summary(verb))
+    skip = {"pictures"} if name in PICTURES else set()
+    parser.add_function_arguments(verb, as_group=False, as_positional=name == "runs", skip=skip)
+    if name in PICTURES:
+        parser.add_argument("pictures", nargs="+", metavar="PICTURE", help=PICTURES[name])
+    for action in parser._actions:
+        if isinstance(action.default, bool):  # a flag by itself is enough
+            action.nargs, action.const = "?", True
+    verb(**parser.parse_args(args).as_dict())
+
+
+def quieten() -> None:
+    """Keeps other libraries' advice out of the output, and warnings to one line each."""
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # LightningCLI calls what jsonargparse renamed
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    warnings.filterwarnings("ignore", message=".*torch.jit.trace.*")  # how TensorBoard's writer draws the graph
+    warnings.filterwarnings("ignore", category=TracerWarning)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # in-memory data need none
+    warnings.filterwarnings("ignore", message=".*Total length of `list` across ranks is zero.*")  # no validation set
+    warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined.*")  # it has no workers
+    warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # a resumed run's own folder
+    warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need.*")  # to test, they don't
+    warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a name in another script, in a picture
+    warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
+    advice = ("💡", "set_float32_matmul_precision")  # the latter on a GPU that can compute with fewer digits
+    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(lambda record: not any(part in record.getMessage() for part in advice))
+    if process():  # the first one says it all
+        warnings.simplefilter("ignore")
+        for name in ("lightning.fabric", "lightning.pytorch", "lightning"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def process() -> int:
+    """Which of several processes of a run this is, as far as is known before they have met: 0 for the first."""
+    node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
+    if not node.isdigit():
+        raise ValueError(f"NODE_RANK is {node!r}: it must be the number of this machine among all, from 0")
+    return max(rank_zero_only.rank or 0, int(node))
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs the command line, and returns the exit status.
+
+    Set `LIT_MODELS_DEBUG` in the environment to see where an error came from.
+    """
+    verb, *options = (sys.argv[1:] if args is None else args) or [""]
+    try:
+        quieten()
+        if verb in VERBS:
+            run_verb(verb, options)
+        else:
+            CLI(args)
+    except SIGTERMException:
+        return 128 + 15
+    except (OSError, ValueError, ImportError, MisconfigurationException) as error:
+        if os.environ.get("LIT_MODELS_DEBUG"):
+            raise
+        where = f" in process {rank_zero_only.rank}" if rank_zero_only.rank else ""
+        print(f"error{where}: {cause(str(error))}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,1 @@
+"""The face embedder, and recognition with it."""

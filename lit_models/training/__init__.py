@@ -1,0 +1,1 @@
+"""What surrounds training: checkpoints, resuming, callbacks, schedules, records of runs."""

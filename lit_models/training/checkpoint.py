@@ -1,0 +1,413 @@
+"""What a checkpoint says of itself: reading one without running what is in it, and running as it was run."""
+
+import contextlib
+import importlib
+import inspect
+import json
+import pickle
+import shlex
+import sys
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning import LightningModule, Trainer
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from lit_models.training.trust import (
+    Modules,
+    covered,
+    foreign,
+    leaves,
+    listed,
+    module_of,
+    plain_settings,
+    refuse_foreign,
+)
+
+RESUMED = ("model", "data", "seed_everything")  # what a resumed run must not contradict
+# What a model takes over from its data where the config says null.
+LEARNT = ("mean", "std", "class_names", "num_classes")
+# Of a resumed run: where its data are, how they are fetched, and what is written; not what is learnt, or from what.
+MAY_CHANGE = {"data_dir", "root", "path", "download", "num_workers", "memory_limit", "device_resident", "save_replay"}
+MAY_CHANGE |= {"weights"}  # which the checkpoint has its own of
+
+# What zipfile raises where a file is no archive, is cut, or a flipped bit says that it is compressed or encrypted.
+UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError, RuntimeError)
+
+FOLDER = 0x10  # zip's mark for one, among an entry's external attributes
+
+# What the parts of a checkpoint are that are read here, and what an error calls that.
+KINDS = {"state_dict": dict, "config": dict, "hyper_parameters": dict, "datamodule_hyper_parameters": dict}
+KINDS |= {"model_class": str, "data_class": str, "epoch": int, "global_step": int, "env_steps": int}
+WORDS = {dict: "dictionary with names as keys", str: "text", int: "number"}
+# What a constructor raises where it is given other kinds of values than it takes.
+UNFIT = (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError)
+NOT_TAKEN = {"ckpt_path", "config", "modules"}  # of the config of a run that goes on: what its command was given
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it: a kill in the middle leaves the previous one as it was.
+
+    Lightning's goes through the system's temporary folder, from which it may have to be copied, and holds the whole
+    file in memory, which a replay buffer may be too large for.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Writes a checkpoint to a local file; to a URL, as Lightning does.
+
+        Raises:
+            OSError: It can't be written; what was there before is left.
+        """
+        if "://" in str(path):
+            return super().save_checkpoint(checkpoint, path, storage_options)
+        path = Path(path)
+        partial = path.with_name(f"{path.name}.partial")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(checkpoint, partial)
+            partial.replace(path)
+        except (OSError, RuntimeError) as error:  # a RuntimeError is how PyTorch's writer says that the disk is full
+            with contextlib.suppress(OSError):
+                partial.unlink(missing_ok=True)
+            reason = getattr(error, "strerror", None) or "is the disk full?"
+            raise OSError(
+                f"cannot write {path} ({reason}): make room, then go on with --ckpt_path last, or set "
+                "--trainer.default_root_dir to another disk"
+            ) from error
+
+
+def class_path(value: object) -> str:
+    """Where an object's class is imported from, the package itself if that has it: `lit_models.Net`."""
+    module, name = type(value).__module__, type(value).__qualname__
+    package = module.partition(".")[0]
+    return f"{package if getattr(sys.modules[package], name, None) is type(value) else module}.{name}"
+
+
+def record_classes(module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    """Names the model's class, and its data module's, in a checkpoint: call it from `on_save_checkpoint`.
+
+    Lightning stores the hyperparameters of both; with the names, the checkpoint alone is enough to build them.
+    """
+    checkpoint["model_class"] = class_path(module)
+    if module.trainer.datamodule is not None:
+        checkpoint["data_class"] = class_path(module.trainer.datamodule)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Loads a checkpoint onto the CPU, tensors and primitives only.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged, holds code (which isn't run), or isn't a Lightning checkpoint.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no checkpoint {path}")
+    try:
+        with zipfile.ZipFile(path) as file:  # PyTorch does not look at the checksums
+            # It would also take a part that is marked as a folder for an empty one, and fill it with anything.
+            folders = [entry.filename for entry in file.infolist() if entry.external_attr & FOLDER]
+            damaged = file.testzip() or next(iter(folders), None)
+    except UNREADABLE as error:
+        raise ValueError(f"{path} is not a checkpoint, or is cut short") from error
+    if damaged:
+        raise ValueError(f"{path} is damaged: {damaged} in it is not what was written")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "GLOBAL" in str(error):
+            raise ValueError(f"{path} is refused: it contains code, not only tensors and numbers") from error
+        raise ValueError(f"{path} is not a checkpoint, or a damaged one") from error
+    except (EOFError, OSError, ValueError, AssertionError, *UNFIT) as error:
+        raise ValueError(f"{path} is not a checkpoint, or is cut short") from error
+    for key in ("state_dict", "pytorch-lightning_version"):
+        if not isinstance(checkpoint, dict) or key not in checkpoint:
+            raise ValueError(f"{path} is not a Lightning checkpoint: it has no {key}")
+    refuse_other_kinds(checkpoint, path)
+    return checkpoint
+
+
+def refuse_other_kinds(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Raises a ValueError where a part of a checkpoint is not what it is in every checkpoint."""
+    for key, kind in KINDS.items():
+        part = checkpoint.get(key)
+        if part is None and key != "state_dict":
+            continue
+        fits = isinstance(part, kind) and (kind is not dict or all(isinstance(name, str) for name in part))
+        try:
+            list(leaves(part))
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValueError(f"{path} is damaged: its {key} is no {WORDS[kind]}")
+
+
+def load(path: str | Path, num_classes: int | None = None, modules: Modules = None) -> LightningModule:
+    """The model of a checkpoint, or of an export to safetensors, of the class that the file names.
+
+    Args:
+        path: The file. None of what is in it is run.
+        num_classes: For a classifier that is to be trained on other classes: how many. If they are not as many as it
+            has, its last layer is replaced by a fresh one, which is said, and the names of the classes are forgotten.
+        modules: Modules of your own, which the file may name a class or a gymnasium environment of, as
+            `["my_module"]`: of others than these, this project, torch, torchvision and lightning, nothing is imported.
+
+    Returns:
+        The model on the CPU, in eval mode: call its `train()` before training it further. Its optimizer is the
+        default one, in its first state.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged, holds code, names no class that there is, or one of a module that is not to be
+            imported, or doesn't fit it; it is safetensors, and that package is missing; the model has no
+            `num_classes`.
+    """
+    return build_model(read_model(path), path, num_classes, modules)
+
+
+def read_model(path: str | Path) -> dict[str, Any]:
+    """What `build_model` takes, of a checkpoint or an export to safetensors; raises what `load` does."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no checkpoint {path}")
+    with open(path, "rb") as file:
+        if file.read(9)[8:] != b"{":  # where a safetensors file's header begins, after its length
+            return read_checkpoint(path)
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise ValueError(f"{path}: reading safetensors needs the extra export: pip install -e '.[export]'") from error
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            names = file.keys()
+            state = {name: file.get_tensor(name) for name in names}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file, or is cut short") from error
+    try:
+        hyperparameters = json.loads(metadata.get("hyperparameters", "{}"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: its hyperparameters are no JSON") from error
+    model = {"state_dict": state, "model_class": metadata.get("model_class"), "hyper_parameters": hyperparameters}
+    refuse_other_kinds(model, path)
+    return model
+
+
+def build_model(
+    checkpoint: dict[str, Any], path: str | Path, num_classes: int | None = None, modules: Modules = None
+) -> LightningModule:
+    """The model of a checkpoint that has been read from `path`; the rest is as in `load`."""
+    name = checkpoint.get("model_class")
+    if name is None:
+        raise ValueError(f"{path} does not name its model's class: load it with that class's load_from_checkpoint")
+    kind = find_class(name, path, modules)
+    parameters = inspect.signature(kind).parameters
+    required = [key for key, parameter in parameters.items() if parameter.default is parameter.empty]
+    hyperparameters = unfetched(checkpoint.get("hyper_parameters"), required)
+    refuse_foreign(hyperparameters, path, modules)
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        # Lightning records those of the base class too, whose constructor a subclass calls.
+        hyperparameters = {key: value for key, value in hyperparameters.items() if key in parameters}
+    replaced = num_classes is not None and hyperparameters.get("num_classes") != num_classes
+    if replaced and "num_classes" not in hyperparameters:
+        raise ValueError(f"{path} holds {name}, which has no num_classes: leave it out")
+    if replaced:
+        hyperparameters["num_classes"] = num_classes
+        if "class_names" in hyperparameters:
+            hyperparameters["class_names"] = None
+    with fitting(path, name):
+        model = kind(**hyperparameters)
+    state, own = checkpoint["state_dict"], model.state_dict()
+    if replaced:
+        with fitting(path, name):
+            fresh = [key for key in own if key in state and own[key].shape != state[key].shape]
+        heads = sorted({key.rpartition(".")[0] for key in fresh})
+        if len(heads) != 1:
+            raise ValueError(f"{name}: num_classes is the size of {heads or 'nothing'}, not of one layer to replace")
+        state = state | {key: own[key] for key in fresh}
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        mismatch = str(error).splitlines()[1].strip()
+        raise ValueError(f"{path} does not fit {name} as it is now: {mismatch}") from error
+    if "pytorch-lightning_version" in checkpoint:
+        with fitting(path, name):
+            model.on_load_checkpoint(checkpoint)
+    if replaced:
+        before = checkpoint["hyper_parameters"]["num_classes"]
+        part = heads[0] or fresh[0]
+        rank_zero_info(f"{part} of {name} is new, for {num_classes} classes instead of {before}: it is to be trained")
+    return model.eval()
+
+
+@contextlib.contextmanager
+def fitting(path: str | Path, name: str) -> Iterator[None]:
+    """Turns what a class makes of values that it was not written for into a ValueError of one line."""
+    try:
+        yield
+    except UNFIT as error:
+        raise ValueError(f"{path} does not fit {name} as it is now: {error or type(error).__name__}") from error
+
+
+def unfetched(hyperparameters: dict[str, Any] | None, required: Iterable[str] = ()) -> dict[str, Any]:
+    """The hyperparameters of a file without those that would have something downloaded, if they are not required."""
+
+    def fetches(key: str, value: Any) -> bool:
+        return (key == "download" and bool(value)) or (key == "weights" and isinstance(value, str))
+
+    given = hyperparameters or {}
+    return {key: value for key, value in given.items() if key in required or not fetches(key, value)}
+
+
+def find_class(name: str, path: str | Path, modules: Modules = None) -> type[LightningModule]:
+    """The class that the file at `path` names, `lit_models.Net` for one.
+
+    Raises:
+        ValueError: There is none, or it is of a module that is not to be imported.
+    """
+    module, _, attribute = name.rpartition(".")
+    if module and not covered(name, listed(modules)):
+        raise ValueError(foreign(path, name))
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} holds {name}, which cannot be imported: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, LightningModule)):
+        raise ValueError(f"{path} holds {name}, which is not a LightningModule")
+    return found
+
+
+def recorded_config(
+    checkpoint: dict[str, Any], path: str, modules: Modules = None, resuming: bool = False
+) -> dict[str, Any]:
+    """What a command takes over of the config that a checkpoint records: its model and data.
+
+    To go on with training, also the seed and plain settings. What has effect elsewhere, callbacks, loggers and places,
+    is never the checkpoint's: it is that of the `config.yaml` that a run has written, where the checkpoint lies in its
+    folder, and otherwise left out, with a warning.
+
+    Args:
+        checkpoint: What has been read.
+        path: Where from.
+        modules: Those that the user has named.
+        resuming: Whether training goes on.
+
+    Raises:
+        ValueError: A part is damaged, or names a class of a module that is not to be imported.
+    """
+    recorded = checkpoint.get("config") or {}
+    config: dict[str, Any] = {}
+    for key, hyperparameters in (("model", "hyper_parameters"), ("data", "datamodule_hyper_parameters")):
+        section = recorded.get(key) or {}
+        if not isinstance(section, dict) or not isinstance(section.get("init_args") or {}, dict):
+            raise ValueError(f"{path} is damaged: {key} in its config is no class with its arguments")
+        known = section.get("init_args") or {}
+        class_path = checkpoint.get(f"{key}_class")
+        if class_path is not None:
+            if class_path.startswith("__main__."):
+                raise ValueError(f"{path} holds {class_path}: move the class into a module that can be imported")
+            # The hyperparameters last: a model may have learnt some, such as the names of its classes.
+            section, known = {"class_path": class_path}, known | (checkpoint.get(hyperparameters) or {})
+        if section:
+            config[key] = section | {"init_args": unfetched(known)}
+    if resuming and recorded:
+        rest = {key: value for key, value in recorded.items() if key not in {"model", "data"} | NOT_TAKEN}
+        kept, left = plain_settings(rest)
+        run = run_folder(path)
+        if run is not None:
+            for section, settings in run_settings(run, modules).items():
+                nested = isinstance(settings, dict) and isinstance(kept.get(section, {}), dict)
+                kept[section] = settings | kept.get(section, {}) if nested else kept.get(section, settings)
+        elif left:
+            rank_zero_warn(
+                f"{path} does not lie in its run's folder, so that {', '.join(left)} of its config are left out: to "
+                "have them, give them as options or in a config file"
+            )
+        config |= kept
+    try:
+        config = json.loads(json.dumps(config))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be used from the command line: in its config, {error}") from error
+    refuse_foreign(config, path, modules)
+    return config
+
+
+def run_folder(path: str | Path) -> Path | None:
+    """The folder of the run that a checkpoint lies in, `<run>/checkpoints/last.ckpt`, if it is one's."""
+    run = Path(path).parent.parent
+    return run if (run / "config.yaml").is_file() else None
+
+
+def run_settings(run: Path, modules: Modules) -> dict[str, Any]:
+    """What a run's own `config.yaml` says of all but the model, the data and the seed."""
+    path = run / "config.yaml"
+    try:
+        config = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: give all options anew, without --ckpt_path, or mend it") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path} is damaged: give all options anew, without --ckpt_path, or mend it")
+    config = {key: value for key, value in config.items() if key not in {*RESUMED, *NOT_TAKEN}}
+    refuse_foreign(config, path, modules)
+    return config
+
+
+def modules_option(trainer: Trainer, named: Iterable[str] = ()) -> str:
+    """` --modules my_module`, as a command needs it to go on from a checkpoint; nothing where all is `covered`.
+
+    Args:
+        trainer: Its model and data module count.
+        named: The modules that the run's own command has named.
+    """
+    model, data = trainer.lightning_module, trainer.datamodule
+    names = [class_path(value) for value in (model, data) if value is not None]
+    names += [text for keys, text in leaves(dict(model.hparams)) if keys[-1] == "env_id" and ":" in text]
+    modules = sorted({*named, *(module_of(name) for name in names if not covered(name, named))})
+    value = modules[0] if len(modules) == 1 else f"[{', '.join(modules)}]"
+    return f" --modules {shlex.quote(value)}" if modules else ""
+
+
+def with_config(args: list[str], config: dict[str, Any], first: bool) -> list[str]:
+    """Arguments with a config put in: right after the verb, or after the last `--config`."""
+    at = 1
+    if not first:
+        for index, arg in enumerate(args):
+            if arg in ("--config", "-c"):
+                at = index + 2
+            elif arg.startswith(("--config=", "-c")):
+                at = index + 1
+    return [*args[:at], "--config", json.dumps(config), *args[at:]]
+
+
+def refuse_changes(asked: Any, recorded: Any, path: str, resuming: bool) -> None:
+    """Raises a ValueError where a command asks for another model class, or would resume something else."""
+    if asked.model.class_path != recorded.model.class_path:
+        raise ValueError(f"{path} holds {recorded.model.class_path}, but {asked.model.class_path} is asked for")
+    if not resuming:
+        return
+    old, new = (flat({key: config[key] for key in RESUMED}) for config in (recorded, asked))
+    keys = sorted(key for key in old.keys() | new.keys() if key.rpartition(".")[2] not in MAY_CHANGE)
+    taken = {f"model.{name}" for name in LEARNT if new.get(f"model.{name}") is None}
+    differing = [key for key in keys if old.get(key) != new.get(key) and key not in taken]
+    changed = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in differing]
+    if changed:
+        raise ValueError(
+            f"cannot resume {path} with another model, data or seed ({', '.join(changed)}); leave them out to go on, "
+            "or start a new run without --ckpt_path"
+        )
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries or namespaces as one, keys joined with dots; a class stands under its object's key."""
+    value = vars(value) if isinstance(value, Namespace) else value
+    if not isinstance(value, dict):
+        return {prefix: value}
+    result: dict[str, Any] = {}
+    for key, inner in value.items():
+        result |= flat(inner, prefix if key in ("class_path", "init_args") else f"{prefix}.{key}".lstrip("."))
+    return result

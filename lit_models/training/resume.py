@@ -1,0 +1,208 @@
+"""Going on as if a run had never stopped: a last checkpoint whatever happens, and in it what Lightning leaves out.
+
+That is, of every process, the random generators, the epoch in progress, and gradients that are still being summed.
+"""
+
+import io
+import os
+import random
+import shlex
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from lit_models.training.checkpoint import modules_option
+
+
+class Checkpoint(ModelCheckpoint):
+    """Lightning's ModelCheckpoint, with additions, and without the file that it writes in a `fast_dev_run`.
+
+    `last.ckpt` is the last one: Lightning writes it only where a best one is written too. It is also written when
+    training is interrupted or fails (`save_on_exception` would write a second file under the name of a best one as
+    well); and a run whose folder has moved, or is given by another path, knows its checkpoints again.
+
+    Writing `last.ckpt` takes no more than about 2% of a run: it is left out where the last one took more than a
+    fiftieth of the time since. The end of training always writes it, and so do the steps that are asked for.
+
+    Attributes:
+        every_n_steps: Steps of the optimizer from one `last.ckpt` to the next within an epoch; None for none.
+        last_step: The step that `last.ckpt` is of.
+        written: When it was written, in seconds of the monotonic clock.
+        seconds: How long that took.
+        modules: Those that the run's command has named.
+    """
+
+    every_n_steps: int | None = None
+    modules: list[str] | tuple[str, ...] = ()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over the best and last checkpoints, if they lie in the folder, under its present path."""
+        if own := own_checkpoints(self, state_dict):
+            # What lies there was written by this run, before it was killed: it is written again, under the same name.
+            self._enable_version_counter = False
+            super().load_state_dict(own)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes where training starts."""
+        super().on_train_start(trainer, pl_module)
+        self.first_step = self.step_before = trainer.global_step
+        self.last_step, self.written, self.seconds = -1, 0.0, 0.0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Writes `last.ckpt` in the middle of an epoch, if that is asked for."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        step, before, self.step_before = trainer.global_step, self.step_before, trainer.global_step
+        due = self.every_n_steps and step // self.every_n_steps > before // self.every_n_steps
+        if due and not trainer.is_last_batch and not self._should_skip_saving_checkpoint(trainer):
+            saved = self._last_global_step_saved, self._last_checkpoint_saved
+            self._write_last(trainer)
+            # A validation that follows has still to write the best one of this step.
+            self._last_global_step_saved, self._last_checkpoint_saved = saved
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes `last.ckpt` also where the score is not among the best."""
+        super().on_train_epoch_end(trainer, pl_module)
+        self._also_save_last(trainer, after_epoch=True)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The same, where checkpoints are written then."""
+        super().on_validation_end(trainer, pl_module)
+        self._also_save_last(trainer, after_epoch=False)
+
+    def _also_save_last(self, trainer: Trainer, after_epoch: bool) -> None:
+        due = self._every_n_epochs >= 1 and (trainer.current_epoch + 1) % self._every_n_epochs == 0
+        due = due and self._should_save_on_train_epoch_end(trainer) is after_epoch
+        if due and not self._should_skip_saving_checkpoint(trainer):
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def _save_last_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        if trainer.strategy.broadcast(time.monotonic() - self.written > 50 * self.seconds):
+            self._write_last(trainer)
+
+    def _write_last(self, trainer: Trainer) -> None:
+        start = time.monotonic()
+        super()._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        self.last_step, self.written = trainer.global_step, time.monotonic()
+        self.seconds = self.written - start
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes `last.ckpt`, unless the last step's is there."""
+        if not trainer.fast_dev_run and self.last_step != trainer.global_step > self.first_step:
+            self._write_last(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Writes `last.ckpt` as it is now, if anything was trained."""
+        trained = trainer.global_step > getattr(self, "first_step", trainer.global_step)
+        # Another process may wait elsewhere, and would never get to writing.
+        if not (trained and self.save_last) or trainer.fast_dev_run or trainer.world_size > 1:
+            return
+        self.last_model_path = self.last_model_path or str(Path(self.dirpath) / f"{self.CHECKPOINT_NAME_LAST}.ckpt")
+        try:
+            trainer.save_checkpoint(self.last_model_path, self.save_weights_only)
+        except OSError:  # which may be what has ended training
+            return
+        rank_zero_info(f"Stopped after step {trainer.global_step}. To go on from there:")
+        modules = modules_option(trainer, self.modules)
+        rank_zero_info(f"  python -m lit_models fit --ckpt_path {shlex.quote(self.last_model_path)}{modules}")
+
+
+def own_checkpoints(keeper: ModelCheckpoint, state: dict[str, Any]) -> dict[str, Any]:
+    """A ModelCheckpoint's state with the names of its checkpoints in its present folder; nothing if they aren't there.
+
+    As Lightning takes a state over, it writes and deletes where that says, and follows a `..` out of the folder.
+    """
+
+    def here(path: str) -> str:
+        name = os.path.basename(path)
+        return os.path.join(keeper.dirpath, name) if name.endswith(keeper.FILE_EXTENSION) else ""
+
+    try:
+        own = {key: here(state[key]) for key in ("best_model_path", "last_model_path", "kth_best_model_path")}
+        scores = {here(path): score for path, score in state["best_k_models"].items() if here(path)}
+        own |= {"best_k_models": scores, "dirpath": str(keeper.dirpath)}
+        own |= {key: state[key] for key in ("best_model_score", "kth_value")}
+    except (KeyError, TypeError, AttributeError):  # Lightning has not written it
+        return {}
+    there = state.get("dirpath") == keeper.dirpath or any(map(os.path.exists, (*list(own.values())[:3], *scores)))
+    full = len(scores) == keeper.save_top_k
+    return own if there and not (full and own["kth_best_model_path"] not in scores) else {}
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """The state of the generators that everybody shares: PyTorch's, its one on a GPU, NumPy's and Python's."""
+    _, key, *rest = np.random.get_state()
+    numpy = [torch.from_numpy(key.copy()), *rest]
+    state = {"torch": torch.get_rng_state(), "numpy": numpy, "python": random.getstate()}
+    return state | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
+
+
+def set_random_state(state: dict[str, Any], device: torch.device) -> None:
+    """Puts the shared generators into a state of `random_state`; a GPU's only if it was taken on one."""
+    torch.set_rng_state(state["torch"])
+    key, *rest = state["numpy"]
+    np.random.set_state(("MT19937", key.numpy(), *rest))
+    random.setstate(state["python"])
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"], device)
+
+
+def record_progress(module: LightningModule, checkpoint: dict[str, Any], progress: dict[str, Any]) -> None:
+    """Adds to a checkpoint where each process is: call it from `on_save_checkpoint`.
+
+    Args:
+        module: The model.
+        checkpoint: What is written.
+        progress: What this process has summed up in the epoch, or else needs: tensors, numbers and text.
+    """
+    trainer, states = module.trainer, []
+    # Not where only the weights are kept, nor where another process may not get here any more.
+    if "optimizer_states" in checkpoint and not (trainer.world_size > 1 and trainer.interrupted):
+        states = [progress | {"random": random_state(module.device)}]
+        if trainer.state.fn == "fit" and trainer.fit_loop.epoch_loop._should_accumulate():
+            states[0]["gradients"] = [parameter.grad for parameter in module.parameters()]
+        if trainer.world_size > 1:
+            states = gathered(states, trainer.world_size)
+    checkpoint["processes"] = states
+
+
+def kept_progress(module: LightningModule, checkpoint: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """What a model keeps as `resumed`, in `on_load_checkpoint`: where each process was; None if it isn't trained."""
+    training = module._trainer is not None and module.trainer.training
+    return checkpoint.get("processes", []) if training else None
+
+
+def resume_progress(module: LightningModule) -> dict[str, Any]:
+    """What `record_progress` was given in this process, as training starts; puts random generators and gradients back.
+
+    Returns:
+        Nothing if no run is resumed, or one of another number of processes.
+    """
+    states, module.resumed = module.resumed, None
+    if states is None:
+        return {}
+    if len(states) != module.trainer.world_size:
+        rank_zero_info("The checkpoint is not of as many processes: what is drawn at random starts anew")
+        return {}
+    state = states[module.global_rank]
+    set_random_state(state["random"], module.device)
+    for parameter, gradient in zip(module.parameters(), state.get("gradients", []), strict=False):
+        parameter.grad = None if gradient is None else gradient.to(parameter.device)
+    return state
+
+
+def gathered(states: list[dict[str, Any]], processes: int) -> list[dict[str, Any]]:
+    """The states of all processes, in every one of them."""
+    content = io.BytesIO()
+    torch.save(states, content)
+    contents = [b""] * processes
+    torch.distributed.all_gather_object(contents, content.getvalue())
+    return [state for content in contents for state in torch.load(io.BytesIO(content), "cpu", weights_only=True)]

@@ -1,0 +1,234 @@
+"""The record of a run, in its folder: what it takes to run it again, and what has come of it."""
+
+import json
+import math
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+import warnings
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
+
+from lit_models.training.checkpoint import RESUMED, flat
+from lit_models.training.resume import own_checkpoints
+
+PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "gymnasium", "lit-models")
+
+
+class RunRecord(SaveConfigCallback):
+    """Keeps what a run is and has come to.
+
+    The resolved config is written into the run's folder as `config.yaml`, and into its checkpoints and TensorBoard's
+    HPARAMS tab; into `run.json` the commands, the machine and the versions, the seed, the best checkpoint and the last
+    metrics, those of `test` and `validate` too.
+    """
+
+    folder: Path | None = None
+    first_step: int | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Saves the config as training starts, where there is a folder for it."""
+        self.config = self.config.clone()
+        self.config.ckpt_path = None  # the saved config starts a run like this one, it doesn't resume it
+        self.content = json.loads(self.parser.dump(self.config, format="json", skip_none=False))
+        if stage == "fit" and trainer.logger is not None:
+            super().setup(trainer, pl_module, stage)
+        folder = trainer.log_dir  # every process is asked, and told by the first
+        if not trainer.loggers or folder is None or trainer.fast_dev_run or not trainer.is_global_zero:
+            return
+        self.folder = Path(folder)
+        self.record = read_record(self.folder)  # of a run that goes on, or is tested
+        self.before = self.record.get("state")
+        command = shlex.join(["python", "-m", "lit_models", *sys.argv[1:]])
+        self.record["commands"] = [*self.record.get("commands", []), command]
+        if stage == "fit":
+            self.record.setdefault("started", now())
+            self.record |= {
+                "state": "training",
+                "environment": environment(trainer),
+                "seed": self.content["seed_everything"],
+            }
+            self._write(trainer)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Writes the hyperparameters; TensorBoard's HPARAMS tab finds the metrics in the run's own curves."""
+        from torch.utils.tensorboard.summary import hparams
+
+        sections = {key: self.content.get(key) for key in RESUMED}
+        sections["trainer"] = {key: self.content["trainer"][key] for key in ("max_epochs", "precision")}
+        values = {key: "none" if value is None else value for key, value in flat(sections).items()}
+        _, start, end = hparams({k: v if isinstance(v, int | float | str) else str(v) for k, v in values.items()}, {})
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                writer = logger.experiment._get_file_writer()
+                writer.add_summary(start)
+                writer.add_summary(end)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds the config to a checkpoint, so that it can be tested or resumed without any file beside it."""
+        checkpoint["config"] = self.content
+        if trainer.state.fn == "fit":
+            self._write(trainer)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keeps Lightning's own ModelCheckpoint, too, from writing and deleting where a checkpoint says."""
+        states = checkpoint["callbacks"]
+        for keeper in trainer.checkpoint_callbacks:
+            if isinstance(keeper, ModelCheckpoint) and keeper.state_key in states:
+                states[keeper.state_key] = own_checkpoints(keeper, states[keeper.state_key])
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Notes where training starts."""
+        self.first_step = trainer.global_step
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Records that training has come to its end, and to what."""
+        self._write(trainer, state="finished")
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Records that training was broken off, if anything was trained."""
+        if trainer.state.fn == "fit" and self.folder is not None:
+            trained = self.first_step is not None and trainer.global_step > self.first_step
+            self._write(trainer, state="stopped" if trained or self.before is None else self.before)
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Records the metrics of the test."""
+        self._write(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Records the metrics of a validation by itself."""
+        if trainer.state.fn == "validate":
+            self._write(trainer)
+
+    def _write(self, trainer: Trainer, **changes: Any) -> None:
+        if self.folder is None:
+            return
+        metrics = {name: finite(value) for name, value in trainer.callback_metrics.items()}
+        self.record |= {"metrics": self.record.get("metrics", {}) | metrics, **changes}
+        if trainer.state.fn == "fit":
+            self.record |= {"epoch": trainer.current_epoch, "step": trainer.global_step, "written": now()}
+            keeper = trainer.checkpoint_callback
+            if isinstance(keeper, ModelCheckpoint) and keeper.monitor and keeper.best_model_score is not None:
+                best = {"metric": keeper.monitor, "value": finite(keeper.best_model_score), "mode": keeper.mode}
+                self.record["best"] = best | {"checkpoint": os.path.basename(keeper.best_model_path)}
+        partial = self.folder / "run.json.partial"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            partial.write_text(json.dumps(self.record, indent=2) + "\n")
+            partial.replace(self.folder / "run.json")
+        except OSError as error:  # training is worth more than its record
+            warnings.warn(f"cannot write {self.folder / 'run.json'}: {error.strerror}", stacklevel=2)
+
+
+def finite(value: Tensor) -> float | str:
+    """A number, or, since JSON has none for them, `nan` or `inf` as text."""
+    number = value.item()
+    return number if math.isfinite(number) else str(number)
+
+
+def version(package: str) -> str | None:
+    """The version of a package; None where it is used without being installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What is recorded of a run; nothing if nothing is, or if it can't be read."""
+    path = folder / "run.json"
+    try:
+        record = json.loads(path.read_text()) if path.is_file() else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    whole = isinstance(record, dict) and isinstance(record.get("commands", []), list)
+    return record if whole and isinstance(record.get("metrics", {}), dict) else {}
+
+
+def now() -> str:
+    """The local time, to the second."""
+    return time.strftime("%Y-%m-%d %H:%M:%S")
+
+
+def environment(trainer: Trainer) -> dict[str, Any]:
+    """What a run depends on beside its config: versions, the state of this code, and the machine."""
+    device = trainer.strategy.root_device
+    return {
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+        "commit": commit(),
+        "system": platform.platform(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "threads": torch.get_num_threads(),
+        "processes": trainer.world_size,
+    }
+
+
+def commit() -> str | None:
+    """The commit of this code, `-dirty` after it if the code has been changed since; None outside its repository."""
+    options: dict[str, Any] = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "check": True}
+    try:
+        # A package that is installed within another project's folder is not of that project.
+        subprocess.run(["git", "ls-files", "--error-unmatch", Path(__file__).name], **options)
+        describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        return subprocess.run(describe, **options).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def runs(folder: str) -> None:
+    """Lists the runs in a folder and below it, with their best metric.
+
+    Args:
+        folder: Where runs are, `logs` for one.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or no run in it.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"no folder {folder}: give the one that your runs are in, such as logs")
+    found = sorted({path.parent for name in ("run.json", "config.yaml") for path in root.rglob(name)}, key=natural)
+    if not found:
+        raise FileNotFoundError(f"no runs in {folder}: give the folder that your runs are in, such as logs")
+    rows = [("run", "started", "state", "epochs", "steps", "best", "test")]
+    for path in found:
+        name = path.relative_to(root).as_posix().encode(errors="replace").decode()
+        try:
+            rows.append(row(name, read_record(path)))
+        except (TypeError, ValueError, KeyError, AttributeError):  # somebody has edited it
+            rows.append((name, "-", "not recorded", "-", "-", "-", "-"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for cells in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip())
+
+
+def row(name: str, record: dict[str, Any]) -> tuple[str, ...]:
+    """A run's line in the table."""
+    best, metrics = record.get("best"), record.get("metrics", {})
+    tests = [tag for tag in ("test/accuracy", "test/return", "test/nrmse_free", "test/eer") if tag in metrics]
+    return (
+        name,
+        str(record.get("started", "-")),
+        {"training": "training or killed"}.get(state := str(record.get("state", "not recorded")), state),
+        str(record.get("epoch", "-")),
+        str(record.get("step", "-")),
+        f"{best['metric']} {float(best['value']):.4f}" if best else "-",
+        f"{tests[0]} {float(metrics[tests[0]]):.4f}" if tests else "-",
+    )
+
+
+def natural(path: Path) -> list[tuple[int, str]]:
+    """A key that puts `version_10` after `version_9`."""
+    return [(int(part.rpartition("_")[2]) if part.rpartition("_")[2].isdigit() else -1, part) for part in path.parts]

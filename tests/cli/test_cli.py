@@ -1,0 +1,333 @@
+"""The command line, run as a user runs it."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT, fails
+from lightning import Trainer
+
+from datamodules import MNISTDataModule
+from lit_models import Net
+from lit_models.cli import main as cli
+
+CONFIG = ROOT / "configs" / "mnist.yaml"
+SHORT = ["--trainer.limit_train_batches=3", "--trainer.limit_val_batches=1"]
+
+
+@pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_fits_two_steps_tests_and_reloads(config, own_data, tmp_path, capsys):
+    agent = config.stem.startswith("dqn")
+    if config.stem == "dqn_lunarlander":
+        pytest.importorskip("Box2D", reason="needs the extra box2d")
+    if config.stem == "face_olivetti":
+        pytest.importorskip("sklearn", reason="needs the extra face-data")
+    flags = [
+        "--trainer.max_steps=2",
+        "--trainer.limit_val_batches=1",
+        f"--trainer.default_root_dir={tmp_path / 'logs'}",
+    ]
+    assert cli.main(["fit", f"--config={config}", *flags, *own_data.get(config.stem, [])]) == 0
+    command = capsys.readouterr().out.splitlines()[-1].split()
+    assert command[:5] == ["python", "-m", "lit_models", "test", "--ckpt_path"]
+    assert cli.main([*command[3:], "--trainer.limit_test_batches=2"]) == 0
+    expected = "test/return_min" if agent else "test/eer" if config.stem.startswith("face") else "test/loss"
+    assert expected in capsys.readouterr().out
+    saved = yaml.safe_load((tmp_path / "logs" / config.stem / "version_0" / "config.yaml").read_text())
+    assert saved["name"] == config.stem
+    asked = yaml.safe_load(config.read_text())["model"]["class_path"]
+    package = "rl" if agent else "lit_models"
+    assert (saved["model"]["class_path"], saved["ckpt_path"]) == (f"{package}.{asked}", None)
+    few = ["--trainer.limit_predict_batches=2", f"--output={tmp_path / 'predicted.csv'}"]
+    assert cli.main(["predict", *command[4:], *few]) == 0
+    assert (tmp_path / "predicted.csv").read_text().count("\n") > 2
+
+
+def test_fit_then_the_command_it_prints(run, tmp_path):
+    fitted = run("fit", "--config", CONFIG, "--trainer.max_epochs=1", *SHORT)
+    assert fitted.returncode == 0, fitted.stderr
+    assert "Traceback" not in fitted.stderr
+    command = fitted.stdout.strip().splitlines()[-1].split()
+    tested = run(*command[3:])
+    assert tested.returncode == 0, tested.stderr
+    assert "test/accuracy" in tested.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["logs"]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["fit", "--model", "Nett"], "no class 'Nett'; did you mean 'Net'?"),
+        (["fit", "--model", "Net", "--model.droput", "0.1"], "'droput'; did you mean 'dropout'?"),
+        (["fit", f"--config={CONFIG}", "--model.optimizer", "SDG"], "no class 'SDG'; did you mean 'SGD'?"),
+        (["fit", f"--config={CONFIG}", "--model.optimizer.lrr", "1"], "'lrr'; did you mean 'lr'?"),
+        (["fit", f"--config={CONFIG}", "--trainer.max_epoch", "1"], "did you mean '--trainer.max_epochs'?"),
+        (["fit", f"--config={CONFIG}", "--trainer.max_epochs", "x"], "trainer.max_epochs: 'x' is not int or null"),
+        (["fit", f"--config={CONFIG}", "--data.variant", "KMNST"], "did you mean 'KMNIST'?"),
+        (["fit", f"--conf={CONFIG}"], "'--conf'; did you mean '--config'?"),
+        (["fit", f"--config={ROOT / 'configs' / 'minst.yaml'}"], "did you mean 'mnist.yaml'?"),
+        (["fti"], "no command 'fti'; did you mean 'fit'?"),
+        (["fit"], "no model: name one with"),
+        (["test", f"--config={CONFIG}"], "test needs a trained model"),
+        (["test", "--ckpt_path=nowhere.ckpt"], "no checkpoint nowhere.ckpt"),
+    ],
+)
+def test_mistakes_in_the_command_are_one_line_with_the_nearest_name(args, message, capsys):
+    assert message in fails(capsys, *args)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model: {class_path: Net, init_args: {droput: 0.1}}", "'droput'; did you mean 'dropout'?"),
+        ("model: {class_path: lit_models.Nett}", "no lit_models.Nett; did you mean 'Net'?"),
+        ("model: {class_path: nowhere.Net}", "no module nowhere"),
+        ("modle: {class_path: Net}", "'modle.class_path'; did you mean 'model'?"),
+        ("trainer: {max_epoch: 3}", "max_epoch'; did you mean"),
+        ("model: [", "parsing config"),
+    ],
+)
+def test_mistakes_in_yaml_are_one_line_with_the_nearest_name(text, message, tmp_path, capsys):
+    (tmp_path / "wrong.yaml").write_text(text)
+    assert message in fails(capsys, "fit", "--config", tmp_path / "wrong.yaml")
+
+
+def test_wrong_data_are_one_line(tmp_path, capsys):
+    fit = ["fit", f"--config={CONFIG}", f"--trainer.default_root_dir={tmp_path / 'logs'}"]
+    assert "set model.num_classes to 10" in fails(capsys, *fit, "--model.num_classes=5")
+    assert "no train-images-idx3-ubyte" in fails(capsys, *fit, f"--data.data_dir={tmp_path}")
+    (tmp_path / "train-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 9]))
+    assert "train-images-idx3-ubyte is" in fails(capsys, *fit, f"--data.data_dir={tmp_path}")
+    assert "set download to true" in fails(capsys, *fit, "--data.variant=KMNIST", f"--data.data_dir={tmp_path}")
+
+
+@pytest.mark.parametrize(
+    ("config", "flags", "message"),
+    [
+        ("cnn_folder", ["--data.image_size=20"], "20x20 pixels, but CNN takes 28 or more"),
+        ("cnn_folder", ["--data.mode=grey"], "1 channel(s), but in_channels of CNN is 3"),
+        (
+            "cnn_folder",
+            ["--model.num_classes=10"],
+            "has 2 classes, but num_classes of CNN is 10: to train on them, set",
+        ),
+        ("cnn_folder", ["--data.root=nowhere"], "no folder nowhere: set data.root"),
+        ("cnn_mnist", ["--model.in_channels=3"], "set model.in_channels to 1"),
+        ("cnn_mnist", ["--model.num_classes=7"], "has 10 classes, but num_classes of CNN is 7"),
+        ("mnist", ["--model.num_classes=11"], "set model.num_classes to 10"),
+        (
+            "rnn_mnist",
+            ["--model.image_size=32"],
+            "28x28 pixels, but RNNClassifier takes 32 along each side, or set model.image_size",
+        ),
+        ("rnn_csv", ["--data.window=60"], "has 72 rows, and one window takes 80"),
+        ("rnn_csv", ["--data.columns=temprature"], "its columns are hour, temperature, constant"),
+        ("rnn_csv", ["--data.columns=constant"], "column 'constant' is constant over the 336 training rows"),
+        ("rnn_csv", ["--data.columns=[hour,temperature]"], "2 column(s), but input_dim is 1"),
+        ("rnn_csv", ["--data.path=nowhere.csv"], "no file nowhere.csv"),
+        ("rnn_csv", ["--model.cell=gur"], "did you mean 'gru'?"),
+        ("rnn_csv", ["--data.window=0"], "error: window is 0: it must be at least 1"),
+        ("rnn_csv", ["--model.std=0"], "error: std is 0.0: it must be above 0"),
+        ("cnn_mnist", ["--model.image_size=20"], "error: image_size is 20: it must be at least 28"),
+        ("mnist", ["--data.batch_size=0"], "error: batch_size is 0: it must be at least 1"),
+        ("face_orl", ["--model=CNN", "--model.in_channels=1"], "FaceDataModule has people to compare, not classes"),
+        ("mnist", ["--model=FaceEmbedder"], "the images are (channels, height, width) = (1, 28, 28), but FaceEmbedder"),
+        ("mnist", ["--model=RNN"], "MNISTDataModule has classes, not a series to forecast"),
+        ("rnn_csv", ["--model=CNN"], "TimeSeriesDataModule has no classes"),
+    ],
+)
+def test_data_that_do_not_fit_the_model_are_one_line(config, flags, message, own_data, tmp_path, capsys):
+    fit = ["fit", f"--config={ROOT / 'configs' / config}.yaml", f"--trainer.default_root_dir={tmp_path / 'logs'}"]
+    assert message in fails(capsys, *fit, *own_data.get(config, []), *flags)
+
+
+def test_gaps_in_a_file_are_one_line(series, tmp_path, capsys):
+    fit = ["fit", f"--config={ROOT / 'configs' / 'rnn_csv.yaml'}", f"--data.path={series}"]
+    lines = series.read_text().splitlines()
+    for cell, message in (("", "the value is missing"), ("warm", "'warm' is not a number")):
+        series.write_text("\n".join([*lines[:9], f"8,{cell},7", *lines[10:]]))
+        assert f"row 10, column 'temperature': {message}" in fails(capsys, *fit, "--data.columns=temperature")
+
+
+def test_a_runs_own_config_resumes_it(series, tmp_path):
+    flags = [f"--data.path={series}", "--data.columns=temperature", f"--trainer.default_root_dir={tmp_path / 'logs'}"]
+    assert cli.main(["fit", f"--config={ROOT / 'configs' / 'rnn_csv.yaml'}", *flags, "--trainer.max_epochs=1"]) == 0
+    run = tmp_path / "logs" / "rnn_csv" / "version_0"
+    last = f"--ckpt_path={run / 'checkpoints' / 'last.ckpt'}"
+    assert cli.main(["fit", f"--config={run / 'config.yaml'}", last]) == 0
+
+
+def test_own_pictures_and_series_must_be_given(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for config, message in (
+        ("cnn_folder", "no folder pictures: set data.root"),
+        ("rnn_csv", "no file series.csv: set"),
+    ):
+        assert message in fails(capsys, "fit", f"--config={ROOT / 'configs' / config}.yaml")
+    message = fails(capsys, "fit", "--model=CNN", "--data=ImageFolderDataModule")
+    assert "root has no value: give one with --data.root" in message
+
+
+def test_log_directory_that_cannot_be_written(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    message = fails(capsys, "fit", f"--config={CONFIG}", f"--trainer.default_root_dir={tmp_path / 'file'}")
+    assert "cannot write to" in message
+    assert "--trainer.default_root_dir" in message
+
+
+def test_checkpoints_that_are_refused(last, tmp_path, capsys):
+    cut = tmp_path / "cut.ckpt"
+    for size in (0, 100, last.stat().st_size // 2, last.stat().st_size - 1):
+        cut.write_bytes(last.read_bytes()[:size])
+        assert "cut short" in fails(capsys, "test", "--ckpt_path", cut)
+
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "run"),))
+
+    torch.save(torch.load(last, weights_only=True) | {"extra": Evil()}, tmp_path / "evil.ckpt")
+    assert "contains code" in fails(capsys, "test", "--ckpt_path", tmp_path / "evil.ckpt")
+    assert not (tmp_path / "run").exists()
+    torch.save({"weights": torch.ones(1)}, tmp_path / "other.ckpt")
+    assert "not a Lightning checkpoint" in fails(capsys, "test", "--ckpt_path", tmp_path / "other.ckpt")
+
+
+def test_another_class_and_a_changed_run_are_refused(last, capsys):
+    other = "lightning.pytorch.demos.boring_classes.BoringModel"
+    for verb in ("fit", "test"):
+        assert "holds lit_models.Net" in fails(capsys, verb, "--ckpt_path", last, "--model", other)
+    resume = ["fit", f"--config={CONFIG}", f"--ckpt_path={last}"]
+    assert "model.dropout: 0.0 -> 0.3" in fails(capsys, *resume, "--model.dropout=0.3")
+    assert "model.optimizer.lr: 0.1 -> 0.2" in fails(capsys, *resume, "--model.optimizer.lr=0.2")
+    assert "data.batch_size: 128 -> 3" in fails(capsys, *resume, "--data.batch_size=3")
+    assert "seed_everything: 0 -> 1" in fails(capsys, *resume, "--seed_everything=1")
+    assert "ends after 120 steps" in fails(
+        capsys, *resume, "--trainer.max_epochs=3", "--trainer.limit_train_batches=60"
+    )
+
+
+def test_a_network_that_the_checkpoint_does_not_fit_is_refused(last, capsys):
+    message = fails(capsys, "test", f"--ckpt_path={last}", "--model.hidden_features=20")
+    assert "does not fit the model" in message
+    assert "classifier.1.weight" in message
+
+
+def test_a_checkpoint_in_a_config_file_is_not_passed_over(last, tmp_path, capsys):
+    (tmp_path / "resume.yaml").write_text(f"ckpt_path: {last}")
+    message = fails(capsys, "fit", f"--config={CONFIG}", f"--config={tmp_path / 'resume.yaml'}")
+    assert f"give --ckpt_path {last}" in message
+
+
+@pytest.mark.parametrize("option", ["--config=", "-c"])
+def test_flags_win_over_the_checkpoint_and_the_checkpoint_over_files(option, last, tmp_path):
+    file = tmp_path / "file.yaml"
+    file.write_text(
+        "model: {class_path: Net, init_args: {dropout: 0.9, mean: 0.9}}\ndata: {class_path: MNISTDataModule}"
+    )
+    flags = ["--model.mean=0.5", "--data.batch_size=1000", "--trainer.limit_test_batches=1"]
+    command = cli.CLI(["test", f"{option}{file}", f"--ckpt_path={last}", *flags])
+    assert (command.model.hparams.dropout, command.model.hparams.mean) == (0.0, 0.5)
+    assert (command.datamodule.hparams.batch_size, command.datamodule.hparams.rotation) == (1000, 10)
+
+
+def test_checkpoint_of_a_python_trainer_tests_alone(tmp_path, capsys):
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
+    trainer = Trainer(max_steps=1, default_root_dir=tmp_path, limit_val_batches=0, **options)
+    trainer.fit(Net(hidden_features=20), datamodule=MNISTDataModule(batch_size=16))
+    trainer.save_checkpoint(tmp_path / "python.ckpt")
+    flags = ["--trainer.limit_test_batches=1", f"--trainer.default_root_dir={tmp_path}"]
+    command = cli.CLI(["test", f"--ckpt_path={tmp_path / 'python.ckpt'}", *flags])
+    assert command.model.hparams.hidden_features == 20
+    assert command.datamodule.hparams.batch_size == 16
+
+
+def test_last_and_auto(tmp_path, capsys):
+    config = f"--config={ROOT / 'configs' / 'mnist_article.yaml'}"
+    fit = ["fit", config, f"--trainer.default_root_dir={tmp_path}", *SHORT]
+    assert "there is no" in fails(capsys, *fit, "--ckpt_path=last")
+    for epochs in (1, 2):
+        assert cli.main([*fit, "--ckpt_path=auto", f"--trainer.max_epochs={epochs}"]) == 0
+        content = torch.load(tmp_path / "mnist_article/version_0/checkpoints/last.ckpt", weights_only=True)
+        assert content["global_step"] == 3 * epochs
+    assert [path.name for path in (tmp_path / "mnist_article").iterdir()] == ["version_0"]
+    flags = [f"--trainer.default_root_dir={tmp_path}", "--trainer.limit_test_batches=1"]
+    assert cli.main(["test", config, "--ckpt_path=last", *flags]) == 0
+
+
+def test_defaults_step_aside(tmp_path):
+    flags = [f"--config={CONFIG}", f"--trainer.default_root_dir={tmp_path}", "--trainer.max_epochs=1", *SHORT]
+    off = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_progress_bar=false"]
+    assert cli.main(["fit", *flags, *off]) == 0
+    assert list(tmp_path.iterdir()) == []
+    assert cli.main(["fit", *flags, "--trainer.fast_dev_run=true"]) == 0
+    assert list(tmp_path.rglob("*.ckpt")) == []
+    own = tmp_path / "own.yaml"
+    own.write_text("trainer: {callbacks: [{class_path: ModelCheckpoint, init_args: {save_top_k: 0}}]}")
+    command = cli.CLI(["fit", *flags, f"--config={own}"])
+    assert [type(callback).__name__ for callback in command.trainer.checkpoint_callbacks] == ["ModelCheckpoint"]
+
+
+@pytest.mark.parametrize(("stop", "status"), [(signal.SIGINT, 1), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
+def test_stopped_runs_leave_a_checkpoint_that_goes_on(stop, status, run, tmp_path):
+    flags = ["fit", "--config", CONFIG, "--trainer.max_epochs=1", "--trainer.limit_val_batches=1"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    often = ["--checkpoint.monitor=null", "--checkpoint.every_n_train_steps=10"]
+    command = [sys.executable, "-m", "lit_models", *map(str, flags), *often]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+    )
+    checkpoint = tmp_path / "logs" / "mnist" / "version_0" / "checkpoints" / "last.ckpt"
+    while process.poll() is None and not checkpoint.exists():
+        time.sleep(0.05)  # until training is under way
+    process.send_signal(stop)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == status, errors
+    step = torch.load(checkpoint, weights_only=True)["global_step"]
+    assert 0 < step < 430
+    assert f"Stopped after step {step}" in errors.decode()
+    resumed = run("fit", "--ckpt_path", checkpoint)
+    assert resumed.returncode == 0, resumed.stderr
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 430
+    assert len(list(checkpoint.parent.iterdir())) == 2  # the best and the last: none is left behind
+
+
+def test_exception_leaves_a_checkpoint(tmp_path, monkeypatch, capsys):
+    def fail(self, batch, batch_idx):
+        if batch_idx == 2:
+            raise OSError("the disk is gone")
+        return step(self, batch, batch_idx)
+
+    step = Net.training_step
+    monkeypatch.setattr(Net, "training_step", fail)
+    assert "the disk is gone" in fails(capsys, "fit", f"--config={CONFIG}", f"--trainer.default_root_dir={tmp_path}")
+    content = torch.load(tmp_path / "mnist/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert content["global_step"] == 2
+
+
+def test_predict_without_images_is_the_test_set(last, tmp_path):
+    output = tmp_path / "new" / "F.csv"
+    assert cli.main(["predict", f"--ckpt_path={last}", f"--output={output}"]) == 0
+    with output.open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["index"] for row in rows] == [str(index) for index in range(10_000)]
+    data = MNISTDataModule()
+    data.setup("test")
+    model = Net.load_from_checkpoint(last, weights_only=True).cpu().eval()
+    with torch.no_grad():
+        truth = model(data.test_set.images[:500]).softmax(1)
+    for row, probabilities in zip(rows, truth, strict=False):
+        assert row["label"] == str(int(probabilities.argmax()))
+        assert [float(row[str(digit)]) for digit in range(10)] == pytest.approx(probabilities.tolist(), abs=1e-4)
+
+
+@pytest.mark.slow
+def test_mnist_config_learns(tmp_path):
+    command = cli.CLI(["fit", f"--config={CONFIG}", f"--trainer.default_root_dir={tmp_path}", "--trainer.max_epochs=3"])
+    result = command.trainer.test(command.model, datamodule=command.datamodule)
+    assert result[0]["test/accuracy"] >= 0.988

@@ -1,0 +1,165 @@
+"""Precisions, devices and the compiler, for every model."""
+
+import pytest
+import torch
+from conftest import ROOT, fails
+from lightning import Trainer, seed_everything
+from lightning.fabric.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.callbacks import Callback
+
+from datamodules import ImageFolderDataModule, MNISTDataModule, TimeSeriesDataModule
+from lit_models import CNN, RNN, Net, RNNClassifier
+from lit_models.cli import main as cli
+from rl import DQN
+
+CONFIG = ROOT / "configs" / "mnist.yaml"
+QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+FEW = {"limit_train_batches": 4, "limit_val_batches": 2, "limit_test_batches": 2, "num_sanity_val_steps": 0}
+PAIRS = {
+    "Net": lambda: (Net(), MNISTDataModule(batch_size=16, rotation=10)),
+    "CNN": lambda: (CNN(1, image_size=48, batch_norm=True), MNISTDataModule(batch_size=4)),
+    "RNNClassifier": lambda: (RNNClassifier(), MNISTDataModule(batch_size=16)),
+    "RNN": lambda: (RNN(hidden_dim=8, residual=True), TimeSeriesDataModule(length=1000)),
+    "DQN": lambda: (DQN(steps_per_epoch=200, learning_starts=100, eval_episodes=2, test_episodes=2), None),
+}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--trainer.precision=16-mixed"], "precision 16-mixed needs a GPU: set trainer.precision to bf16-mixed or 32"),
+        (["--trainer.strategy=fsdp"], "strategy fsdp needs GPUs: set trainer.strategy to ddp"),
+        (["--trainer.devices=4096"], "trainer.devices is 4096, but this machine has"),
+        (["--trainer.precision=15"], "precision: '15' is not"),
+        *((["--trainer.devices", value], "it is a number of processes") for value in ("0", "-1", "[0]", "1.5")),
+        (["--checkpoint_every_n_steps=0"], "checkpoint_every_n_steps is 0: it must be at least 1"),
+    ],
+)
+def test_what_a_cpu_cannot_do_is_refused_before_anything_is_built(flags, message, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli.CLI, "instantiate_classes", lambda self: pytest.fail("a model is built"))
+    where = ["--trainer.accelerator=cpu", f"--trainer.default_root_dir={tmp_path}"]
+    assert message in fails(capsys, "fit", f"--config={CONFIG}", *where, *flags)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("accelerator", ["gpu", "cuda", "tpu"])
+def test_an_accelerator_that_is_not_there(accelerator, capsys):
+    message = fails(capsys, "fit", f"--config={CONFIG}", f"--trainer.accelerator={accelerator}")
+    assert ("torch_xla" if accelerator == "tpu" else "set trainer.accelerator to auto") in message
+
+
+class Types(Callback):
+    def __init__(self):
+        self.losses, self.images = [], []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.images.append(batch[0].dtype)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if outputs:
+            self.losses.append(outputs["loss"].dtype)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("pair", PAIRS)
+def test_every_model_trains_in_bf16_and_sums_in_fp32(pair, precision):
+    seed_everything(0)
+    model, data = PAIRS[pair]()
+    types = Types()
+    trainer = Trainer(max_epochs=1, precision=precision, accelerator="cpu", callbacks=[types], **FEW, **QUIET)
+    trainer.fit(model, datamodule=data)
+    metrics = dict(trainer.callback_metrics)
+    trainer.test(model, datamodule=data, verbose=False)
+    metrics |= trainer.callback_metrics
+    assert all(value.isfinite() for value in metrics.values())
+    assert {value.dtype for value in metrics.values()} <= {torch.float32, torch.float64}
+    assert set(types.losses) <= {torch.float32}
+    # Rotated in fp32; bytes are exact, and rows and observations have been left as they were.
+    assert set(types.images) == {torch.uint8 if pair in ("CNN", "RNNClassifier") else torch.float32}
+    weights = {parameter.dtype for parameter in model.parameters()}
+    assert weights == {torch.bfloat16 if precision == "bf16-true" else torch.float32}
+    # Eight bits would leave no more than three digits of any of these.
+    assert any((value.float() != value.bfloat16().float()).item() for value in metrics.values())
+
+
+def test_rows_far_from_zero_keep_their_digits_in_bf16():
+    model = RNN(hidden_dim=8, residual=True, mean=1000.3, std=0.5).to(torch.bfloat16)
+    x = 1000.3 + 0.5 * torch.randn(2, 5, 1, generator=torch.Generator().manual_seed(0))
+    assert model.normalize(x).abs().max() < 4  # not the 4 or more that a rounded mean or rounded rows would be off by
+    torch.testing.assert_close(model.normalize(x), (x - 1000.3) / 0.5, atol=1e-3, rtol=0)
+    prediction, _ = model(x)
+    assert (prediction - x).abs().max() < 2
+
+
+@pytest.mark.slow
+def test_net_in_bf16_mixed_is_as_good_as_in_fp32():
+    accuracies = []
+    for precision in ("32", "bf16-mixed"):
+        seed_everything(0)
+        command = ["fit", f"--config={CONFIG}", "--trainer.max_epochs=3", f"--trainer.precision={precision}"]
+        off = ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_progress_bar=false"]
+        fitted = cli.CLI([*command, *off])
+        accuracies.append(fitted.trainer.test(fitted.model, datamodule=fitted.datamodule)[0]["test/accuracy"])
+    assert accuracies[0] > 0.985
+    assert abs(accuracies[0] - accuracies[1]) < 0.003
+
+
+SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=3", "--trainer.limit_val_batches=1"]
+
+
+def test_a_compiled_model_is_the_same_and_its_checkpoint_too(tmp_path):
+    ends = []
+    for compile in ("true", "false"):
+        logs = f"--trainer.default_root_dir={tmp_path / compile}"
+        assert cli.main(["fit", f"--config={CONFIG}", *SHORT, f"--compile={compile}", logs]) == 0
+        path = tmp_path / compile / "mnist" / "version_0" / "checkpoints" / "last.ckpt"
+        ends.append(torch.load(path, weights_only=True)["state_dict"])
+    torch.testing.assert_close(ends[0], ends[1], atol=1e-4, rtol=1e-3)
+
+
+def test_an_agents_networks_are_compiled():
+    agent = DQN(weight_average=0.5)
+    agent.compile(backend="eager")
+    networks = (agent.network, agent.target, agent.average)
+    assert all(network._compiled_call_impl is not None for network in networks)
+    observation = torch.randn(3, 4)
+    torch.testing.assert_close(agent(observation), agent.average.forward(observation))
+
+
+def test_without_a_compiler_a_run_goes_on_with_one_warning(run, tmp_path):
+    variables = {"CXX": "no-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    fitted = run("fit", "--config", CONFIG, *SHORT, "--compile=true", variables=variables)
+    assert fitted.returncode == 0, fitted.stderr
+    assert fitted.stderr.count("not compiled, since the compiler does not work here") == 1
+    assert "Traceback" not in fitted.stderr
+
+
+@pytest.mark.parametrize("pair", ["Net", "RNN"])
+def test_data_in_the_devices_memory_train_alike(pair):
+    ends = []
+    for resident in (True, False):
+        seed_everything(0)
+        model, data = PAIRS[pair]()
+        data.hparams.device_resident = resident
+        Trainer(max_epochs=1, accelerator="cpu", **FEW, **QUIET).fit(model, datamodule=data)
+        ends.append(model.cpu().state_dict())
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_data_that_workers_read_cannot_be_in_the_devices_memory(pets):
+    for data in (
+        MNISTDataModule(num_workers=1, device_resident=True),
+        ImageFolderDataModule(str(pets), memory_limit=0, num_workers=1, device_resident=True),
+    ):
+        data.setup("fit")
+        with pytest.raises(ValueError, match="set num_workers to 0, or leave device_resident out"):
+            data.train_dataloader()
+
+
+def test_lightnings_advice_about_a_gpus_digits_is_kept_out(caplog):
+    cli.quieten()
+    with caplog.at_level("INFO"):
+        rank_zero_info("You should set `torch.set_float32_matmul_precision('medium' | 'high')`")
+        rank_zero_info("something else")
+    assert caplog.messages == ["something else"]
