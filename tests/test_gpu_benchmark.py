@@ -26,12 +26,12 @@ def test_every_part_runs_at_a_toy_size_without_a_gpu(tmp_path):
     assert results["toy"] is True
     assert results["machine"]["torch"] == torch.__version__
     assert parts["right"]["figures"]["tests"]["failed"] == []
-    assert len(parts["right"]["figures"]["tests"]["passed"]) > 30
+    assert len(parts["right"]["figures"]["tests"]["passed"]) > 20
     ways = list(parts["net"]["figures"].values())
     assert len(ways) == 3
     assert all(way["seconds per epoch"][0] > 0 for way in ways)
     assert all(way["plain loop"][0] > 0 for way in ways[:2])
-    assert [len(part["figures"]) for part in parts.values()] == [1, 3, 2, 2, 1, 2]
+    assert [len(part["figures"]) for part in parts.values()] == [1, 3, 2, 2, 1, 1]
     for name in parts:
         assert f"\n{name}: done" in done.stdout
 

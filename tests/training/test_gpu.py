@@ -214,7 +214,7 @@ def test_checkpoints_go_to_a_cpu_and_back(name, tmp_path):
     model, data = MODELS[name](tmp_path)
     path, steps = tmp_path / "model.ckpt", []
     for number, accelerator in enumerate((ACCELERATOR, "cpu", ACCELERATOR), start=1):
-        fitted = trainer(max_epochs=number, accelerator=accelerator)
+        fitted = trainer(max_epochs=number, accelerator=accelerator, limit_train_batches=2, limit_val_batches=1)
         fitted.fit(model, datamodule=data, ckpt_path=path if path.exists() else None, weights_only=True)
         fitted.save_checkpoint(path)
         steps.append(fitted.global_step)
@@ -281,7 +281,7 @@ def test_a_killed_run_ends_within_the_spread_of_runs(tmp_path, record_property):
 def test_an_agent_learns(precision):
     seed_everything(0)
     options = {"max_grad_norm": 1.0, "weight_average": 0.9, "prioritized": True, "n_steps": 3}
-    agent = DQN(**AGENT | {"steps_per_epoch": 400} | options)
+    agent = DQN(**AGENT | {"steps_per_epoch": 160} | options)
     fitted = trainer(max_epochs=2, precision=precision, accelerator=ACCELERATOR, limit_train_batches=1.0)
     fitted.fit(agent)
     assert agent.evaluated[-1][1] > 5
