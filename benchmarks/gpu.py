@@ -90,7 +90,8 @@ def write_json(path: Path, content: Any) -> None:
 def toy(*flags: str) -> list[str]:
     """Flags that cut a run down to what a CPU does in a moment; none on a GPU."""
     short = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--trainer.max_epochs=1"]
-    return [] if GPU else [*short, *flags]
+    off = ["--trainer.logger=false", "--trainer.enable_model_summary=false"]
+    return [] if GPU else [*short, *off, *flags]
 
 
 class Recorder:
@@ -349,7 +350,7 @@ def rnn(figures: Figures) -> None:
 def dqn(figures: Figures) -> None:
     """`DQN` on CartPole on the CPU, which its config asks for, and on the GPU."""
     epochs = 15 if GPU else 1
-    flags = [f"--trainer.max_epochs={epochs}", *([] if GPU else ["--model.eval_episodes=2"])]
+    flags = [f"--trainer.max_epochs={epochs}", *toy("--model.eval_episodes=2")]
     for seed in range(SEEDS):
         for accelerator in ("cpu", "gpu") if GPU else ("cpu",):
             watch = dqn_benchmark.Stopwatch()
@@ -367,7 +368,7 @@ def dqn(figures: Figures) -> None:
 def trainer(figures: Figures) -> None:
     """What the parts of `Net`'s training step cost, in microseconds."""
     for config in ("mnist.yaml", "mnist_gpu.yaml") if GPU else ("mnist.yaml",):
-        times = parts_of_a_step(config, RESIDENT, rounds=5 if GPU else 1, calls=50 if GPU else 2)
+        times = parts_of_a_step(config, RESIDENT, *toy(), rounds=5 if GPU else 1, calls=50 if GPU else 2)
         for name, values in times.items():
             for value in values:
                 figures.note(f"{config}, microseconds per step", **{name: value})
