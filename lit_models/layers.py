@@ -8,7 +8,13 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
     """PyTorch's, whose backward pass on a GPU is deterministic where deterministic algorithms are asked for.
 
     `trainer.deterministic=true` asks for them; PyTorch's own raises a RuntimeError then.
+
+    Args:
+        output_size: Height and width that come out.
     """
+
+    def __init__(self, output_size: int) -> None:
+        super().__init__(output_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Averages `(batch, channels, height, width)` to `(batch, channels, output_size, output_size)`."""

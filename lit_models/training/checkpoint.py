@@ -312,10 +312,14 @@ def recorded_config(
             if class_path.startswith("__main__."):
                 raise ValueError(f"{path} holds {class_path}: move the class into a module that can be imported")
             # The hyperparameters last: a model may have learnt some, such as the names of its classes.
-            section, known = {"class_path": class_path}, known | (checkpoint.get(hyperparameters) or {})
-        if section:
-            config[key] = section | {"init_args": unfetched(known)}
+            known = known | (checkpoint.get(hyperparameters) or {})
+        if (class_path := class_path or section.get("class_path")) is not None:
+            config[key] = {"class_path": class_path, "init_args": unfetched(known)}
+            refuse_dotted(known, path)
     if resuming and recorded:
+        refuse_dotted(recorded, path)
+        for section in recorded.values():
+            refuse_dotted(section, path)
         rest = {key: value for key, value in recorded.items() if key not in {"model", "data"} | NOT_TAKEN}
         kept, left = plain_settings(rest)
         run = run_folder(path)
@@ -333,8 +337,15 @@ def recorded_config(
         config = json.loads(json.dumps(config))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be used from the command line: in its config, {error}") from error
-    refuse_foreign(config, path, modules)
+    refuse_foreign({key: config[key] for key in ("model", "data") if key in config}, path, modules)
     return config
+
+
+def refuse_dotted(content: Any, path: str | Path) -> None:
+    """Raises a ValueError where keys have dots, which jsonargparse takes for keys within one another."""
+    for key in content if isinstance(content, dict) else ():
+        if not isinstance(key, str) or "." in key:
+            raise ValueError(f"{path} is damaged: {key!r} in its config is no name")
 
 
 def run_folder(path: str | Path) -> Path | None:
@@ -353,7 +364,7 @@ def run_settings(run: Path, modules: Modules) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError(f"{path} is damaged: give all options anew, without --ckpt_path, or mend it")
     config = {key: value for key, value in config.items() if key not in {*RESUMED, *NOT_TAKEN}}
-    refuse_foreign(config, path, modules)
+    refuse_foreign(config, path, modules, built=(object,))  # callbacks, loggers and all else; no functions
     return config
 
 

@@ -4,6 +4,7 @@ Without this, a checkpoint would choose what is imported (a file beside the comm
 """
 
 import contextlib
+import importlib
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -12,6 +13,10 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace, _common, set_parsing_settings
+from lightning import LightningDataModule, LightningModule
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 Modules = list[str] | str | None
 
@@ -25,6 +30,8 @@ SECTIONS = {"config", "trainer"}
 TEXTS = {"precision", "accelerator", "strategy", "devices", "deterministic", "gradient_clip_algorithm"}
 TEXTS |= {"monitor", "mode", "logging_interval"}
 TEXTS |= {"max_time", "val_check_interval", "train_time_interval"}
+# What a checkpoint may have built. A function would be called with what the checkpoint says.
+BUILT = (LightningModule, LightningDataModule, nn.Module, Optimizer, LRScheduler)
 DEEPEST = 50  # of a config; Python itself gives up at a thousand calls
 DOTTED = re.compile(r"([^\W\d]\w*)(?:\.[^\W\d]\w*)+")  # what may be the path of a class, with its package
 
@@ -58,23 +65,44 @@ def foreign(holder: object, name: str) -> str:
     )
 
 
-def refuse_foreign(content: Any, path: object, modules: Modules) -> None:
-    """Raises a ValueError where a file names a class or an environment of a module that is not `covered`.
+def refuse_foreign(content: Any, path: object, modules: Modules, built: tuple[type, ...] = BUILT) -> None:
+    """Raises a ValueError where a file names what it may not.
+
+    That is, a class or an environment of a module that is not `covered`, and of the trusted modules anything but
+    classes of some kinds, such as functions.
 
     Args:
         content: Nested dictionaries and lists of the file: its config, or hyperparameters.
         path: The file.
         modules: Those that the user has named.
+        built: The kinds of classes.
     """
+    named = listed(modules)
     for keys, value in leaves(content):
-        if "env_options" in keys and (keys[-1] == "class_path" or isinstance(parsed(value), dict | list)):
+        key = str(keys[-1]).rpartition(".")[2]  # jsonargparse takes `optimizer.class_path` for keys within one another
+        if "env_options" in keys and (key == "class_path" or isinstance(parsed(value), dict | list)):
             # jsonargparse would build any class there, a writer too, since any value will do.
             raise ValueError(f"{path} holds {value!r} in env_options: a class there is taken from the command only")
-        if keys[-1] == "class_path" and "." in value and not covered(value, listed(modules)):
-            raise ValueError(foreign(path, value))
+        if isinstance(inner := parsed(value), dict | list):  # jsonargparse reads a text so where none will do
+            refuse_foreign({key: inner}, path, modules, built)
+        elif key in ("class_path", "optimizer", "lr_scheduler") and "." in value:
+            if not covered(value, named):
+                raise ValueError(foreign(path, value))
+            if covered(value) and not value.startswith("__main__.") and not is_class(value, built):
+                raise ValueError(f"{path} holds {value}, which is no class that it may have built")
         # What stands before the colon, gymnasium imports.
-        if keys[-1] == "env_id" and ":" in value and not covered(value.rpartition(":")[0], listed(modules)):
+        if key == "env_id" and ":" in value and not covered(value.rpartition(":")[0], named):
             raise ValueError(foreign(path, value))
+
+
+def is_class(name: str, kinds: tuple[type, ...]) -> bool:
+    """Whether a name in a trusted module is that of a class of some kinds; yes if there is nothing of that name."""
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError):  # which is said where it is to be built
+        return True
+    return isinstance(found, type) and issubclass(found, kinds)
 
 
 def leaves(content: Any, keys: tuple[Any, ...] = ("",), depth: int = 0) -> Iterator[tuple[tuple[Any, ...], str]]:

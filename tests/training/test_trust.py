@@ -182,7 +182,7 @@ def test_an_export_imports_no_data_module_and_calls_no_function(evil, last, tmp_
     assert cli.main([*command, f"--modules={evil.name}"]) == 0
     assert evil.imported
     forged(last, tmp_path / "other.ckpt", data_class="torch.save", datamodule_hyper_parameters={"obj": 1, "f": "new"})
-    assert cli.main([*command, "--overwrite"]) == 0
+    assert "holds torch.save, which is no class that it may have built" in fails(capsys, *command, "--overwrite")
     assert not Path("new").exists()
 
 
@@ -424,6 +424,55 @@ def test_nothing_is_fetched_for_a_checkpoint(last, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no network"):
         lit_models.load(path)
     assert asked == [("resnet18", None)]
+
+
+CALLS = {
+    "a shell": {"class_path": "torch.utils.collect_env.run", "init_args": {"command": "mkdir called"}},
+    "a file": {"class_path": "torch.hub.load", "init_args": {"repo_or_dir": ".", "model": "m", "source": "local"}},
+    "a download": {
+        "class_path": "torch.hub.load_state_dict_from_url",
+        "init_args": {"url": "file:///nowhere", "model_dir": "called"},
+    },
+    "as text": "torch.utils.collect_env.run",
+}
+
+
+@pytest.mark.parametrize("verb", ["fit", "test"])
+@pytest.mark.parametrize("what", CALLS)
+@pytest.mark.parametrize("key", ["optimizer", "lr_scheduler", "optimizer.class_path"])
+def test_no_function_is_called_for_a_checkpoint(verb, what, key, last, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hubconf.py").write_text("import os; os.mkdir('called')\ndef m(*arguments, **options): pass")
+    content = torch.load(last, weights_only=True)
+    value = CALLS[what]["class_path"] if key.endswith("class_path") and isinstance(CALLS[what], dict) else CALLS[what]
+    path = forged(last, tmp_path / "other.ckpt", hyper_parameters=content["hyper_parameters"] | {key: value})
+    message = fails(capsys, verb, f"--ckpt_path={path}")
+    assert "which is no class that it may have built" in message or "in its config is no name" in message
+    assert not (tmp_path / "called").exists()
+
+
+def test_no_key_with_a_dot_and_no_other_argument_has_anything_fetched(last, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    content = torch.load(last, weights_only=True)
+    cifar = {"class_path": "datamodules.CIFAR10DataModule", "init_args": {"data_dir": str(tmp_path / "fetched")}}
+    model = content["config"]["model"]
+    for section, value in (
+        ("data", cifar | {"dict_kwargs": {"download": True}}),
+        ("data", cifar | {"init_args.download": True}),
+        ("data", cifar | {"init_args": cifar["init_args"] | {"x.download": True}}),
+        ("data.init_args", {"download": True}),
+        ("data", cifar | {"init_args": cifar["init_args"] | {"download": True}}),
+    ):
+        config = content["config"] | {"model": model, section: value}
+        changed = {key: part for key, part in content.items() if key not in ("data_class", "MNISTDataModule")}
+        torch.save(changed | {"config": config, "datamodule_hyper_parameters": {}}, tmp_path / "other.ckpt")
+        for verb in ("fit", "test"):
+            if section == "data" or verb == "fit":
+                assert "could not download" not in fails(capsys, verb, "--ckpt_path=other.ckpt", *FEW[verb])
+            else:  # which looks at the model and the data alone
+                assert cli.main([verb, "--ckpt_path=other.ckpt", *FEW[verb]]) == 0
+            assert not (tmp_path / "fetched").exists()
+            assert not (tmp_path / "data").exists()
 
 
 @pytest.fixture(scope="module")
