@@ -24,6 +24,7 @@ from lit_models.training.trust import (
     Modules,
     covered,
     foreign,
+    free,
     leaves,
     listed,
     module_of,
@@ -378,7 +379,8 @@ def modules_option(trainer: Trainer, named: Iterable[str] = ()) -> str:
     model, data = trainer.lightning_module, trainer.datamodule
     names = [class_path(value) for value in (model, data) if value is not None]
     names += [text for keys, text in leaves(dict(model.hparams)) if keys[-1] == "env_id" and ":" in text]
-    modules = sorted({*named, *(module_of(name) for name in names if not covered(name, named))})
+    modules = {*named, *(module_of(name) for name in names if not covered(name, named))}
+    modules = sorted(name for name in modules if not free(name))
     value = modules[0] if len(modules) == 1 else f"[{', '.join(modules)}]"
     return f" --modules {shlex.quote(value)}" if modules else ""
 

@@ -41,13 +41,14 @@ def listed(modules: Modules) -> list[str]:
     return [modules] if isinstance(modules, str) else list(modules or ())
 
 
+def within(name: str, packages: Iterable[str]) -> bool:
+    """Whether a name is that of something in one of the packages, modules or classes, or of one itself."""
+    return any(f"{name}.".startswith(f"{package}.") for package in packages)
+
+
 def covered(name: str, modules: Iterable[str] = ()) -> bool:
     """Whether a class or module may be imported for a file: it is trusted, within one of the modules, or running."""
-
-    def within(packages: Iterable[str]) -> bool:
-        return any(f"{name}.".startswith(f"{package}.") for package in packages)
-
-    return within(modules) or within(["__main__"]) or (within(TRUSTED) and not within(FETCHING))
+    return within(name, [*modules, "__main__"]) or (within(name, TRUSTED) and not within(name, FETCHING))
 
 
 def module_of(name: str) -> str:
@@ -85,22 +86,27 @@ def refuse_foreign(content: Any, path: object, modules: Modules, built: tuple[ty
             raise ValueError(f"{path} holds {value!r} in env_options: a class there is taken from the command only")
         if isinstance(inner := parsed(value), dict | list):  # jsonargparse reads a text so where none will do
             refuse_foreign({key: inner}, path, modules, built)
-        elif key in ("class_path", "optimizer", "lr_scheduler") and "." in value:
-            if not covered(value, named):
+        elif key in ("class_path", "optimizer", "lr_scheduler") and "." in value and not within(value, named):
+            if not covered(value):
                 raise ValueError(foreign(path, value))
-            if covered(value) and not value.startswith("__main__.") and not is_class(value, built):
-                raise ValueError(f"{path} holds {value}, which is no class that it may have built")
+            if not free(value, built):
+                raise ValueError(
+                    f"{path} holds {value}, which is no class that it may have built: if you know it, add --modules "
+                    f"{value}"
+                )
         # What stands before the colon, gymnasium imports.
         if key == "env_id" and ":" in value and not covered(value.rpartition(":")[0], named):
             raise ValueError(foreign(path, value))
 
 
-def is_class(name: str, kinds: tuple[type, ...]) -> bool:
-    """Whether a name in a trusted module is that of a class of some kinds; yes if there is nothing of that name."""
+def free(name: str, kinds: tuple[type, ...] = BUILT) -> bool:
+    """Whether a file may have something built that nobody has named: it is `covered`, and a class of some kinds."""
     module, _, attribute = name.rpartition(".")
+    if not covered(name) or within(name, ["__main__"]):
+        return covered(name)
     try:
         found = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError):  # which is said where it is to be built
+    except (ImportError, AttributeError, ValueError):  # there is none, which is said where it is to be built
         return True
     return isinstance(found, type) and issubclass(found, kinds)
 
@@ -159,19 +165,21 @@ class Command:
             elif key == "modules":
                 self.modules.add(value)
             elif (key == "env_id" and ":" in value) or (key in CLASSES and DOTTED.fullmatch(value)):
-                self.modules |= {module_of(value)} if not covered(value) else set()
+                self.modules |= {value if covered(value) else module_of(value)}
 
 
 def modules_of(config: Any) -> set[str]:
-    """The modules that a config, as it has been parsed, has something of, but for the trusted ones."""
+    """What is to be named of a config, as it has been parsed: modules, and classes that are not `free`."""
     if isinstance(config, list):
         return set().union(*map(modules_of, config))
     if isinstance(config, Namespace | dict):
         values = vars(config) if isinstance(config, Namespace) else config
         found, name = set().union(*map(modules_of, values.values())), values.get("class_path")
-    else:
-        found, name = set(), getattr(config, "__module__", None) if callable(config) else None
-    return found if not isinstance(name, str) or covered(name) else found | {module_of(name)}
+        if isinstance(name, str) and not free(name):
+            found.add(name if covered(name) else module_of(name))
+        return found
+    name = getattr(config, "__module__", None) if callable(config) else None
+    return {module_of(name)} if isinstance(name, str) and not covered(name) else set()
 
 
 def parsed(text: str) -> Any:

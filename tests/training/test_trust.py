@@ -64,6 +64,12 @@ def sgd(parameters) -> torch.optim.Optimizer:
 
 class Watch(Callback):
     pass
+
+
+class Transformed(datamodules.MNISTDataModule):
+    def __init__(self, transform: Callable | None = None, **options):
+        super().__init__(**options)
+        self.hparams.pop("transform")  # an object has no place in a checkpoint
 """
 
 
@@ -222,7 +228,10 @@ def test_what_a_command_names(tmp_path, monkeypatch):
     assert named("--trainer.callbacks", '[{"class_path": "a.Watch"}, b.Watch]') == {"a", "b"}
     assert named("--model.env_id=a.b:Own-v0", "--modules+=c.d", "--modules=[e, f]") == {"a", "c.d", "e", "f"}
     assert named("--model.anything", "{class_path: a.B, init_args: {optimizer: c.D}}") == {"a", "c"}
-    assert named("--model=lit_models.Net", "--model.optimizer=torch.optim.SGD", "--data=MNISTDataModule") == set()
+    assert named("--model=lit_models.Net", "--model.optimizer=torch.optim.SGD", "--data=MNISTDataModule") == {
+        "lit_models.Net",
+        "torch.optim.SGD",
+    }
     assert named("--output=a.csv", "--data.path", "b.csv", "--d.e=1", "--name=f.g", "--config=h.yaml") == set()
     assert named("--name=2026-13-01", "--name", "[" * 100_000, "--model", "{", "--logger=s3://x.y") == set()
     assert covered("torch.optim.SGD", [])
@@ -332,6 +341,21 @@ def test_the_commands_that_are_printed_name_the_modules(beside, capsys, caplog, 
     command = shlex.split(capsys.readouterr().out.splitlines()[-1])
     assert command[-2:] == ["--modules", f"[{other.name}, {own.name}]"]
     assert cli.main([*command[3:], *FEW["test"]]) == 0
+
+
+def test_other_classes_of_torch_are_built_where_they_are_named(beside, tmp_path, capsys, monkeypatch):
+    own, compose = beside("own"), {"class_path": "torchvision.transforms.Compose", "init_args": {"transforms": []}}
+    data = {"class_path": f"{own.name}.Transformed", "init_args": {"transform": compose, "val_size": 10}}
+    Path("own.yaml").write_text(yaml.safe_dump({"data": data}))
+    assert cli.main(["fit", ARTICLE, "--config=own.yaml", "--trainer.max_epochs=1", *SHORT]) == 0
+    command = shlex.split(capsys.readouterr().out.splitlines()[-1])[3:]
+    assert command[-2:] == ["--modules", f"[{own.name}, torchvision.transforms.Compose]"]
+    assert cli.main([*command, *FEW["test"]]) == 0
+    refused = fails(capsys, *command[:-2], f"--modules={own.name}", *FEW["test"])
+    assert "holds torchvision.transforms.Compose, which is no class that it may have built" in refused
+    assert refused.endswith("add --modules torchvision.transforms.Compose")
+    goes_on = ["fit", ARTICLE, "--config=own.yaml", "--ckpt_path=last", "--trainer.max_epochs=2", *SHORT]
+    assert cli.main(goes_on) == 0  # whose config file names it
 
 
 def snapshot(folder):
