@@ -63,7 +63,7 @@ def test_a_part_that_fails_or_hangs_is_reported_and_the_others_still_run(tmp_pat
     assert results["parts"]["net"]["figures"] == {"something": {"speed": [1.0]}}
     assert "right: failed" in capsys.readouterr().out
     limits = dict(seen)
-    assert limits["right"] == pytest.approx(0.3 * 120, abs=2)
+    assert limits["right"] == pytest.approx(gpu.PARTS["right"][1] * 120, abs=2)
     # What the others have left goes to the last one.
     assert limits["trainer"] > 60
 
