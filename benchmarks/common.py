@@ -2,12 +2,14 @@
 
 import contextlib
 import io
+import json
 import logging
 import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -115,6 +117,14 @@ def microseconds(call: Callable[[], object], rounds: int = 9, calls: int = 100) 
         synchronize()
         times.append((time.perf_counter() - start) / calls * 1e6)
     return times
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a file beside its place and renames it, so that it is whole whenever this is stopped."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    partial.replace(path)
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:

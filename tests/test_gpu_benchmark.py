@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from benchmarks import gpu
+from benchmarks import gpu, gpu_parts
 
 
 @pytest.mark.slow
@@ -20,7 +20,7 @@ def test_every_part_runs_at_a_toy_size_without_a_gpu(tmp_path):
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     results = json.loads(output.read_text())
     parts = results["parts"]
-    assert {name: part["state"] for name, part in parts.items()} == dict.fromkeys(gpu.PARTS, "done"), done.stdout
+    assert {name: part["state"] for name, part in parts.items()} == dict.fromkeys(gpu.SHARES, "done"), done.stdout
     assert done.returncode == 0
     assert done.stdout.startswith("No GPU here")
     assert results["toy"] is True
@@ -41,37 +41,42 @@ def test_a_part_that_fails_or_hangs_is_reported_and_the_others_still_run(tmp_pat
     scripts = {
         "right": "import sys; print('one'); print('two'); sys.exit(3)",
         # What it has started must not outlive it, or hold it up.
-        "net": "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])",
+        "net": "import subprocess, sys; print('begun'); "
+        "subprocess.run([sys.executable, '-c', 'import time; time.sleep(600)'])",
+        "cnn": f"import os; assert ('TORCH_COMPILE_DISABLE' in os.environ) is not {gpu.GPU}",
     }
 
     def replaced(command, seconds):
-        name = command[3].removeprefix("--part=")
+        name = command[3]
         seen.append((name, seconds))
         if output.exists():  # written after every part
             assert list(json.loads(output.read_text())["parts"]) == [name for name, _ in seen[:-1]]
         figures = next(part for part in command if part.startswith("--output=")).removeprefix("--output=")
-        gpu.Figures(gpu.Path(figures), 1).note("something", speed=1.0)
-        return run_part([sys.executable, "-c", scripts.get(name, "")], 1 if name == "net" else seconds)
+        gpu_parts.Figures(gpu.Path(figures), 1).note("something", speed=1.0)
+        return run_part([sys.executable, "-c", scripts.get(name, "")], 3 if name == "net" else seconds)
 
     monkeypatch.setattr(gpu, "run_part", replaced)
     monkeypatch.setattr(sys, "argv", ["gpu", "--minutes", "2", "--output", str(output)])
     assert gpu.main() == 1
     results = json.loads(output.read_text())
     states = {name: part["state"] for name, part in results["parts"].items()}
-    assert states == dict.fromkeys(gpu.PARTS, "done") | {"right": "failed", "net": "stopped"}
+    assert states == dict.fromkeys(gpu.SHARES, "done") | {"right": "failed", "net": "stopped"}
     assert results["parts"]["right"]["said"] == ["one", "two"]
+    assert results["parts"]["net"]["said"] == ["begun"]
+    assert "TORCH_COMPILE_DISABLE" not in os.environ  # which other tests would see
+    assert list(gpu.SHARES) == list(gpu_parts.PARTS)
     assert results["parts"]["net"]["figures"] == {"something": {"speed": [1.0]}}
     assert "right: failed" in capsys.readouterr().out
     limits = dict(seen)
-    assert limits["right"] == pytest.approx(gpu.PARTS["right"][1] * 120, abs=2)
+    assert limits["right"] == pytest.approx(gpu.SHARES["right"] * 120, abs=2)
     # What the others have left goes to the last one.
     assert limits["trainer"] > 60
 
 
 def test_the_time_that_a_gpu_waits():
     spans = [(0.0, 4.0), (1.0, 2.0), (6.0, 8.0), (7.0, 10.0)]  # it waits from 4 to 6
-    assert gpu.share_of_gaps(spans) == pytest.approx(0.2)
-    assert gpu.share_of_gaps([(3.0, 5.0)]) == 0
+    assert gpu_parts.share_of_gaps(spans) == pytest.approx(0.2)
+    assert gpu_parts.share_of_gaps([(3.0, 5.0)]) == 0
 
 
 @pytest.mark.parametrize("arguments", [["--minutes=0"], ["--minutes=-1"], ["--minutes=nan"], ["--output=."]])
