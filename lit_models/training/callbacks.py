@@ -181,8 +181,6 @@ class EvaluationPictures(Callback):
         self._draw_timed(trainer, pl_module, "test", evaluation_step(trainer))
 
     def _draw_timed(self, trainer: Trainer, pl_module: LightningModule, stage: str, step: int) -> None:
-        from lit_models.training import pictures  # noqa: F401  matplotlib takes half a second to import, which is not counted
-
         start, self.left_out = time.monotonic(), None
         self.draw(trainer, pl_module, stage, step)
         self.drawn = time.monotonic()

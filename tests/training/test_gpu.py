@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 import torch
@@ -239,8 +240,8 @@ def test_checkpoints_go_to_a_cpu_and_back(name, tmp_path):
 @pytest.mark.parametrize("pair", [name for name in PAIRS if name != "workers"])
 def test_a_deterministic_run_goes_on_to_the_bit(pair, tmp_path, monkeypatch):
     # cuDNN keeps the state of its dropout between recurrent layers to itself.
-    single = lambda: (RNNClassifier(dropout=0.5, **RECIPE), MNISTDataModule(batch_size=8))  # noqa: E731
-    monkeypatch.setitem(PAIRS, "RNNClassifier", single)
+    single = partial(RNNClassifier, dropout=0.5, **RECIPE)
+    monkeypatch.setitem(PAIRS, "RNNClassifier", lambda: (single(), MNISTDataModule(batch_size=8)))
     path, options = tmp_path / "kept.ckpt", {"accelerator": ACCELERATOR, "deterministic": True}
     model, optimizer = trained(pair, [Kept(*HOOKS["in the middle"], path)], tmp_path, **options)
     torch.manual_seed(1)  # whatever happens in between
