@@ -2,7 +2,7 @@ import pytest
 import torch
 from conftest import ROOT
 from lightning import Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.data import DataLoader, StackDataset
 
@@ -118,7 +118,8 @@ def test_pictures_of_a_validation_are_left_out_where_they_cost_too_much(seconds,
     assert len(board.Scalars("val/accuracy")) == 4
 
 
-def test_speed_counts_neither_validation_nor_what_is_drawn_after_it(tmp_path, monkeypatch):
+@pytest.mark.parametrize("interval", [1, 2])
+def test_speed_counts_neither_validation_nor_what_is_drawn_or_saved_after_it(interval, monkeypatch):
     class Slow(Callback):
         def on_validation_batch_end(self, *args):
             clock.now += 100
@@ -128,6 +129,10 @@ def test_speed_counts_neither_validation_nor_what_is_drawn_after_it(tmp_path, mo
 
         def on_train_batch_end(self, *args):
             clock.now += 2
+
+    class Saving(Checkpoint):  # Lightning puts these last
+        def on_validation_end(self, trainer, pl_module):
+            clock.now += 10_000 * trainer.is_last_batch
 
     class Clock:
         now = 0.0
@@ -141,8 +146,8 @@ def test_speed_counts_neither_validation_nor_what_is_drawn_after_it(tmp_path, mo
     monkeypatch.setattr(callbacks, "time", clock)
     images = StackDataset(torch.zeros(8, 1, 28, 28), torch.zeros(8, dtype=torch.int64))
     loader = DataLoader(images, batch_size=4)
-    options = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False, "num_sanity_val_steps": 0}
-    watch = [Slow(), callbacks.Throughput()]
-    trainer = Trainer(accelerator="cpu", max_epochs=1, val_check_interval=1, callbacks=watch, **options)
+    options = {"logger": False, "enable_progress_bar": False, "num_sanity_val_steps": 0}
+    watch = [Slow(), Saving(), callbacks.Throughput()]
+    trainer = Trainer(accelerator="cpu", max_epochs=1, val_check_interval=interval, callbacks=watch, **options)
     trainer.fit(Net(), loader, loader)
     assert trainer.callback_metrics["throughput/samples_per_second"] == 8 / 4

@@ -458,6 +458,7 @@ CALLS = {
         "init_args": {"url": "file:///nowhere", "model_dir": "called"},
     },
     "as text": "torch.utils.collect_env.run",
+    "as YAML": "{class_path: torch.utils.collect_env.run, init_args: {command: mkdir called}}",
 }
 
 
