@@ -9,10 +9,9 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning
-import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
@@ -24,6 +23,9 @@ from benchmarks.mnist import Run, Stopwatch
 from benchmarks.trainer import parts_of_a_step
 from datamodules import CIFAR10DataModule, MNISTDataModule
 from lit_models.cli import main as cli
+
+if TYPE_CHECKING:
+    import pytest
 
 GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
@@ -71,7 +73,7 @@ class Recorder:
         self.ends["running"] = [nodeid.rpartition("::")[2]]
         self.figures.note("tests", **self.ends)
 
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+    def pytest_runtest_logreport(self, report: "pytest.TestReport") -> None:
         """Takes a test down, and what it measured."""
         if report.when == "call" or report.outcome != "passed":
             name, crash = report.nodeid.rpartition("::")[2], getattr(report.longrepr, "reprcrash", None)
@@ -88,6 +90,10 @@ class Recorder:
 
 def right(figures: Figures) -> None:
     """The tests marked `gpu`."""
+    try:
+        import pytest
+    except ImportError as error:
+        raise SystemExit("the tests need the extra bench: pip install -e '.[bench]'") from error
     # On a CPU, where they mean little, without those that take long, and one variant of each model.
     few = " and not ".join(["not killed", "deterministic", "learns", "true", "CNN_28", "permuted", "LSTM"])
     where = [] if GPU else ["--on-cpu", "-k", few]

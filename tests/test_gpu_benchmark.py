@@ -1,5 +1,6 @@
 """`python -m benchmarks.gpu`, which must work the first time that a GPU is at hand."""
 
+import importlib
 import json
 import os
 import subprocess
@@ -74,6 +75,14 @@ def test_a_part_that_fails_or_hangs_is_reported_and_the_others_still_run(tmp_pat
     assert limits["right"] == pytest.approx(gpu.SHARES["right"] * 120, abs=2)
     # What the others have left goes to the last one.
     assert limits["trainer"] > 60
+
+
+def test_without_pytest_only_the_tests_are_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytest", None)
+    monkeypatch.delitem(sys.modules, "benchmarks.gpu_parts")
+    parts = importlib.import_module("benchmarks.gpu_parts")
+    with pytest.raises(SystemExit, match="the tests need the extra bench"):
+        parts.right(None)
 
 
 def test_the_time_that_a_gpu_waits():
