@@ -116,6 +116,7 @@ class FaceDataModule(ImageDataModule):
         ConnectionError: The download failed.
     """
 
+    task = "face recognition"
     people: list[str]
     pairs: Pairs | None = None
 

@@ -56,6 +56,8 @@ class TimeSeriesDataModule(BatchDataModule):
             than a window; an option is out of range.
     """
 
+    task = "forecasting"
+
     def __init__(
         self,
         path: str | None = None,

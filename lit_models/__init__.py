@@ -1,11 +1,23 @@
-"""Classic deep-learning architectures as LightningModules: one file each."""
+"""Classic deep-learning architectures as LightningModules: one file each, imported when it is first asked for."""
 
-from lit_models.classifier import Classifier
-from lit_models.cnn import CNN
-from lit_models.faces.face_embedder import FaceEmbedder
-from lit_models.net import Net
-from lit_models.rnn import RNN
-from lit_models.rnn_classifier import RNNClassifier
-from lit_models.training.checkpoint import load
+import ast
+import importlib
+from pathlib import Path
+from typing import Any
 
-__all__ = ["CNN", "RNN", "Classifier", "FaceEmbedder", "Net", "RNNClassifier", "load"]
+# The stub lists the classes for editors and type checkers: importing an agent or a data module imports none of them.
+_STUB = ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8"))
+_MODULES = {alias.name: node.module for node in _STUB.body for alias in node.names}
+
+__all__ = sorted(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(_MODULES[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

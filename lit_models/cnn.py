@@ -11,6 +11,7 @@ Legend for 48x48: height and width are 48 -> 21 -> 10 -> 4.
 """
 
 import sys
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
@@ -18,13 +19,14 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from lit_models.classifier import Classifier
+from lit_models.common.arguments import AtLeastTwo, PositiveFloat, PositiveInt, Range, UnitInterval, check_arguments
 from lit_models.layers import AdaptiveAvgPool2d
 
-LEAST = 28  # pixels: less would leave less than 2x2 to pool from
+MIN_SIZE = 28  # pixels: less would leave less than 2x2 to pool from
 
 
 def convolution(in_channels: int, out_channels: int, kernel: int, batch_norm: bool, **options: int) -> list[nn.Module]:
-    """A convolution and its ReLU; with batch normalisation between them, which brings its own bias."""
+    """A convolution and its ReLU; with batch normalization between them, which brings its own bias."""
     convolution = nn.Conv2d(in_channels, out_channels, kernel, bias=not batch_norm, **options)
     return [convolution, *([nn.BatchNorm2d(out_channels)] if batch_norm else []), nn.ReLU()]
 
@@ -33,37 +35,36 @@ class CNN(Classifier):
     """Five convolutions and a linear layer.
 
     Args:
-        in_channels: Channels of the images.
+        in_channels: Number of image channels.
         num_classes: Number of classes.
-        image_size: Height and width that images are scaled to first, 28 or more; as they are, if not given.
-        batch_norm: Batch normalisation after every convolution.
+        image_size: Height and width that images are scaled to first; not scaled, if not given.
+        batch_norm: Batch normalization after every convolution.
         dropout: Probability of dropping a feature before the linear layer.
-        mean: Mean of the images in 0..1, a number or one a channel. 0 with std 1 is the article's.
-        std: Their standard deviation.
-        class_names: The classes by label, for pictures and predictions. The data module's, if not given.
-        optimizer: Called with the parameters, returns the optimizer.
-        lr_scheduler: Called with the optimizer, returns the schedule: stepped per batch if it wants `total_steps`
-            that are not given (such as OneCycleLR), else per epoch.
+        mean: Mean of the images in 0..1, a number or one per channel. 0 with std 1 is the article's.
+        std: Standard deviation of the images, likewise.
+        class_names: Class names by label, for plots and predictions. The data module's, if not given.
+        optimizer: Factory: parameters -> optimizer.
+        lr_scheduler: Factory: optimizer -> schedule, stepped per batch if it takes `total_steps` and none are given
+            (OneCycleLR), else per epoch.
     """
 
     def __init__(
         self,
-        in_channels: int = 3,
-        num_classes: int = 10,
-        image_size: int | None = None,
+        in_channels: PositiveInt = 3,
+        num_classes: AtLeastTwo = 10,
+        image_size: Annotated[int, Range(MIN_SIZE)] | None = None,
         batch_norm: bool = False,
-        dropout: float = 0.0,
+        dropout: UnitInterval = 0.0,
         mean: float | list[float] = 0.0,
-        std: float | list[float] = 1.0,
+        std: PositiveFloat | list[PositiveFloat] = 1.0,
         class_names: list[str] | None = None,
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=3e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__(in_channels, num_classes, mean, std, class_names, optimizer, lr_scheduler)
-        if image_size is not None and image_size < LEAST:
-            raise ValueError(f"image_size is {image_size}: it must be at least {LEAST}")
+        check_arguments(CNN, locals())
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
-        self.sizes = range(1 if image_size else LEAST, sys.maxsize)
+        self.sizes = range(1 if image_size else MIN_SIZE, sys.maxsize)
         side = image_size or 48
         self.example_input_array = torch.zeros(1, in_channels, side, side, dtype=torch.uint8)
         self.features = nn.Sequential(

@@ -14,43 +14,45 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from lit_models.classifier import Classifier
+from lit_models.common.arguments import AtLeastTwo, PositiveFloat, PositiveInt, UnitInterval, check_arguments
 
 
 class Net(Classifier):
     """Two convolutions and two linear layers for images of 28 to 31 pixels a side.
 
     Args:
-        in_channels: Channels of the images.
+        in_channels: Number of image channels.
         num_classes: Number of classes.
         channels: Channels after the first and the second convolution.
         hidden_features: Width of the hidden linear layer.
         conv_dropout: Probability of dropping a channel after the second convolution.
         dropout: Probability of dropping a feature of the hidden linear layer.
-        mean: Mean of the images in 0..1, a number or one a channel. 0 with std 1 is the article's, 0.1307 MNIST's.
-        std: Their standard deviation; MNIST's is 0.3081.
-        class_names: The classes by label, for pictures and predictions. The data module's, if not given.
-        optimizer: Called with the parameters, returns the optimizer.
-        lr_scheduler: Called with the optimizer, returns the schedule: stepped per batch if it wants `total_steps`
-            that are not given (such as OneCycleLR), else per epoch.
+        mean: Mean of the images in 0..1, a number or one per channel. MNIST's is 0.1307; 0 with std 1 is the article's.
+        std: Standard deviation of the images, likewise. MNIST's is 0.3081.
+        class_names: Class names by label, for plots and predictions. The data module's, if not given.
+        optimizer: Factory: parameters -> optimizer.
+        lr_scheduler: Factory: optimizer -> schedule, stepped per batch if it takes `total_steps` and none are given
+            (OneCycleLR), else per epoch.
     """
 
     sizes = range(28, 32)  # what leaves 4x4 for the linear layer
 
     def __init__(
         self,
-        in_channels: int = 1,
-        num_classes: int = 10,
-        channels: tuple[int, int] = (10, 20),
-        hidden_features: int = 50,
-        conv_dropout: float = 0.5,
-        dropout: float = 0.5,
+        in_channels: PositiveInt = 1,
+        num_classes: AtLeastTwo = 10,
+        channels: tuple[PositiveInt, PositiveInt] = (10, 20),
+        hidden_features: PositiveInt = 50,
+        conv_dropout: UnitInterval = 0.5,
+        dropout: UnitInterval = 0.5,
         mean: float | list[float] = 0.0,
-        std: float | list[float] = 1.0,
+        std: PositiveFloat | list[PositiveFloat] = 1.0,
         class_names: list[str] | None = None,
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-3),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__(in_channels, num_classes, mean, std, class_names, optimizer, lr_scheduler)
+        check_arguments(Net, locals())
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.example_input_array = torch.zeros(1, in_channels, 28, 28, dtype=torch.uint8)
         c1, c2 = channels

@@ -20,7 +20,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from gymnasium.vector import VectorEnv
-from lightning import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
@@ -28,11 +27,8 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from torch.utils.data import DataLoader
 
-from lit_models.training.callbacks import boards
-from lit_models.training.checkpoint import record_classes
-from lit_models.training.machine import keep_input_precision
-from lit_models.training.resume import kept_progress, record_progress, resume_progress
-from lit_models.training.schedule import optimizer_and_schedule, refuse_longer_training
+from lit_models.module import LitModule
+from lit_models.training.plots import tensorboard_writers
 from rl import environments
 from rl.network import Activation, QNetwork
 from rl.playing import Player, film, play_episode, play_episodes
@@ -42,7 +38,7 @@ from rl.state import capture, restore
 COUNTED = ("env_steps", "gradient_steps", "played", "evaluated")  # over the whole run
 
 
-class DQN(LightningModule):
+class DQN(LitModule):
     """Deep Q-learning in any environment of gymnasium with discrete actions and a box of numbers to observe.
 
     It brings its own data: `Trainer(max_epochs=50).fit(DQN("CartPole-v1"))`. Each training step plays `rollout_steps`
@@ -95,6 +91,11 @@ class DQN(LightningModule):
             of its range.
     """
 
+    task = "reinforcement learning"
+    output_name = "values"
+    resume_may_change = frozenset({"save_replay"})
+    lr_monitor = False  # its rate is logged over environment steps
+
     def __init__(
         self,
         env_id: str = "CartPole-v1",
@@ -131,10 +132,9 @@ class DQN(LightningModule):
         optimizer: OptimizerCallable = torch.optim.Adam,
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(optimizer, lr_scheduler)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self._refuse_numbers_out_of_range()
-        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.automatic_optimization = False
         self.options = {"env_options": env_options, "grayscale": grayscale, "frame_stack": frame_stack}
         with contextlib.closing(environments.make_environment(env_id, **self.options)) as environment:
@@ -154,7 +154,6 @@ class DQN(LightningModule):
         self.env_steps, self.gradient_steps = 0, 0
         self.played: list[tuple[int, float]] = []
         self.evaluated: list[tuple[int, float]] = []
-        self.resumed: list[dict[str, Any]] | None = None
         self.evaluators: VectorEnv | None = None
         self.video_folder: str | None = None
 
@@ -216,7 +215,7 @@ class DQN(LightningModule):
                 "DQN plays outside of its training step, which fsdp's shards of the weights cannot: set "
                 "trainer.strategy to ddp"
             )
-        keep_input_precision(self.trainer)
+        super().setup(stage)
         if stage != "fit":
             return
         own = self.hparams
@@ -367,10 +366,10 @@ class DQN(LightningModule):
 
     def on_train_end(self) -> None:
         """Draws returns over environment steps."""
-        from lit_models.training import pictures  # matplotlib takes half a second to import
+        from lit_models.training import figures  # matplotlib takes half a second to import
 
-        for board in boards(self.trainer):
-            board.add_figure("returns", pictures.returns(self.played, self.evaluated), self.env_steps)
+        for board in tensorboard_writers(self.trainer):
+            board.add_figure("returns", figures.plot_returns(self.played, self.evaluated), self.env_steps)
 
     def val_dataloader(self) -> DataLoader:
         """One batch: an evaluation."""
@@ -430,7 +429,7 @@ class DQN(LightningModule):
         Raises:
             ValueError: The optimizer is LBFGS.
         """
-        configured = optimizer_and_schedule(self, self.optimizer, self.lr_scheduler)
+        configured = super().configure_optimizers()
         if isinstance(configured["optimizer"], torch.optim.LBFGS):
             raise ValueError(
                 "LBFGS evaluates the loss several times a step, which DQN cannot: choose another optimizer"
@@ -439,11 +438,9 @@ class DQN(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds what it takes to go on as if training had not stopped: counters, and of every process the rest."""
-        record_classes(self, checkpoint)
+        super().on_save_checkpoint(checkpoint)
         for name in COUNTED:
             checkpoint[name] = getattr(self, name)
-        trained = hasattr(self, "player") and "optimizer_states" in checkpoint
-        record_progress(self, checkpoint, self._state() if trained else {})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes over the counters; the rest when training starts."""
@@ -452,8 +449,7 @@ class DQN(LightningModule):
             raise ValueError(f"the checkpoint's agent plays {held}, not {asked}")
         for name in COUNTED:
             setattr(self, name, checkpoint[name])
-        self.resumed = kept_progress(self, checkpoint)
-        if self.resumed is None:  # only the weights are asked for
+        if self._trainer is None or not self.trainer.training:  # only the weights are asked for
             return
         for name in ("num_envs", "buffer_size", "n_steps", "gamma", "prioritized"):
             if self.hparams[name] != checkpoint["hyper_parameters"][name]:
@@ -464,12 +460,9 @@ class DQN(LightningModule):
 
     def on_train_start(self) -> None:
         """Goes on where the checkpoint was written, if there is one."""
-        refuse_longer_training(self.trainer)
         if self.hparams.save_replay:
             size = sum(value.nbytes for value in vars(self.buffer).values() if isinstance(value, Tensor))
             rank_zero_info(f"A checkpoint takes up to {size / 1e6:,.1f} MB for the replay: model.save_replay")
-        if "player" in (progress := resume_progress(self)):
-            self._restore(progress)
 
     def teardown(self, stage: str) -> None:
         """Closes the environments."""
@@ -479,7 +472,7 @@ class DQN(LightningModule):
             self.evaluators.close()
             self.evaluators = None
 
-    def _state(self) -> dict[str, Any]:
+    def training_state(self) -> dict[str, Any]:
         return {
             "replay": self.buffer.state_dict() if self.hparams.save_replay else None,
             "player": self.player.state_dict(),
@@ -487,7 +480,7 @@ class DQN(LightningModule):
             "generator": capture(self.generator),
         }
 
-    def _restore(self, state: dict[str, Any]) -> None:
+    def load_training_state(self, state: dict[str, Any]) -> None:
         if state["replay"] is not None:
             self.buffer.load_state_dict(state["replay"])
             self.warm_up, self.filled = 0, True
@@ -523,7 +516,7 @@ class DQN(LightningModule):
             content = film(frames, environment.metadata.get("render_fps", 30))
         height, width, _ = frames[0].shape
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
-        for board in boards(self.trainer):
+        for board in tensorboard_writers(self.trainer):
             summary = Summary(value=[Summary.Value(tag="eval/episode", image=image)])
             board._get_file_writer().add_summary(summary, self.env_steps)
 

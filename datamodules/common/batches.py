@@ -1,6 +1,6 @@
 """What all data modules share: loaders of whole batches, for one process or several, that go on where they stopped."""
 
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from lightning import LightningDataModule
@@ -21,11 +21,15 @@ class BatchDataModule(LightningDataModule):
     `device_resident`.
 
     Attributes:
+        resume_may_change: Hyperparameters that may be others when a run is resumed: where data are, how they are read.
         num_workers: Processes that fetch batches; data in memory need none.
         order_seed: Seed of the order; torch's seed when training starts.
         position: The epoch that a resumed run goes on in, and how many batches of it are done.
     """
 
+    resume_may_change: ClassVar[frozenset[str]] = frozenset(
+        {"data_dir", "root", "path", "download", "num_workers", "memory_limit", "device_resident"}
+    )
     num_workers: int = 0
 
     def __init__(self) -> None:

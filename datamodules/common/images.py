@@ -25,6 +25,8 @@ class ImageDataModule(BatchDataModule):
         read: Makes such an image, uint8, of a picture file.
     """
 
+    task = "classification"
+
     train_set: Dataset
     val_set: Dataset
     test_set: Dataset

@@ -1,6 +1,5 @@
 """Turns what jsonargparse says of a wrong option or config file into one line, with the nearest name that exists."""
 
-import difflib
 import importlib
 import inspect
 import re
@@ -13,10 +12,14 @@ from lightning.pytorch import callbacks, loggers
 import datamodules
 import lit_models
 import rl
+from lit_models.common.messages import suggest
 from lit_models.training.trust import foreign
 
+for _name in lit_models.__all__:  # imported when asked for, and known to jsonargparse by name from then on
+    getattr(lit_models, _name)
 
-def explain(message: str, options: Iterable[str], verbs: Iterable[str] = ()) -> str:
+
+def format_parser_error(message: str, options: Iterable[str], verbs: Iterable[str] = ()) -> str:
     """One line for a parser's message.
 
     Args:
@@ -32,18 +35,18 @@ def explain(message: str, options: Iterable[str], verbs: Iterable[str] = ()) -> 
     if found := re.search(r"(?:Option '|does not accept option ')([\w.]+)'", message):
         name = found[1]
         if paths:
-            return f"{paths[-1]} has no option '{name}'{nearest(name, keywords(paths[-1]))}"
-        hint = nearest(name, options) or nearest(name.partition(".")[0], options)
+            return f"{paths[-1]} has no option '{name}'{suggest(name, keywords(paths[-1]))}"
+        hint = suggest(name, options) or suggest(name.partition(".")[0], options)
         return f"there is no option '{name}'{hint}"
     if found := re.search(r"unrecognized arguments: -*([^\s=]+)", message):
-        return f"there is no option '--{found[1]}'{nearest(found[1], options, '--')}"
+        return f"there is no option '--{found[1]}'{suggest(found[1], options, '--')}"
     if found := re.search(r"File does not exist: '(.+)'", message):
         path = Path(found[1])
-        return f"no file {path}{nearest(path.name, [file.name for file in path.parent.glob('*')])}"
+        return f"no file {path}{suggest(path.name, [file.name for file in path.parent.glob('*')])}"
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
-        return f"there is no {found[1]}.{found[2]}{nearest(found[2], dir(importlib.import_module(found[1])))}"
+        return f"there is no {found[1]}.{found[2]}{suggest(found[2], dir(importlib.import_module(found[1])))}"
     if found := re.search(r"Expected a dot import path string: ?(\S+)", message):
-        return f"{key}: there is no class '{found[1]}'{nearest(found[1], class_names())}"
+        return f"{key}: there is no class '{found[1]}'{suggest(found[1], class_names())}"
     if found := re.search(r"No module named '([\w.]+)'", message):
         return f"{key}: there is no module {found[1]}"
     value = re.search(r"(?:Got|Given) value: (.*)", message)
@@ -53,9 +56,9 @@ def explain(message: str, options: Iterable[str], verbs: Iterable[str] = ()) -> 
         choices = [choice for kind in types if "Literal" in kind for choice in re.findall(r"[\w.-]+", kind)[1:]]
         names = [name for kind in types if (name := "".join(re.findall(r"<class '(\w+)'>", kind)))]
         wanted = " or ".join(dict.fromkeys(choices + ["null" if name == "NoneType" else name for name in names]))
-        return f"{key}: {value[1]!r} is not {wanted}{nearest(value[1], choices)}"
+        return f"{key}: {value[1]!r} is not {wanted}{suggest(value[1], choices)}"
     if found := re.search(r"invalid choice: '?([\w-]+)'? \(choose from (.*)\)", message):
-        return f"there is no command '{found[1]}'{nearest(found[1], [*re.findall(r'[a-z]+', found[2]), *verbs])}"
+        return f"there is no command '{found[1]}'{suggest(found[1], [*re.findall(r'[a-z]+', found[2]), *verbs])}"
     if found := re.search(r"arguments are required: ([\w, ]+)$", message):
         missing = found[1].split(", ")
         if any(missing[0] in keywords(f"datamodules.{name}") for name in datamodules.__all__):
@@ -68,7 +71,7 @@ def explain(message: str, options: Iterable[str], verbs: Iterable[str] = ()) -> 
     return "; ".join(line.strip() for line in message.splitlines() if line.strip())
 
 
-def cause(message: str) -> str:
+def format_error(message: str) -> str:
     """One line for an error, without what jsonargparse and a DataLoader's worker wrap it in.
 
     jsonargparse reports what a class's constructor raises as one of several failed readings of an option.
@@ -78,14 +81,6 @@ def cause(message: str) -> str:
     elif message.startswith("Caught ") and "Traceback" in message:
         message = message.strip().splitlines()[-1].partition(": ")[2]
     return " ".join(message.split())
-
-
-def nearest(name: str, candidates: Iterable[str], prefix: str = "") -> str:
-    """`; did you mean 'X'?` with the candidate that is most like a name, or nothing."""
-    candidates = list(candidates)
-    swapped = [candidate for candidate in candidates if sorted(candidate) == sorted(name)]  # modle: model, not modules
-    close = swapped or difflib.get_close_matches(name, candidates, n=1)
-    return f"; did you mean '{prefix}{close[0]}'?" if close else ""
 
 
 def keywords(path: str) -> list[str]:

@@ -24,14 +24,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from torch.jit import TracerWarning
 
 from datamodules.common.batches import BatchDataModule
-from lit_models.classifier import Classifier
-from lit_models.cli.errors import cause, explain  # imports the three packages, so that their classes are known by name
+from lit_models.cli.errors import format_error, format_parser_error  # imports all classes, to be known by name
 from lit_models.export.export import export
-from lit_models.faces.face_boards import Faces
-from lit_models.faces.face_embedder import FaceEmbedder
 from lit_models.faces.recognition import enrol, identify, verify
-from lit_models.rnn import RNN
-from lit_models.training.callbacks import Forecasts, Pictures, ProgressBar, Throughput
+from lit_models.training.callbacks import ProgressBar, Throughput
 from lit_models.training.checkpoint import (
     AtomicCheckpointIO,
     modules_option,
@@ -41,14 +37,15 @@ from lit_models.training.checkpoint import (
     run_folder,
     with_config,
 )
-from lit_models.training.machine import compiles, refuse_impossible
-from lit_models.training.resume import Checkpoint
+from lit_models.training.hardware import check_hardware, compile_available
+from lit_models.training.internals import set_logged_step
+from lit_models.training.predictions import PredictionWriter
+from lit_models.training.resume import RunCheckpoint
 from lit_models.training.runs import RunRecord, runs
 from lit_models.training.trust import Command, Modules, allow_imports, modules_of, packages_in, restored_settings
-from lit_models.training.writers import PredictionWriter
 
 # Beside Lightning's: no model or Trainer is given to them.
-VERBS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Callable[..., None]] = {
     "enrol": enrol,
     "export": export,
     "identify": identify,
@@ -68,7 +65,7 @@ class Parser(LightningArgumentParser):
         """Ends the program with one line and exit status 2."""
         parser = getattr(ex, "subcommand_parser", None) or self
         names = [option.lstrip("-") for action in parser._actions for option in action.option_strings or [action.dest]]
-        self.exit(2, f"error: {explain(message, names, VERBS)}\n")
+        self.exit(2, f"error: {format_parser_error(message, names, COMMANDS)}\n")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -101,7 +98,7 @@ class CLI(LightningCLI):
                     "prog": "python -m lit_models",
                     "description": "Trains, tests and uses the models.",
                     "epilog": "\n".join(
-                        ["further subcommands:", *(f"    {name:<19} {summary(VERBS[name])}" for name in VERBS)]
+                        ["further subcommands:", *(f"    {name:<19} {summary(COMMANDS[name])}" for name in COMMANDS)]
                     ),
                     "formatter_class": HelpFormatter,
                 },
@@ -127,12 +124,9 @@ class CLI(LightningCLI):
             "name, if not given; the model's class, without a config file.",
         )
         defaults = {
-            "checkpoint": Checkpoint,
+            "checkpoint": RunCheckpoint,
             "lr_monitor": LearningRateMonitor,
             "progress_bar": ProgressBar,
-            "pictures": Pictures,
-            "forecasts": Forecasts,
-            "faces": Faces,
             "throughput": Throughput,  # the last, so that what the others do after a validation is not counted
         }
         for key, callback in defaults.items():
@@ -198,8 +192,8 @@ class CLI(LightningCLI):
             )
         recorded = recorded_config(checkpoint, path, self.modules, resuming=args[:1] == ["fit"]) if path else {}
         # Not what is large in it.
-        reached = {key: checkpoint.get(key) for key in ("epoch", "global_step", "env_steps")}
-        self.reached = {key: value for key, value in reached.items() if value is not None}
+        counts = {key: checkpoint.get(key) for key in ("epoch", "global_step", "env_steps")}
+        self.checkpoint_step = {key: value for key, value in counts.items() if value is not None}
         if not recorded:
             self.config = parser.parse_args(args)
         else:
@@ -251,7 +245,7 @@ class CLI(LightningCLI):
         every = self._get(self.config, "checkpoint_every_n_steps")
         if every is not None and every < 1:
             raise ValueError(f"checkpoint_every_n_steps is {every}: it must be at least 1")
-        refuse_impossible(self._get(self.config, "trainer"))
+        check_hardware(self._get(self.config, "trainer"))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the Trainer, with a TensorBoard logger unless another one, or none, is asked for."""
@@ -270,7 +264,9 @@ class CLI(LightningCLI):
             root, name, version = run.parent.parent, run.parent.name, int(number) if number.isdigit() else run.name
             if self.subcommand == "fit":  # what was logged after the checkpoint will be logged again
                 # An agent's evaluation is drawn at the very step that its checkpoint is of.
-                options["purge_step"] = self.reached.get("env_steps", self.reached.get("global_step", 0) - 1) + 1
+                options["purge_step"] = (
+                    self.checkpoint_step.get("env_steps", self.checkpoint_step.get("global_step", 0) - 1) + 1
+                )
         folder = root / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -292,17 +288,9 @@ class CLI(LightningCLI):
             ModelCheckpoint: "enable_checkpointing",
             lightning_callbacks.ProgressBar: "enable_progress_bar",
             LearningRateMonitor: "logger",
-            Pictures: "logger",
-            Forecasts: "logger",
-            Faces: "logger",
         }
         # A callback costs every step something, also one that has nothing to do.
-        useful = {
-            Pictures: isinstance(self.model, Classifier),
-            Forecasts: isinstance(self.model, RNN),
-            Faces: isinstance(self.model, FaceEmbedder),
-            LearningRateMonitor: self.model.automatic_optimization,  # an agent logs its rate over its own steps
-        }
+        useful = {LearningRateMonitor: getattr(self.model, "lr_monitor", True)}
 
         def wanted(callback: Callback) -> bool:
             kind = next((kind for kind in switches if isinstance(callback, kind)), type(callback))
@@ -310,16 +298,16 @@ class CLI(LightningCLI):
             return on and useful.get(kind, True) and not any(isinstance(other, kind) for other in given)
 
         callbacks = [callback for callback in callbacks if wanted(callback)]
-        keeper = next((callback for callback in callbacks if isinstance(callback, Checkpoint)), None)
-        if keeper is not None:
-            keeper.modules = self.modules
+        checkpoint_callback = next((callback for callback in callbacks if isinstance(callback, RunCheckpoint)), None)
+        if checkpoint_callback is not None:
+            checkpoint_callback.modules = self.modules
         if every := self._get(self.config, "checkpoint_every_n_steps"):
-            if keeper is None or keeper.save_last is not True:
+            if checkpoint_callback is None or checkpoint_callback.save_last is not True:
                 raise ValueError(
                     "checkpoint_every_n_steps is about last.ckpt, which this run does not write: leave it out, or "
                     "checkpoint.save_last, trainer.enable_checkpointing and trainer.callbacks as they are"
                 )
-            keeper.every_n_steps = every
+            checkpoint_callback.every_n_steps = every
         plugins = config["plugins"] or []
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -347,14 +335,12 @@ class CLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         if subcommand in ("validate", "test"):
-            # The results belong at the checkpoint's step and epoch, not at 0.
-            loop = self.trainer.fit_loop
-            loop.epoch_loop._batches_that_stepped = self.reached.get("global_step", 0)
-            loop.epoch_progress.current.completed = self.reached.get("epoch", 0)
+            counts = self.checkpoint_step
+            set_logged_step(self.trainer, counts.get("global_step", 0), counts.get("epoch", 0))
         if self.datamodule is None or isinstance(self.datamodule, BatchDataModule):
             # They do, by a state of their own; other people's may not.
             warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-        if self._get(self.config, "compile") and compiles(self.trainer.strategy.root_device):
+        if self._get(self.config, "compile") and compile_available(self.trainer.strategy.root_device):
             self.model.compile()
         try:
             super()._run_subcommand(subcommand)
@@ -377,11 +363,17 @@ class CLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Prints the best checkpoint and the command that tests it."""
-        keeper = self.trainer.checkpoint_callback
-        path = keeper and (keeper.best_model_path or keeper.last_model_path)
+        checkpoint_callback = self.trainer.checkpoint_callback
+        path = checkpoint_callback and (checkpoint_callback.best_model_path or checkpoint_callback.last_model_path)
         if path and os.path.exists(path) and self.trainer.is_global_zero:
-            which = "Best" if keeper.monitor and keeper.best_model_score is not None else "Last"
-            score = f" ({keeper.monitor} {keeper.best_model_score:.4f})" if which == "Best" else ""
+            which = (
+                "Best" if checkpoint_callback.monitor and checkpoint_callback.best_model_score is not None else "Last"
+            )
+            score = (
+                f" ({checkpoint_callback.monitor} {checkpoint_callback.best_model_score:.4f})"
+                if which == "Best"
+                else ""
+            )
             print(f"{which} checkpoint{score}. To test it:")
             modules = modules_option(self.trainer, self.modules)
             print(f"  python -m lit_models test --ckpt_path {shlex.quote(os.path.relpath(path))}{modules}")
@@ -402,7 +394,7 @@ def summary(verb: Callable[..., None]) -> str:
 
 def run_verb(name: str, args: list[str]) -> None:
     """Runs one of our own verbs, whose options are the parameters of its function."""
-    verb = VERBS[name]
+    verb = COMMANDS[name]
     parser = Parser(prog=f"python -m lit_models {name}", description=summary(verb))
     skip = {"pictures"} if name in PICTURES else set()
     parser.add_function_arguments(verb, as_group=False, as_positional=name == "runs", skip=skip)
@@ -414,7 +406,7 @@ def run_verb(name: str, args: list[str]) -> None:
     verb(**parser.parse_args(args).as_dict())
 
 
-def quieten() -> None:
+def filter_warnings() -> None:
     """Keeps other libraries' advice out of the output, and warnings to one line each."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # LightningCLI calls what jsonargparse renamed
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
@@ -430,13 +422,13 @@ def quieten() -> None:
     advice = ("💡", "set_float32_matmul_precision")  # the latter on a GPU that can compute with fewer digits
     for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
         logging.getLogger(name).addFilter(lambda record: not any(part in record.getMessage() for part in advice))
-    if process():  # the first one says it all
+    if process_rank():  # the first one says it all
         warnings.simplefilter("ignore")
         for name in ("lightning.fabric", "lightning.pytorch", "lightning"):
             logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def process() -> int:
+def process_rank() -> int:
     """Which of several processes of a run this is, as far as is known before they have met: 0 for the first."""
     node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
     if not node.isdigit():
@@ -451,8 +443,8 @@ def main(args: list[str] | None = None) -> int:
     """
     verb, *options = (sys.argv[1:] if args is None else args) or [""]
     try:
-        quieten()
-        if verb in VERBS:
+        filter_warnings()
+        if verb in COMMANDS:
             run_verb(verb, options)
         else:
             CLI(args)
@@ -462,6 +454,6 @@ def main(args: list[str] | None = None) -> int:
         if os.environ.get("LIT_MODELS_DEBUG"):
             raise
         where = f" in process {rank_zero_only.rank}" if rank_zero_only.rank else ""
-        print(f"error{where}: {cause(str(error))}", file=sys.stderr)
+        print(f"error{where}: {format_error(str(error))}", file=sys.stderr)
         return 1
     return 0

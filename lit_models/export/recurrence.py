@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_models.rnn import Hidden
+Hidden = Tensor | tuple[Tensor, Tensor]  # two of them for the LSTM
 
 
 class Recurrence(nn.Module, ABC):

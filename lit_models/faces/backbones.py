@@ -13,7 +13,6 @@ from nothing on: the few people that are trained on can refine what tells strang
 Legend for 48x48: height and width are 48 -> 24 -> 5.
 """
 
-import difflib
 import math
 
 import torch
@@ -21,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision import models
 
+from lit_models.common.messages import suggest
 from lit_models.layers import AdaptiveAvgPool2d
 
 DIRECTIONS = 6
@@ -102,7 +102,7 @@ class Residual(nn.Module):
         return x + self.layers(x)
 
 
-def compact(in_channels: int, image_size: int) -> tuple[nn.Sequential, int]:
+def gabor_backbone(in_channels: int, image_size: int) -> tuple[nn.Sequential, int]:
     """The network written here, and how many features it gives: 775 of grey images, 825 of coloured ones."""
     channels = in_channels + DIRECTIONS * len(WAVELENGTHS)
     features = channels * GRID**2
@@ -116,12 +116,11 @@ def compact(in_channels: int, image_size: int) -> tuple[nn.Sequential, int]:
     return network, features
 
 
-def torchvision_network(name: str, weights: str | None, features: int) -> nn.Module:
+def torchvision_backbone(name: str, weights: str | None, features: int) -> nn.Module:
     """A classification network of torchvision, whose last linear layer gives features."""
     names = models.list_models(module=models)
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
-        raise ValueError(f"torchvision has no network '{name}'{f'; did you mean {close[0]!r}?' if close else ''}")
+        raise ValueError(f"torchvision has no network '{name}'{suggest(name, names)}")
     try:
         network = models.get_model(name, weights=weights)
     except OSError as error:  # of urllib, which says no more than what the system says

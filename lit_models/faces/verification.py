@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import binary_roc
 
+from lit_models.training.resume import all_gather
+
 MOST = 5_000  # pictures that all pairs are made of: 12.5 million
 
 
@@ -147,7 +149,7 @@ class Evaluation(NamedTuple):
     impostor: Tensor
 
 
-def evaluation(embeddings: Tensor, labels: Tensor, places: Tensor, enrolled: Tensor) -> Evaluation:
+def compare(embeddings: Tensor, labels: Tensor, places: Tensor, enrolled: Tensor) -> Evaluation:
     """Compares pictures, each `(pictures, ...)`; a picture that comes twice, by its place, counts once."""
     places, inverse = places.unique(return_inverse=True)
     kept = torch.empty_like(places).scatter_(0, inverse, torch.arange(len(inverse)))
@@ -158,6 +160,24 @@ def evaluation(embeddings: Tensor, labels: Tensor, places: Tensor, enrolled: Ten
         compared = compared[torch.randperm(len(compared), generator=torch.Generator().manual_seed(0))[:MOST]]
     genuine, impostor = pair_similarities(embeddings[compared], labels[compared])
     return Evaluation(embeddings, labels, places, enrolled, genuine, impostor)
+
+
+class Collector:
+    """Gathers, over an epoch, embeddings that are to be compared."""
+
+    def __init__(self) -> None:
+        self.batches: list[tuple[Tensor, ...]] = []
+
+    def update(self, embeddings: Tensor, labels: Tensor, indices: Tensor, enrolled: Tensor) -> None:
+        """Adds a batch, each `(batch, ...)`; see Evaluation."""
+        self.batches.append(tuple(part.cpu() for part in (embeddings, labels, indices, enrolled)))
+
+    def compute(self, processes: int) -> Evaluation:
+        """The evaluation of all processes' batches, and begins a new epoch."""
+        batches, self.batches = [self.batches], []
+        if processes > 1:
+            batches = all_gather(batches, processes)
+        return compare(*map(torch.cat, zip(*(batch for own in batches for batch in own), strict=True)))
 
 
 def stranger_similarities(result: Evaluation, known: Tensor) -> Tensor:
@@ -198,7 +218,7 @@ def most_confused(result: Evaluation, same: bool, count: int) -> tuple[Tensor, T
     return kept[first], kept[second], matrix[first, second]
 
 
-def figures(result: Evaluation, pairs: Any = None) -> dict[str, float]:
+def metrics(result: Evaluation, pairs: Any = None) -> dict[str, float]:
     """The figures of an evaluation by name, all shares in 0..1; those that it does not allow are left out.
 
     They are `auc`, `eer`, `tar_at_far_1e-2` and `tar_at_far_1e-3` over all pairs, `rank_1` and `rank_5`, the share of
@@ -209,7 +229,7 @@ def figures(result: Evaluation, pairs: Any = None) -> dict[str, float]:
     found = {}
     if len(result.genuine) and len(result.impostor):
         curve = roc(result.genuine, result.impostor)
-        found = {"auc": curve.area(), "eer": curve.equal_error_rate()}
+        found = {"eer": curve.equal_error_rate(), "auc": curve.area()}
         found |= {"tar_at_far_1e-2": curve.tar_at(1e-2), "tar_at_far_1e-3": curve.tar_at(1e-3)}
     ranks = own_ranks(result.embeddings, result.labels, result.enrolled)
     if len(ranks):

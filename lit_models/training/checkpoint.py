@@ -33,11 +33,8 @@ from lit_models.training.trust import (
 )
 
 RESUMED = ("model", "data", "seed_everything")  # what a resumed run must not contradict
-# What a model takes over from its data where the config says null.
-LEARNT = ("mean", "std", "class_names", "num_classes")
-# Of a resumed run: where its data are, how they are fetched, and what is written; not what is learnt, or from what.
-MAY_CHANGE = {"data_dir", "root", "path", "download", "num_workers", "memory_limit", "device_resident", "save_replay"}
-MAY_CHANGE |= {"weights"}  # which the checkpoint has its own of
+# What may differ then, of data modules that don't say: where the data are, and how they are read.
+READING = frozenset({"data_dir", "root", "path", "download", "num_workers"})
 
 # What zipfile raises where a file is no archive, is cut, or a flipped bit says that it is compressed or encrypted.
 UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError, RuntimeError)
@@ -46,8 +43,15 @@ FOLDER = 0x10  # zip's mark for one, among an entry's external attributes
 
 # What the parts of a checkpoint are that are read here, and what an error calls that.
 KINDS = {"state_dict": dict, "config": dict, "hyper_parameters": dict, "datamodule_hyper_parameters": dict}
-KINDS |= {"model_class": str, "data_class": str, "epoch": int, "global_step": int, "env_steps": int}
-WORDS = {dict: "dictionary with names as keys", str: "text", int: "number"}
+KINDS |= {
+    "input_shape": list,
+    "model_class": str,
+    "data_class": str,
+    "epoch": int,
+    "global_step": int,
+    "env_steps": int,
+}
+WORDS = {dict: "dictionary with names as keys", list: "list", str: "text", int: "number"}
 # What a constructor raises where it is given other kinds of values than it takes.
 UNFIT = (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError)
 NOT_TAKEN = {"ckpt_path", "config", "modules"}  # of the config of a run that goes on: what its command was given
@@ -91,11 +95,8 @@ def class_path(value: object) -> str:
     return f"{package if getattr(sys.modules[package], name, None) is type(value) else module}.{name}"
 
 
-def record_classes(module: LightningModule, checkpoint: dict[str, Any]) -> None:
-    """Names the model's class, and its data module's, in a checkpoint: call it from `on_save_checkpoint`.
-
-    Lightning stores the hyperparameters of both; with the names, the checkpoint alone is enough to build them.
-    """
+def save_class_paths(module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    """Adds the class paths of the model and its data module to a checkpoint, which is then enough to rebuild both."""
     checkpoint["model_class"] = class_path(module)
     if module.trainer.datamodule is not None:
         checkpoint["data_class"] = class_path(module.trainer.datamodule)
@@ -404,15 +405,24 @@ def refuse_changes(asked: Any, recorded: Any, path: str, resuming: bool) -> None
     if not resuming:
         return
     old, new = (flat({key: config[key] for key in RESUMED}) for config in (recorded, asked))
-    keys = sorted(key for key in old.keys() | new.keys() if key.rpartition(".")[2] not in MAY_CHANGE)
-    taken = {f"model.{name}" for name in LEARNT if new.get(f"model.{name}") is None}
-    differing = [key for key in keys if old.get(key) != new.get(key) and key not in taken]
+    model = import_class(asked.model.class_path)
+    data = import_class(asked.data.class_path) if asked.get("data") else None
+    ignored = {f"model.{name}" for name in getattr(model, "resume_may_change", ())}
+    ignored |= {f"data.{name}" for name in getattr(data, "resume_may_change", READING)}
+    ignored |= {f"model.{name}" for name in getattr(model, "from_data", ()) if new.get(f"model.{name}") is None}
+    differing = sorted(key for key in old.keys() | new.keys() if key not in ignored and old.get(key) != new.get(key))
     changed = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in differing]
     if changed:
         raise ValueError(
             f"cannot resume {path} with another model, data or seed ({', '.join(changed)}); leave them out to go on, "
             "or start a new run without --ckpt_path"
         )
+
+
+def import_class(path: str) -> Any:
+    """The class of a class path that has been parsed."""
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:

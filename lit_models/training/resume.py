@@ -14,14 +14,18 @@ from typing import Any
 import numpy as np
 import torch
 from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
+from typing_extensions import override
 
+from lit_models.layers import EpochMeans
 from lit_models.training.checkpoint import modules_option
+from lit_models.training.internals import is_accumulating
+from lit_models.training.schedule import refuse_longer_training
 
 
-class Checkpoint(ModelCheckpoint):
+class RunCheckpoint(ModelCheckpoint):
     """Lightning's ModelCheckpoint, with additions, and without the file that it writes in a `fast_dev_run`.
 
     `last.ckpt` is the last one: Lightning writes it only where a best one is written too. It is also written when
@@ -155,52 +159,68 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
         torch.cuda.set_rng_state(state["cuda"], device)
 
 
-def record_progress(module: LightningModule, checkpoint: dict[str, Any], progress: dict[str, Any]) -> None:
-    """Adds to a checkpoint where each process is: call it from `on_save_checkpoint`.
+class ExactResume(Callback):
+    """Puts into a checkpoint what Lightning leaves out, and goes on from it as if training had not stopped.
 
-    Args:
-        module: The model.
-        checkpoint: What is written.
-        progress: What this process has summed up in the epoch, or else needs: tensors, numbers and text.
+    That is, of every process: the random generators, gradients that are still being accumulated, the means over the
+    epoch in progress, and `training_state()` of a model that has more. A model's `configure_callbacks` attaches it.
     """
-    trainer, states = module.trainer, []
-    # Not where only the weights are kept, nor where another process may not get here any more.
-    if "optimizer_states" in checkpoint and not (trainer.world_size > 1 and trainer.interrupted):
-        states = [progress | {"random": random_state(module.device)}]
-        if trainer.state.fn == "fit" and trainer.fit_loop.epoch_loop._should_accumulate():
-            states[0]["gradients"] = [parameter.grad for parameter in module.parameters()]
-        if trainer.world_size > 1:
-            states = gathered(states, trainer.world_size)
-    checkpoint["processes"] = states
+
+    states: list[dict[str, Any]] | None = None  # of all processes, from the checkpoint
+
+    @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        states = []
+        if not (trainer.world_size > 1 and trainer.interrupted):  # another process may not get here any more
+            states = [self._own_state(trainer, pl_module)]
+            if trainer.world_size > 1:
+                states = all_gather(states, trainer.world_size)
+        checkpoint["processes"] = states
+
+    @override
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.states = checkpoint.get("processes", []) if trainer.training else None
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        refuse_longer_training(trainer)
+        means = epoch_means(pl_module)
+        for mean in means.values():
+            for stage in mean.counts:
+                mean.reset(stage)
+        states, self.states = self.states, None
+        if states is None:
+            return
+        if len(states) != trainer.world_size:
+            rank_zero_info("The checkpoint is not of as many processes: what is drawn at random starts anew")
+            return
+        state = states[trainer.global_rank]
+        for name, mean in means.items():
+            if name in state.get("means", {}):
+                mean.load_training_state(state["means"][name])
+        if "module" in state:
+            pl_module.load_training_state(state["module"])
+        set_random_state(state["random"], pl_module.device)
+        for parameter, gradient in zip(pl_module.parameters(), state.get("gradients", []), strict=False):
+            parameter.grad = None if gradient is None else gradient.to(parameter.device)
+
+    def _own_state(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        means = {name: mean.training_state() for name, mean in epoch_means(pl_module).items()}
+        state = {"random": random_state(pl_module.device), "means": means}
+        if hasattr(pl_module, "training_state"):
+            state["module"] = pl_module.training_state()
+        if is_accumulating(trainer):
+            state["gradients"] = [parameter.grad for parameter in pl_module.parameters()]
+        return state
 
 
-def kept_progress(module: LightningModule, checkpoint: dict[str, Any]) -> list[dict[str, Any]] | None:
-    """What a model keeps as `resumed`, in `on_load_checkpoint`: where each process was; None if it isn't trained."""
-    training = module._trainer is not None and module.trainer.training
-    return checkpoint.get("processes", []) if training else None
+def epoch_means(module: LightningModule) -> dict[str, EpochMeans]:
+    """All of a model's, by name."""
+    return {name: part for name, part in module.named_modules() if isinstance(part, EpochMeans)}
 
 
-def resume_progress(module: LightningModule) -> dict[str, Any]:
-    """What `record_progress` was given in this process, as training starts; puts random generators and gradients back.
-
-    Returns:
-        Nothing if no run is resumed, or one of another number of processes.
-    """
-    states, module.resumed = module.resumed, None
-    if states is None:
-        return {}
-    if len(states) != module.trainer.world_size:
-        rank_zero_info("The checkpoint is not of as many processes: what is drawn at random starts anew")
-        return {}
-    state = states[module.global_rank]
-    set_random_state(state["random"], module.device)
-    for parameter, gradient in zip(module.parameters(), state.get("gradients", []), strict=False):
-        parameter.grad = None if gradient is None else gradient.to(parameter.device)
-    return state
-
-
-def gathered(states: list[dict[str, Any]], processes: int) -> list[dict[str, Any]]:
-    """The states of all processes, in every one of them."""
+def all_gather(states: list[dict[str, Any]], processes: int) -> list[dict[str, Any]]:
+    """The states of all processes, in each of them."""
     content = io.BytesIO()
     torch.save(states, content)
     contents = [b""] * processes

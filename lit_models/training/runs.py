@@ -217,7 +217,8 @@ def runs(folder: str) -> None:
 def row(name: str, record: dict[str, Any]) -> tuple[str, ...]:
     """A run's line in the table."""
     best, metrics = record.get("best"), record.get("metrics", {})
-    tests = [tag for tag in ("test/accuracy", "test/return", "test/nrmse_free", "test/eer") if tag in metrics]
+    monitored = f"test/{best['metric'].rpartition('/')[2]}" if best else ""
+    tests = [tag for tag in (monitored, *metrics) if tag in metrics and tag.startswith("test/") and tag != "test/loss"]
     return (
         name,
         str(record.get("started", "-")),

@@ -1,42 +1,51 @@
-"""The optimizer and learning-rate schedule that a model is given, as Lightning wants them."""
+"""Optimizer and learning-rate schedule of a model, in the form that Lightning takes."""
 
 import inspect
 import math
+from collections.abc import Iterable
 from typing import Any
 
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import nn
 from torch.optim.lr_scheduler import ConstantLR
 
 
 def optimizer_and_schedule(
-    module: LightningModule, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None
+    trainer: Trainer,
+    parameters: Iterable[nn.Parameter],
+    optimizer: OptimizerCallable,
+    lr_scheduler: LRSchedulerCallable | None,
+    name: str = "train/lr",
 ) -> dict[str, Any]:
     """What a model's `configure_optimizers` returns.
 
     Args:
-        module: The model, attached to a Trainer.
-        optimizer: Called with the parameters, returns the optimizer.
-        lr_scheduler: Called with the optimizer, returns the schedule. One whose `total_steps` isn't given (such as
+        trainer: The Trainer.
+        parameters: The parameters to optimize.
+        optimizer: Factory: parameters -> optimizer.
+        lr_scheduler: Factory: optimizer -> schedule. One whose `total_steps` isn't given (such as
             OneCycleLR) gets the number of steps that the Trainer will take and steps after every batch; any other
             steps after every epoch. Without one the learning rate is constant.
+
+        name: Tag of the learning rate's curve.
 
     Raises:
         ValueError: The schedule needs the number of steps, and training has no end.
     """
-    optimizing = optimizer(module.parameters())
+    optimizing = optimizer(parameters)
     # A constant schedule where there is none, so that the learning rate is logged under the same name.
     schedule = lr_scheduler or (lambda optimizer: ConstantLR(optimizer, factor=1.0))
     defaults = {name: parameter.default for name, parameter in inspect.signature(schedule).parameters.items()}
     keywords = defaults | getattr(schedule, "keywords", {})  # of a functools.partial, which jsonargparse makes too
     if keywords.get("total_steps", "never asked for") is None:
-        steps = module.trainer.estimated_stepping_batches
+        steps = trainer.estimated_stepping_batches
         if math.isinf(steps):
             raise ValueError("a schedule over all steps needs trainer.max_epochs or trainer.max_steps")
         interval, options = "step", {"total_steps": int(steps)}
     else:
         interval, options = "epoch", {}
-    scheduler = {"scheduler": schedule(optimizing, **options), "interval": interval, "name": "train/lr"}
+    scheduler = {"scheduler": schedule(optimizing, **options), "interval": interval, "name": name}
     return {"optimizer": optimizing, "lr_scheduler": scheduler}
 
 

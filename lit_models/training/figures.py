@@ -20,7 +20,7 @@ def plain(names: Sequence[str]) -> list[str]:
     return [name.encode("utf-8", "replace").decode().replace("$", r"\$") for name in names]
 
 
-def confusion(counts: Tensor, names: list[str]) -> Figure:
+def plot_confusion_matrix(counts: Tensor, names: list[str]) -> Figure:
     """A confusion matrix: rows are true classes, columns predicted ones, shades the share of the row.
 
     Args:
@@ -44,7 +44,9 @@ def confusion(counts: Tensor, names: list[str]) -> Figure:
     return figure
 
 
-def mistakes(confidence: Tensor, predicted: Tensor, labels: Tensor, images: Tensor, names: list[str]) -> Figure:
+def plot_misclassified(
+    confidence: Tensor, predicted: Tensor, labels: Tensor, images: Tensor, names: list[str]
+) -> Figure:
     """The images that a model gets most confidently wrong, with what it said and what was true.
 
     Args:
@@ -76,7 +78,7 @@ def mistakes(confidence: Tensor, predicted: Tensor, labels: Tensor, images: Tens
     return figure
 
 
-def forecast(past: Tensor, future: Tensor, predicted: Tensor, names: list[str]) -> Figure:
+def plot_forecast(past: Tensor, future: Tensor, predicted: Tensor, names: list[str]) -> Figure:
     """A forecast over the truth, with the place where it begins to run free.
 
     Args:
@@ -101,7 +103,7 @@ def forecast(past: Tensor, future: Tensor, predicted: Tensor, names: list[str]) 
     return figure
 
 
-def horizon(errors: Tensor) -> Figure:
+def plot_error_by_horizon(errors: Tensor) -> Figure:
     """The error of a forecast against the rows ahead.
 
     Args:
@@ -115,7 +117,7 @@ def horizon(errors: Tensor) -> Figure:
     return figure
 
 
-def returns(played: Sequence[tuple[int, float]], evaluated: Sequence[tuple[int, float]]) -> Figure:
+def plot_returns(played: Sequence[tuple[int, float]], evaluated: Sequence[tuple[int, float]]) -> Figure:
     """Returns of an agent's episodes against the environment steps.
 
     Args:
@@ -136,7 +138,7 @@ def returns(played: Sequence[tuple[int, float]], evaluated: Sequence[tuple[int, 
     return figure
 
 
-def receiver_operating_characteristic(far: Tensor, tar: Tensor, error: float) -> Figure:
+def plot_roc(far: Tensor, tar: Tensor, error: float) -> Figure:
     """The true-accept rate against the false-accept rate, on a scale that shows small ones.
 
     Args:
@@ -156,7 +158,7 @@ def receiver_operating_characteristic(far: Tensor, tar: Tensor, error: float) ->
     return figure
 
 
-def similarities(genuine: Tensor, impostor: Tensor, threshold: float) -> Figure:
+def plot_similarities(genuine: Tensor, impostor: Tensor, threshold: float) -> Figure:
     """Histograms of the similarities of genuine and impostor pairs.
 
     Args:
@@ -175,7 +177,7 @@ def similarities(genuine: Tensor, impostor: Tensor, threshold: float) -> Figure:
     return figure
 
 
-def pairs(first: Tensor, second: Tensor, words: list[str], title: str) -> Figure:
+def plot_pairs(first: Tensor, second: Tensor, words: list[str], title: str) -> Figure:
     """Pairs of images side by side.
 
     Args:
@@ -198,7 +200,9 @@ def pairs(first: Tensor, second: Tensor, words: list[str], title: str) -> Figure
     return figure
 
 
-def labelled(picture: Image.Image, boxes: Sequence[tuple[float, float, float, float]], words: list[str]) -> Image.Image:
+def draw_boxes(
+    picture: Image.Image, boxes: Sequence[tuple[float, float, float, float]], words: list[str]
+) -> Image.Image:
     """A copy of a picture with boxes, each with words below it, or with its number, where no font has the letters.
 
     Args:

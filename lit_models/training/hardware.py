@@ -1,16 +1,13 @@
-"""What a machine can do: precisions, devices and compilers, asked before a run is built on them."""
+"""Checks of the hardware: precisions, devices and compilers, before a run is built on them."""
 
 import os
 import warnings
 from typing import Any
 
 import torch
-from lightning import Trainer
-from lightning.pytorch.plugins.precision import HalfPrecision
-from torch import nn
 
 
-def refuse_impossible(config: Any) -> None:
+def check_hardware(config: Any) -> None:
     """Raises a ValueError where a Trainer is asked for a precision or for devices that this machine doesn't have.
 
     Lightning finds some of these out late, and takes bf16 for 16-mixed on a CPU without a word.
@@ -52,7 +49,7 @@ def device_kind(accelerator: Any) -> str | None:
     return {"auto": gpu or "cpu", "cpu": "cpu"}.get(str(accelerator))
 
 
-def compiles(device: torch.device) -> bool:
+def compile_available(device: torch.device) -> bool:
     """Whether `torch.compile` works on a device; warns if it doesn't, for want of a compiler."""
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.zeros(8, device=device))
@@ -61,21 +58,3 @@ def compiles(device: torch.device) -> bool:
         warnings.warn(f"not compiled, since the compiler does not work here: {reason}", stacklevel=2)
         return False
     return True
-
-
-def keep_input_precision(trainer: Trainer) -> None:
-    """With `bf16-true`, has a model get its batches as they are: call it from `setup`.
-
-    Lightning rounds them to 8 bits first, which is too coarse for what is scaled, discounted or summed only then.
-    """
-    if isinstance(trainer.precision_plugin, HalfPrecision):
-        trainer.precision_plugin.convert_input = lambda data: data
-
-
-def keep_sums_precise(metrics: nn.Module) -> None:
-    """Brings metrics back to float32, where the model that they are a part of was cast to 16 bits: from `_apply`.
-
-    A sum in bf16 stands still once what is added is less than a 512th of it.
-    """
-    half = (torch.bfloat16, torch.float16)
-    metrics._apply(lambda tensor: tensor.float() if tensor.dtype in half else tensor)

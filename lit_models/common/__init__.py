@@ -1,0 +1,1 @@
+"""What all three packages use: argument checks, error messages, files."""

@@ -1,0 +1,37 @@
+"""Parts of error messages, each in one place."""
+
+import difflib
+import importlib.util
+from collections.abc import Iterable, Sequence
+
+
+def suggest(name: str, candidates: Iterable[str], prefix: str = "") -> str:
+    """`; did you mean 'X'?` with the nearest of the candidates, or an empty string."""
+    candidates = list(candidates)
+    swapped = [candidate for candidate in candidates if sorted(candidate) == sorted(name)]  # modle: model, not modules
+    close = swapped or difflib.get_close_matches(name, candidates, n=1)
+    return f"; did you mean '{prefix}{close[0]}'?" if close else ""
+
+
+def require_extra(extra: str, purpose: str, *packages: str) -> None:
+    """Raises a ValueError that names the extra to install, where one of its packages is missing."""
+    missing = [package for package in packages if importlib.util.find_spec(package) is None]
+    if missing:
+        names = ", ".join(missing)
+        raise ValueError(f"{purpose} needs the extra {extra}: pip install -e '.[{extra}]' (no {names} here)")
+
+
+def format_list(names: Sequence[str]) -> str:
+    """The first five of many names, in one line."""
+    return ", ".join(names[:5]) + (f", ... ({len(names)} of them)" if len(names) > 5 else "")
+
+
+def unique_names(names: Iterable[str]) -> list[str]:
+    """The names of columns, `name_2` for one that comes a second time."""
+    unique: list[str] = []
+    for name in names:
+        number, free = 2, name
+        while free in unique:
+            number, free = number + 1, f"{name}_{number}"
+        unique.append(free)
+    return unique

@@ -1,0 +1,160 @@
+"""What every model shares and no paper describes: optimizer and schedule, epoch means, callbacks, checks of the data."""
+
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor, nn
+from typing_extensions import override
+
+from lit_models.layers import EpochMeans
+from lit_models.training.checkpoint import save_class_paths
+from lit_models.training.data_checks import check_task
+from lit_models.training.internals import disable_input_cast
+from lit_models.training.resume import ExactResume
+from lit_models.training.schedule import optimizer_and_schedule
+
+
+class TensorSpec(NamedTuple):
+    """An input or output of an exported model.
+
+    Attributes:
+        shape: Numbers, and the names of axes of any size: `("batch", 1, 28, 28)`.
+        dtype: Its dtype.
+        mean: Of an input, the mean of typical values, a number or one per column.
+        std: Of an input, their standard deviation, likewise.
+    """
+
+    shape: tuple[int | str, ...]
+    dtype: torch.dtype
+    mean: float | Tensor = 0.0
+    std: float | Tensor = 1.0
+
+
+class ExportSpec(NamedTuple):
+    """How a model is exported.
+
+    Attributes:
+        network: Takes the inputs by position, returns the output, or a tuple of them.
+        inputs: Inputs by name, in order.
+        outputs: Outputs by name, in order.
+    """
+
+    network: nn.Module
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]
+
+
+class LitModule(LightningModule):
+    """The base of all models.
+
+    A subclass writes its steps, and adds to `means` in them what is logged of an epoch, as `train/loss` and so on.
+
+    Args:
+        optimizer: Factory: parameters -> optimizer.
+        lr_scheduler: Factory: optimizer -> schedule, see `lit_models.training.schedule`; a constant learning rate, if
+            not given.
+
+    Attributes:
+        task: What it is for, such as "classification"; a data module that has a `task` must have the same.
+        output_name: Name of its output in an exported file.
+        shown_metrics: The metrics in the progress bar, without their stage.
+        from_data: Hyperparameters that, where None, are taken over from the data module.
+        resume_may_change: Hyperparameters that may be others when a run is resumed.
+        lr_monitor: Whether the command line logs the learning rate; False where the model does.
+        means: Means over the epoch in progress, by stage.
+    """
+
+    task: ClassVar[str]
+    output_name: ClassVar[str] = "output"
+    shown_metrics: ClassVar[tuple[str, ...]] = ("loss",)
+    from_data: ClassVar[frozenset[str]] = frozenset()
+    resume_may_change: ClassVar[frozenset[str]] = frozenset()
+    lr_monitor: ClassVar[bool] = True
+
+    def __init__(self, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None) -> None:
+        super().__init__()
+        self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
+        self.means = EpochMeans()
+
+    def plots(self) -> list[Callback]:
+        """Callbacks that draw for TensorBoard what this kind of model is looked at by."""
+        return []
+
+    @override
+    def configure_callbacks(self) -> list[Callback]:
+        """What the model needs in any Trainer, and the Trainer does not have yet."""
+        needed: list[Callback] = [ExactResume()] if self.trainer.state.fn == "fit" else []
+        if any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):
+            needed += self.plots()
+        return [one for one in needed if not any(isinstance(there, type(one)) for there in self.trainer.callbacks)]
+
+    @override
+    def setup(self, stage: str) -> None:
+        """Checks that the data module is for this model's task.
+
+        Raises:
+            ValueError: It is for another one.
+        """
+        disable_input_cast(self.trainer)
+        check_task(self, self.trainer.datamodule)
+
+    @override
+    def configure_optimizers(self) -> dict[str, Any]:
+        """The injected optimizer and schedule."""
+        return optimizer_and_schedule(self.trainer, self.parameters(), self.optimizer, self.lr_scheduler)
+
+    def epoch_metrics(self, stage: str) -> dict[str, Any]:
+        """What is logged at the end of an epoch of a stage, "train", "val" or "test", by name."""
+        return self.means.compute(stage, self.trainer.strategy)
+
+    def _log_epoch(self, stage: str) -> None:
+        for name, value in self.epoch_metrics(stage).items():
+            self.log(f"{stage}/{name}", value, prog_bar=name in self.shown_metrics, sync_dist=True)
+
+    @override
+    def on_validation_epoch_start(self) -> None:
+        self.means.reset("val")  # one that failed has left something
+
+    @override
+    def on_test_epoch_start(self) -> None:
+        self.means.reset("test")
+
+    @override
+    def on_train_epoch_end(self) -> None:
+        self._log_epoch("train")
+
+    @override
+    def on_validation_epoch_end(self) -> None:
+        self._log_epoch("val")
+
+    @override
+    def on_test_epoch_end(self) -> None:
+        self._log_epoch("test")
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        save_class_paths(self, checkpoint)
+        if isinstance(self.example_input_array, Tensor):
+            checkpoint["input_shape"] = list(self.example_input_array.shape[1:])
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        shape = checkpoint.get("input_shape")
+        if shape is not None and isinstance(self.example_input_array, Tensor):
+            self.example_input_array = self.example_input_array.new_zeros(1, *shape)
+
+    def export_spec(self) -> ExportSpec:
+        """What is exported: the model itself, with one input and one output, for batches of any size."""
+        example = self.example_input_array
+        with torch.no_grad():
+            result = self(example)
+        name = self.forward.__code__.co_varnames[1]
+        return ExportSpec(
+            self,
+            {name: TensorSpec(("batch", *example.shape[1:]), example.dtype)},
+            {self.output_name: TensorSpec(("batch", *result.shape[1:]), result.dtype)},
+        )

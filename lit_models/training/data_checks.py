@@ -1,0 +1,63 @@
+"""Checks that data fit a model: one message for each mismatch, with the option that mends it."""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+import lit_models
+from lit_models.common.messages import format_list
+
+if TYPE_CHECKING:
+    from lit_models.classifier import Classifier
+    from lit_models.module import LitModule
+
+
+def check_task(model: "LitModule", data: Any) -> None:
+    """Raises a ValueError where a data module says that it is for another task than the model."""
+    own = type(model)
+    task = getattr(data, "task", own.task)
+    if task == own.task:
+        return
+    kinds = {name: getattr(lit_models, name) for name in lit_models.__all__}
+    fitting = [name for name, kind in kinds.items() if getattr(kind, "task", None) == task and name != "Classifier"]
+    raise ValueError(
+        f"{type(data).__name__} is for {task}, but {own.__name__} for {own.task}: choose other data, or --model "
+        f"{' or '.join(fitting)}"
+    )
+
+
+def check_images(model: "Classifier", shape: torch.Size) -> None:
+    """Raises a ValueError where a model doesn't take images of this shape."""
+    name = type(model).__name__
+    if len(shape) != 4:
+        raise ValueError(f"{name} takes images (batch, channels, height, width), not a tensor {tuple(shape)}")
+    _, channels, height, width = shape
+    if channels != model.in_channels:
+        raise ValueError(
+            f"the images have {channels} channel(s), but in_channels of {name} is {model.in_channels}: to train on "
+            f"them, set model.in_channels to {channels}"
+        )
+    if height not in model.sizes or width not in model.sizes:
+        first, last = model.sizes[0], model.sizes[-1]
+        sizes = f"{first}" if first == last else f"{first} or more" if last > 10**6 else f"{first} to {last}"
+        hint = ", or set model.image_size" if "image_size" in model.hparams else ""
+        raise ValueError(f"the images are {height}x{width} pixels, but {name} takes {sizes} along each side{hint}")
+
+
+def match_classes(model: "Classifier", data: Any) -> None:
+    """Raises a ValueError where the data have other classes than the model; the model takes over their names."""
+    names = getattr(data, "class_names", None)
+    names = None if names is None else list(names)
+    classes = getattr(data, "num_classes", model.num_classes if names is None else len(names))
+    if classes != model.num_classes:
+        raise ValueError(
+            f"{type(data).__name__} has {classes} classes, but num_classes of {type(model).__name__} is "
+            f"{model.num_classes}: to train on them, set model.num_classes to {classes}"
+        )
+    if model.class_names is None:
+        model.class_names = model.hparams.class_names = names
+    elif names is not None and names != model.class_names:
+        raise ValueError(
+            f"the classes of {type(data).__name__} are {format_list(names)}, but those of the model are "
+            f"{format_list(model.class_names)}: give the data that it was trained on, or set model.class_names to theirs"
+        )

@@ -1,0 +1,38 @@
+"""All that is used of Lightning's private names, where nothing public does it; tests/training/test_internals.py watches.
+
+`lit_models.training.resume.RunCheckpoint` overrides further methods of ModelCheckpoint, which are private too.
+"""
+
+from typing import Any
+
+from lightning import Trainer
+from lightning.pytorch.plugins.precision import HalfPrecision
+
+
+def is_accumulating(trainer: Trainer) -> bool:
+    """Whether gradients are being accumulated over batches, and the optimizer's step is still to come."""
+    return trainer.state.fn == "fit" and trainer.fit_loop.epoch_loop._should_accumulate()
+
+
+def logged_step(trainer: Trainer) -> int:
+    """The step at which Lightning logs the metrics of validation and test."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def set_logged_step(trainer: Trainer, step: int, epoch: int) -> None:
+    """Has a test log its metrics at the step and epoch of its checkpoint, not at 0."""
+    trainer.fit_loop.epoch_loop._batches_that_stepped = step
+    trainer.fit_loop.epoch_progress.current.completed = epoch
+
+
+def disable_input_cast(trainer: Trainer) -> None:
+    """With `bf16-true`, has a model get its batches as they are.
+
+    Lightning rounds them to 8 bits first, which is too coarse for what is normalized, discounted or summed only then.
+    """
+    if isinstance(trainer.precision_plugin, HalfPrecision):
+        trainer.precision_plugin.convert_input = _unchanged
+
+
+def _unchanged(data: Any) -> Any:
+    return data
