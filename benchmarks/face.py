@@ -26,7 +26,7 @@ from lit_models.faces.gallery import Gallery
 from lit_models.faces.recogniser import Recogniser, load_embedder, preparation
 from lit_models.faces.recognition import recognised
 from lit_models.faces.verification import pair_similarities, roc
-from lit_models.training.pictures import labelled
+from lit_models.training.figures import labelled
 
 COMPONENTS = 50
 

@@ -328,7 +328,7 @@ def rnn(figures: Figures) -> None:
         end = start + (figures.end - start) * number / 2.5  # an epoch that has begun takes its time
         what = f"rnn_mnist_pixels.yaml, by {by.replace('_', ' ')}, of its 50 epochs"
         with tempfile.TemporaryDirectory() as folder:
-            flags = [RESIDENT, f"--model.by={by}", *toy("--data.batch_size=4")]
+            flags = [RESIDENT, f"--model.scan_order={by}", *toy("--data.batch_size=4")]
             train("rnn_mnist_pixels.yaml", 0, Path(folder), [Beginning(figures, what, 3, end)], *flags)
 
 

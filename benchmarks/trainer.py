@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Timer
 
 from benchmarks.common import ROOT, median, microseconds, prepare, train
-from lit_models.training.resume import Checkpoint
+from lit_models.training.resume import RunCheckpoint
 
 IMPORTS = ["-c", "import torch, torchvision, lightning"]
 COMPILED = {
@@ -117,14 +117,14 @@ def parts_of_a_step(config: str, *flags: str, rounds: int = 5, calls: int = 50) 
 
 def checkpoint(pairs: int) -> None:
     """The share of a run that goes into `last.ckpt`."""
-    write, taken = Checkpoint._save_last_checkpoint, []
+    write, taken = RunCheckpoint._save_last_checkpoint, []
 
     def timed(*args: object) -> None:
         start = time.perf_counter()
         write(*args)
         taken.append(time.perf_counter() - start)
 
-    Checkpoint._save_last_checkpoint = timed
+    RunCheckpoint._save_last_checkpoint = timed
     for config, flags in (("mnist.yaml", ["--trainer.max_epochs=3"]), ("dqn_cartpole.yaml", [])):
         shares = []
         for seed in range(pairs):
@@ -134,7 +134,7 @@ def checkpoint(pairs: int) -> None:
                 train(config, seed, Path(folder), [timer], *flags)
             shares.append(100 * sum(taken) / timer.time_elapsed("train"))
         print(f"{config:<22}last.ckpt, % of the run: {median(shares, 2)}; written {len(taken)} times", flush=True)
-    Checkpoint._save_last_checkpoint = write
+    RunCheckpoint._save_last_checkpoint = write
 
 
 def compiled(pairs: int) -> None:

@@ -41,7 +41,7 @@ class Normalize(nn.Module):
         for name, values in (("mean", mean), ("std", std)):
             numbers = torch.tensor(values, dtype=torch.float32).view(-1)
             if len(numbers) not in (1, channels):
-                raise ValueError(f"{name} has {len(numbers)} numbers, but there are {channels} channels")
+                raise ValueError(f"{name} has {len(numbers)} numbers, but the number of channels is {channels}")
             column = numbers.expand(channels).clone().view(-1, *([1, 1] if images else []))
             self.register_buffer(name, column, persistent=False)
 

@@ -1,7 +1,9 @@
 import copy
 import csv
+import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
@@ -12,7 +14,7 @@ from torch.utils.data import DataLoader, StackDataset
 from datamodules import TimeSeriesDataModule
 from lit_models import RNN, RNNClassifier
 from lit_models.cli import main as cli
-from lit_models.training.writers import shortest
+from lit_models.training.predictions import format_cell
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 
@@ -49,7 +51,7 @@ def test_computes_what_the_article_draws():
 def test_the_gru_is_chos_with_torchs_reset_gate():
     # Cho et al. 2014, but for the reset gate, which torch applies after the matrix product.
     model, x = RNN(2, 5, 1), torch.randn(1, 2)
-    core, h = model.core, torch.randn(1, 5)
+    core, h = model.rnn, torch.randn(1, 5)
     from_x = (x @ core.weight_ih_l0.T + core.bias_ih_l0).chunk(3, dim=1)
     from_h = (h @ core.weight_hh_l0.T + core.bias_hh_l0).chunk(3, dim=1)
     reset, update = torch.sigmoid(from_x[0] + from_h[0]), torch.sigmoid(from_x[1] + from_h[1])
@@ -98,7 +100,7 @@ def test_predict_step_looks_one_step_ahead_while_it_can_then_runs_free(unknown):
     model, series = RNN(1, 10, 1).eval(), torch.randn(1, 12, 1)
     future = series[:, 4:].clone()
     future[:, 8 - unknown :] = torch.nan
-    found = model.predict_step((series[:, :4], future), 0)
+    found = model.continue_series(series[:, :4], future)
     torch.testing.assert_close(found[:, : 8 - unknown], model(series)[0][:, 3 : 11 - unknown])
     torch.testing.assert_close(
         found[:, 8 - unknown :], model.forecast(series[:, : 12 - unknown], unknown or 1)[:, :unknown]
@@ -111,7 +113,7 @@ def test_dropout_reaches_a_single_layer_and_goes_between_several():
         model = RNN(1, 50, 1, dropout=0.5, num_layers=layers)
         assert not torch.equal(model(x)[0], model(x)[0])
         assert torch.equal(model.eval()(x)[0], model(x)[0])
-    assert model.core.dropout == 0.5
+    assert model.rnn.dropout == 0.5
 
 
 def windows(count=6, window=5, horizon=3, columns=1):
@@ -170,14 +172,14 @@ def test_scale_comes_from_the_data_and_travels_with_the_checkpoint(tmp_path):
     trainer = Trainer(max_steps=2, accelerator="cpu", limit_val_batches=1, default_root_dir=tmp_path, **QUIET)
     trainer.fit(model, datamodule=data)
     trainer.save_checkpoint(tmp_path / "rnn.ckpt")
-    assert model.mean.tolist() == pytest.approx(data.mean)
+    assert model.normalize.mean.tolist() == pytest.approx(data.mean)
     loaded = RNN.load_from_checkpoint(tmp_path / "rnn.ckpt", weights_only=True).cpu()
     past = data.series[None, :50]
     assert torch.equal(loaded.forecast(past, 5), model.cpu().forecast(past, 5))
     # Other data do not change the scale that it was trained with.
     other = copy.deepcopy(loaded)
     trainer.validate(other, datamodule=TimeSeriesDataModule(length=1000, series_seed=5))
-    assert torch.equal(other.cpu().std, loaded.std)
+    assert torch.equal(other.cpu().normalize.std, loaded.normalize.std)
 
 
 def test_columns_that_do_not_fit_are_refused(tmp_path):
@@ -221,19 +223,20 @@ def test_predict_writes_time_truth_and_forecast_in_the_files_units(tmp_path):
 
 
 def test_numbers_are_written_with_no_more_and_no_less_digits_than_float32_has():
-    assert [shortest(torch.tensor(value)) for value in (0.1, 60.0, 12346348.0, -1e-7)] == [
+    assert [format_cell(np.float32(value)) for value in (0.1, 60.0, 12346348.0, -1e-7, math.nan)] == [
         "0.1",
         "60",
         "12346348",
         "-0.0000001",
+        "",
     ]
 
 
 @pytest.mark.parametrize(("by", "order"), [("row", "rows"), ("pixel", "pixels"), ("permuted_pixel", "permuted")])
 def test_classifier_reads_the_image_in_its_order(by, order):
-    model, images = RNNClassifier(in_channels=2, image_size=6, by=by), torch.rand(3, 2, 6, 6)
+    model, images = RNNClassifier(in_channels=2, image_size=6, scan_order=by), torch.rand(3, 2, 6, 6)
     seen = []
-    model.core.register_forward_hook(lambda layer, args, output: seen.append(args[0]))
+    model.rnn.register_forward_hook(lambda layer, args, output: seen.append(args[0]))
     model(images)
     sequence = seen[0]
     if order == "rows":
@@ -246,8 +249,11 @@ def test_classifier_reads_the_image_in_its_order(by, order):
 
 
 def test_permutation_is_drawn_once_and_travels_with_the_weights():
-    model, other = RNNClassifier(by="permuted_pixel"), RNNClassifier(by="permuted_pixel", permutation_seed=1)
-    assert torch.equal(model.order, RNNClassifier(by="permuted_pixel").order)
+    model, other = (
+        RNNClassifier(scan_order="permuted_pixel"),
+        RNNClassifier(scan_order="permuted_pixel", permutation_seed=1),
+    )
+    assert torch.equal(model.order, RNNClassifier(scan_order="permuted_pixel").order)
     assert model.order.sort().values.tolist() == list(range(784))
     assert not torch.equal(model.order, other.order)
     other.load_state_dict(model.state_dict())
@@ -255,7 +261,7 @@ def test_permutation_is_drawn_once_and_travels_with_the_weights():
 
 
 def test_pixel_reader_has_the_papers_size():
-    model = RNNClassifier(by="pixel", hidden_dim=150)
+    model = RNNClassifier(scan_order="pixel", hidden_dim=150)
     assert 65_000 < sum(weight.numel() for weight in model.parameters()) < 75_000
 
 

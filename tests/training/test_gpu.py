@@ -51,7 +51,7 @@ MODELS = {
     "CNN": lambda _: (CNN(1, image_size=48, batch_norm=True), RandomImages(16)),
     "CNN_28": lambda _: (CNN(1), RandomImages(16)),
     "RNNClassifier": lambda _: (RNNClassifier(hidden_dim=32), RandomImages(16)),
-    "permuted": lambda _: (RNNClassifier(hidden_dim=8, by="permuted_pixel"), RandomImages(4)),
+    "permuted": lambda _: (RNNClassifier(hidden_dim=8, scan_order="permuted_pixel"), RandomImages(4)),
     "RNN": lambda _: (RNN(hidden_dim=8, residual=True), TimeSeriesDataModule(length=1000)),
     "LSTM": lambda _: (RNN(hidden_dim=8, cell="lstm", num_layers=2), TimeSeriesDataModule(length=1000)),
     "FaceEmbedder": lambda folder: (FaceEmbedder(image_size=32, dropout=0.0), faces(folder)),

@@ -203,7 +203,7 @@ class Watched(RNNClassifier):
     """Which notes the modes that it trains in."""
 
     def training_step(self, batch, batch_idx):
-        self.modes = self.training, self.core.training, self.dropout.training
+        self.modes = self.training, self.rnn.training, self.dropout.training
         return super().training_step(batch, batch_idx)
 
 

@@ -19,7 +19,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 import lit_models
 from lit_models import FaceEmbedder, Net
 from lit_models.cli import main as cli
-from lit_models.training.resume import Checkpoint
+from lit_models.training.resume import RunCheckpoint
 from lit_models.training.trust import Command, covered, plain_settings
 from rl import DQN
 from rl.state import capture, restore
@@ -549,7 +549,7 @@ def test_a_resume_that_was_refused_changes_nothing_for_the_next(begun):
 
 
 @pytest.mark.parametrize(
-    ("kind", "monitor"), [(Checkpoint, None), (Checkpoint, "train/loss"), (ModelCheckpoint, "train/loss")]
+    ("kind", "monitor"), [(RunCheckpoint, None), (RunCheckpoint, "train/loss"), (ModelCheckpoint, "train/loss")]
 )
 def test_a_checkpoint_deletes_and_overwrites_nothing(kind, monitor, begun, tmp_path, capsys):
     (tmp_path / "precious").mkdir()
@@ -579,7 +579,7 @@ def test_a_checkpoint_deletes_and_overwrites_nothing(kind, monitor, begun, tmp_p
 
 def test_a_keeper_takes_over_names_in_its_own_folder_alone(tmp_path):
     def kept(paths, folder):
-        keeper = Checkpoint(dirpath=tmp_path / "now")
+        keeper = RunCheckpoint(dirpath=tmp_path / "now")
         state = {"dirpath": folder, "best_model_score": torch.tensor(1.0), "kth_value": torch.tensor(1.0)}
         state |= {"best_model_path": paths[0], "kth_best_model_path": paths[0], "last_model_path": paths[1]}
         keeper.load_state_dict(state | {"best_k_models": {paths[0]: torch.tensor(1.0)}, "monitor": None})
