@@ -57,10 +57,10 @@ class Normalize(nn.Module):
         return x * self.std + self.mean
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Normalize":
-        kept = self.mean, self.std
+        kept, like = (self.mean, self.std), self.mean.new_empty(0, dtype=self.dtype)
         super()._apply(fn, recurse)
-        self.dtype = self.mean.dtype
-        if self.dtype.itemsize < kept[0].dtype.itemsize:  # 16 bits are too few for a mean
+        self.dtype = fn(like).dtype
+        if self.mean.dtype.itemsize < 4:  # 16 bits are too few for a mean
             self.mean, self.std = (value.to(self.mean.device) for value in kept)
         return self
 

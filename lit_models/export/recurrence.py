@@ -1,5 +1,8 @@
 """Recurrent layers as the exporters take them: any number of rows in one graph, where tracing would unroll each row.
 
+The ONNX exporter of torch 2.14 translates GRU and LSTM itself, but declares the traced number of rows for its outputs,
+of which onnxruntime warns in every run, and it has nothing for the plain cell.
+
 Both take and return what `nn.GRU`, `nn.LSTM` and `nn.RNN` do with `batch_first`, and are for inference.
 
 Legend: L - layers; H - width of the hidden state; G - its gates times H: 3 H for the GRU, 4 H for the LSTM, else H.

@@ -93,7 +93,7 @@ class FreezeBackbone(Callback):
     after training.
 
     Args:
-        modules: The name of a submodule, or several: `features` of Net and CNN, `core` of RNN and RNNClassifier,
+        modules: The name of a submodule, or several: `features` of Net and CNN, `rnn` of RNN and RNNClassifier,
             `network` of FaceEmbedder.
 
     Raises:

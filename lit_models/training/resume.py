@@ -184,10 +184,6 @@ class ExactResume(Callback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         refuse_longer_training(trainer)
-        means = epoch_means(pl_module)
-        for mean in means.values():
-            for stage in mean.counts:
-                mean.reset(stage)
         states, self.states = self.states, None
         if states is None:
             return
@@ -195,7 +191,7 @@ class ExactResume(Callback):
             rank_zero_info("The checkpoint is not of as many processes: what is drawn at random starts anew")
             return
         state = states[trainer.global_rank]
-        for name, mean in means.items():
+        for name, mean in epoch_means(pl_module).items():
             if name in state.get("means", {}):
                 mean.load_training_state(state["means"][name])
         if "module" in state:
@@ -203,6 +199,12 @@ class ExactResume(Callback):
         set_random_state(state["random"], pl_module.device)
         for parameter, gradient in zip(pl_module.parameters(), state.get("gradients", []), strict=False):
             parameter.grad = None if gradient is None else gradient.to(parameter.device)
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:  # on_train_epoch_start is left out where a run is resumed at the end of an epoch
+            for mean in epoch_means(pl_module).values():
+                mean.reset("train")
 
     def _own_state(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         means = {name: mean.training_state() for name, mean in epoch_means(pl_module).items()}

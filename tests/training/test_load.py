@@ -210,7 +210,7 @@ class Watched(RNNClassifier):
 def test_what_is_loaded_trains_but_for_what_is_frozen(tmp_path):
     save(Watched(hidden_dim=8), tmp_path / "model.ckpt")
     model = lit_models.load(tmp_path / "model.ckpt", num_classes=4, modules=[__name__])
-    Trainer(max_epochs=1, accelerator="cpu", callbacks=[FreezeBackbone("core")], **QUIET).fit(model, images(model, 4))
+    Trainer(max_epochs=1, accelerator="cpu", callbacks=[FreezeBackbone("rnn")], **QUIET).fit(model, images(model, 4))
     assert model.modes == (True, False, True)
     assert {key.partition(".")[0] for key, weight in model.named_parameters() if weight.requires_grad} == {"head"}
 
@@ -225,7 +225,7 @@ def test_several_parts_by_their_paths():
     ]
 
 
-@pytest.mark.parametrize(("kind", "there"), [(Net, "features, classifier"), (RNNClassifier, "core, head")])
+@pytest.mark.parametrize(("kind", "there"), [(Net, "features, classifier"), (RNNClassifier, "rnn, head")])
 def test_a_part_that_there_is_not_is_refused(kind, there):
     model: LightningModule = kind()
     trainer = Trainer(max_epochs=1, accelerator="cpu", callbacks=[FreezeBackbone("backbone")], **QUIET)

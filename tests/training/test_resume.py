@@ -342,13 +342,13 @@ def test_the_last_checkpoint_is_left_out_where_it_costs_too_much(seconds, steps,
     fit = ["fit", f"--config={ROOT / 'configs' / 'mnist_article.yaml'}", f"--trainer.default_root_dir={tmp_path}"]
     fit += ["--trainer.limit_train_batches=2", "--trainer.max_epochs=4", f"--checkpoint.save_top_k={top}"]
     written = []
-    write = resume.Checkpoint._write_last
+    write = resume.RunCheckpoint._write_last
 
     def costly(self, trainer):
         write(self, trainer)
         written.append(trainer.global_step)
         self.seconds = seconds
 
-    monkeypatch.setattr(resume.Checkpoint, "_write_last", costly)
+    monkeypatch.setattr(resume.RunCheckpoint, "_write_last", costly)
     assert cli.main(fit) == 0
     assert written == steps  # the first, since nothing is known of its cost, and the end

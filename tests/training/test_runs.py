@@ -29,7 +29,7 @@ def test_a_run_is_recorded_and_so_are_its_tests(tmp_path, monkeypatch):
     assert (record["environment"]["device"], record["environment"]["processes"]) == ("cpu", 1)
     assert len((record["environment"]["commit"] or "0" * 40).removesuffix("-dirty")) == 40
     keeper = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]
-    (state,) = (state for name, state in keeper.items() if name.startswith("Checkpoint"))
+    (state,) = (state for name, state in keeper.items() if name.startswith("RunCheckpoint"))
     assert record["best"]["value"] == state["best_model_score"].item()
     assert (folder / "checkpoints" / record["best"]["checkpoint"]).exists()
     assert record["best"]["metric"] == "val/accuracy"
