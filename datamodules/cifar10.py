@@ -4,6 +4,7 @@ Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
 """
 
 from functools import partial
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -12,6 +13,7 @@ from torchvision import datasets
 from datamodules.common.images import ImageDataModule
 from datamodules.common.pictures import read_square
 from datamodules.common.tensors import random_flip, random_shift
+from lit_models.common.arguments import NonNegativeInt, PositiveInt, Range, check_arguments
 
 
 class CIFAR10DataModule(ImageDataModule):
@@ -41,19 +43,16 @@ class CIFAR10DataModule(ImageDataModule):
         self,
         data_dir: str = "data",
         download: bool = False,
-        batch_size: int = 128,
-        val_size: int = 5000,
+        batch_size: PositiveInt = 128,
+        val_size: NonNegativeInt = 5000,
         split_seed: int = 0,
         flip: bool = True,
-        shift: int = 4,
-        num_workers: int = 0,
+        shift: Annotated[int, Range(0, below=32)] = 4,
+        num_workers: NonNegativeInt = 0,
         device_resident: bool = False,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
-        if not 0 <= shift < 32:
-            raise ValueError(f"shift is {shift}: it must be at least 0 and less than 32")
+        check_arguments(CIFAR10DataModule, locals())
         self.save_hyperparameters(logger=False)
         self.num_workers = num_workers
         self.shape = (3, 32, 32)

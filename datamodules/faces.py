@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datamodules.common.batches import check_fractions
 from datamodules.common.images import ImageDataModule
 from datamodules.common.samplers import PeopleSampler
 from datamodules.common.tensors import TensorDataset, indices_on, random_affine, random_erasing, random_flip
@@ -17,6 +18,7 @@ from datamodules.face_data.detection import MARGIN, FaceDetector
 from datamodules.face_data.face_folder import FaceReader, read_people
 from datamodules.face_data.face_sources import lfw, olivetti, read_pairs
 from datamodules.face_data.face_splits import Pairs, Parts, find_pairs, split_by_person, split_by_picture
+from lit_models.common.arguments import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability, check_arguments
 
 
 class FaceDataset(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
@@ -126,44 +128,31 @@ class FaceDataModule(ImageDataModule):
         source: Literal["folder", "olivetti", "lfw"] = "folder",
         download: bool = False,
         by: Literal["person", "picture"] = "person",
-        train_pictures: int | None = None,
-        val_pictures: int | None = None,
-        val_share: float | None = None,
-        test_share: float | None = None,
+        train_pictures: PositiveInt | None = None,
+        val_pictures: NonNegativeInt | None = None,
+        val_share: Probability | None = None,
+        test_share: Probability | None = None,
         split_seed: int = 0,
         pairs: str | None = None,
-        image_size: int = 48,
+        image_size: PositiveInt = 48,
         mode: Literal["grey", "rgb"] = "grey",
         detect: bool = False,
         faces: Literal["largest", "all"] = "largest",
-        margin: float = MARGIN,
+        margin: NonNegativeFloat = MARGIN,
         detector: str | None = None,
-        batch_people: int = 16,
-        batch_pictures: int = 4,
+        batch_people: PositiveInt = 16,
+        batch_pictures: PositiveInt = 4,
         flip: bool = False,
         rotation: float = 0.0,
-        shift: float = 0.0,
-        scale: float = 0.0,
-        erasing: float = 0.0,
-        max_unreadable: int = 10,
-        num_workers: int | None = None,
+        shift: Probability = 0.0,
+        scale: Probability = 0.0,
+        erasing: Probability = 0.0,
+        max_unreadable: NonNegativeInt = 10,
+        num_workers: PositiveInt | None = None,
         device_resident: bool = False,
     ) -> None:
         super().__init__()
-        at_least = {"image_size": (image_size, 1), "batch_people": (batch_people, 1), "num_workers": (num_workers, 1)}
-        at_least |= {"batch_pictures": (batch_pictures, 1), "train_pictures": (train_pictures, 1)}
-        at_least |= {"val_pictures": (val_pictures, 0), "max_unreadable": (max_unreadable, 0), "margin": (margin, 0)}
-        for name, (value, least) in at_least.items():
-            if value is not None and value < least:
-                raise ValueError(f"{name} is {value}: it must be at least {least}")
-        for name, value in {"scale": scale, "erasing": erasing, "shift": shift}.items():
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} is {value}: it must be at least 0 and less than 1")
-        choices = {"source": (source, ("folder", "olivetti", "lfw")), "by": (by, ("person", "picture"))}
-        choices |= {"mode": (mode, ("grey", "rgb")), "faces": (faces, ("largest", "all"))}
-        for name, (value, allowed) in choices.items():
-            if value not in allowed:
-                raise ValueError(f"{name} is {value!r}: it must be {' or '.join(allowed)}")
+        check_arguments(FaceDataModule, locals())
         idle = {"train_pictures": train_pictures, "val_pictures": val_pictures}
         if by == "picture":
             idle = {"val_share": val_share, "test_share": test_share, "pairs": pairs}
@@ -175,11 +164,7 @@ class FaceDataModule(ImageDataModule):
         self.shape = (3 if mode == "rgb" else 1, image_size, image_size)
         self.readers = num_workers or os.cpu_count() or 1
         self.shares = 0.1 if val_share is None else val_share, 0.2 if test_share is None else test_share
-        if min(self.shares) < 0 or sum(self.shares) >= 1:
-            raise ValueError(
-                f"val_share is {self.shares[0]} and test_share {self.shares[1]}: they must be at least 0, and below 1 "
-                "together"
-            )
+        check_fractions(*self.shares)
         self.reader = FaceReader(self.shape, FaceDetector(detector) if detect else None, margin, every=faces == "all")
         self.read = self.reader.largest
         self.labels: Tensor | None = None

@@ -17,9 +17,11 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from datamodules.common.batches import check_fractions
 from datamodules.common.images import ImageDataModule
 from datamodules.common.pictures import PictureDataset, find_pictures, picture_endings, read_pictures, read_square
 from datamodules.common.tensors import TensorDataset, random_affine, random_flip
+from lit_models.common.arguments import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability, check_arguments
 
 Labelled = list[tuple[Path, int]]
 PART_LIKE = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
@@ -65,35 +67,24 @@ class ImageFolderDataModule(ImageDataModule):
     def __init__(
         self,
         root: str,
-        image_size: int = 48,
+        image_size: PositiveInt = 48,
         mode: Literal["rgb", "grey"] = "rgb",
-        batch_size: int = 64,
-        val_share: float = 0.1,
-        test_share: float = 0.1,
+        batch_size: PositiveInt = 64,
+        val_share: Probability = 0.1,
+        test_share: Probability = 0.1,
         split_seed: int = 0,
         flip: bool = False,
         rotation: float = 0.0,
         shift: float = 0.0,
-        scale: float = 0.0,
-        max_unreadable: int = 10,
-        memory_limit: float = 2.0,
-        num_workers: int | None = None,
+        scale: Probability = 0.0,
+        max_unreadable: NonNegativeInt = 10,
+        memory_limit: NonNegativeFloat = 2.0,
+        num_workers: PositiveInt | None = None,
         device_resident: bool = False,
     ) -> None:
         super().__init__()
-        at_least = {"batch_size": (batch_size, 1), "image_size": (image_size, 1), "num_workers": (num_workers, 1)}
-        at_least |= {"max_unreadable": (max_unreadable, 0), "memory_limit": (memory_limit, 0)}
-        for name, (value, least) in at_least.items():
-            if value is not None and value < least:
-                raise ValueError(f"{name} is {value}: it must be at least {least}")
-        if min(val_share, test_share) < 0 or val_share + test_share >= 1:
-            raise ValueError(
-                f"val_share is {val_share} and test_share {test_share}: they must be at least 0, and below 1 together"
-            )
-        if not 0 <= scale < 1:
-            raise ValueError(f"scale is {scale}: it must be at least 0 and less than 1")
-        if mode not in ("rgb", "grey"):
-            raise ValueError(f"mode is {mode!r}: it must be rgb or grey")
+        check_arguments(ImageFolderDataModule, locals())
+        check_fractions(val_share, test_share)
         self.save_hyperparameters(logger=False)
         self.shape = (3 if mode == "rgb" else 1, image_size, image_size)
         self.read = partial(read_square, side=image_size, channels=self.shape[0])

@@ -21,6 +21,7 @@ from torchvision import datasets
 from datamodules.common.images import ImageDataModule
 from datamodules.common.pictures import read_digit, read_garment
 from datamodules.common.tensors import random_affine
+from lit_models.common.arguments import NonNegativeInt, PositiveInt, Probability, check_arguments
 
 SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -71,20 +72,17 @@ class MNISTDataModule(ImageDataModule):
         data_dir: str | None = None,
         download: bool = False,
         verify: bool = True,
-        batch_size: int = 128,
-        val_size: int = 5000,
+        batch_size: PositiveInt = 128,
+        val_size: NonNegativeInt = 5000,
         split_seed: int = 0,
         rotation: float = 0.0,
         shift: float = 0.0,
-        scale: float = 0.0,
-        num_workers: int = 0,
+        scale: Probability = 0.0,
+        num_workers: NonNegativeInt = 0,
         device_resident: bool = False,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
-        if not 0 <= scale < 1:
-            raise ValueError(f"scale is {scale}: it must be at least 0 and less than 1")
+        check_arguments(MNISTDataModule, locals())
         self.save_hyperparameters(logger=False)
         self.num_workers = num_workers
         self.shape = (1, 28, 28)

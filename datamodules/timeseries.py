@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.common.batches import BatchDataModule
+from datamodules.common.batches import BatchDataModule, check_fractions
 from datamodules.common.csv_series import continued, read_csv
 from datamodules.common.tensors import indices_on
 from datamodules.mackey_glass import mackey_glass
+from lit_models.common.arguments import PositiveInt, Probability, check_arguments
 
 Window = tuple[Tensor, Tensor]
 
@@ -64,25 +65,19 @@ class TimeSeriesDataModule(BatchDataModule):
         columns: str | int | list[str | int] | None = None,
         header: bool | None = None,
         time_column: str | None = None,
-        window: int = 50,
-        horizon: int = 20,
-        stride: int = 1,
-        batch_size: int = 32,
-        val_share: float = 0.15,
-        test_share: float = 0.15,
-        length: int = 10_000,
+        window: PositiveInt = 50,
+        horizon: PositiveInt = 20,
+        stride: PositiveInt = 1,
+        batch_size: PositiveInt = 32,
+        val_share: Probability = 0.15,
+        test_share: Probability = 0.15,
+        length: PositiveInt = 10_000,
         series_seed: int = 0,
         device_resident: bool = False,
     ) -> None:
         super().__init__()
-        positive = {"window": window, "horizon": horizon, "stride": stride, "batch_size": batch_size, "length": length}
-        for name, value in positive.items():
-            if value < 1:
-                raise ValueError(f"{name} is {value}: it must be at least 1")
-        if min(val_share, test_share) < 0 or val_share + test_share >= 1:
-            raise ValueError(
-                f"val_share is {val_share} and test_share {test_share}: they must be at least 0, and below 1 together"
-            )
+        check_arguments(TimeSeriesDataModule, locals())
+        check_fractions(val_share, test_share)
         if path is None and any(option is not None for option in (columns, header, time_column)):
             raise ValueError("columns, header and time_column are a file's: give its path too")
         self.save_hyperparameters(logger=False)

@@ -128,6 +128,12 @@ class BatchDataModule(LightningDataModule):
         )
 
 
+def check_fractions(val_share: float, test_share: float) -> None:
+    """Raises a ValueError where validation and test together leave nothing to train on."""
+    if val_share + test_share >= 1:
+        raise ValueError(f"val_share is {val_share} and test_share {test_share}: together they must be below 1")
+
+
 def whole_batch(batch: T) -> T:
     """The collate function of a dataset whose `__getitems__` already returns a batch."""
     return batch

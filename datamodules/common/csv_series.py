@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_models.common.messages import suggest
+
 MISSING = {"", "nan", "na", "n/a", "null", "none"}  # what stands, in lower case, where there is no value
 
 
@@ -68,7 +70,7 @@ def read_csv(
         )
     for name in [*wanted, *([] if time_column is None else [time_column])]:
         if name not in names:
-            raise ValueError(f"{path} has no column {name!r}; its columns are {', '.join(names)}")
+            raise ValueError(f"{path} has no column {name!r}; its columns are {', '.join(names)}{suggest(name, names)}")
     places = [names.index(name) for name in wanted]
     values = []
     for row, cells in enumerate(rows, start=first):

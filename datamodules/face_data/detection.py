@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from lit_models.common.messages import require_extra
+
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
 
@@ -181,13 +183,9 @@ def import_opencv() -> Any:
     Raises:
         ValueError: It is not installed.
     """
-    try:
-        import cv2
-    except ImportError as error:
-        raise ValueError(
-            "finding faces needs the extra faces: pip install -e '.[faces]'; pictures that show a face alone can be "
-            "taken as they are, with detect false"
-        ) from error
+    require_extra("faces", "finding faces (with detect false, a picture is taken as it is)", "cv2")
+    import cv2
+
     return cv2
 
 

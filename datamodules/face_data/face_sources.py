@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lit_models.common.messages import require_extra
+
 FOLDS = 10  # what a list of pairs without folds is cut into
 
 
@@ -91,12 +93,9 @@ def lfw(root: str, download: bool) -> Path:
 
 def fetched(function: str, name: str, root: str, download: bool) -> Any:
     """What a function of scikit-learn gives that keeps a set in `root`, and downloads it if it may."""
-    try:
-        from sklearn import datasets
-    except ImportError as error:
-        raise ValueError(
-            f"{name}: scikit-learn fetches and reads them, the extra face-data: pip install -e '.[face-data]'"
-        ) from error
+    require_extra("face-data", f"reading {name}", "sklearn")
+    from sklearn import datasets
+
     try:
         return getattr(datasets, function)(data_home=root, download_if_missing=download)
     except (OSError, ValueError, EOFError, tarfile.TarError, zlib.error) as error:

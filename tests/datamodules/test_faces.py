@@ -170,7 +170,7 @@ def test_bad_input_is_one_line(people, tmp_path, capsys, monkeypatch):
     assert "lower data.train_pictures" in message
     assert "val_share is for a split by person: leave it out" in refused(by_picture, "--data.val_share=0.1")
     assert "train_pictures is for a split by picture" in refused("--data.train_pictures=2")
-    assert "must be at least 0, and below 1 together" in refused("--data.val_share=0.5", "--data.test_share=0.5")
+    assert "together they must be below 1" in refused("--data.val_share=0.5", "--data.test_share=0.5")
     assert "too few to train on two or more" in refused("--data.val_share=0.3", "--data.test_share=0.6")
     assert "set detect to true" in refused("--data.faces=all")
     assert "batch_people is 0" in refused("--data.batch_people=0")
