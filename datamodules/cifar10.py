@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from datamodules.common.images import ImageDataModule
+from datamodules.common.base import ImageDataModule
 from datamodules.common.pictures import read_square
 from datamodules.common.tensors import random_flip, random_shift
 from lit_models.common.arguments import NonNegativeInt, PositiveInt, Range, check_arguments
@@ -30,7 +30,7 @@ class CIFAR10DataModule(ImageDataModule):
         flip: Augmentation: left and right exchanged at random.
         shift: Augmentation: up to this many pixels along each axis, 0 to 31. 0 is off.
         num_workers: Processes that fetch batches. The data lie in memory, so 0 is the fastest.
-        device_resident: Whether images and labels are kept in the device's memory, a GPU's for one: nothing is left to
+        cache_on_device: Whether images and labels are kept in the device's memory, a GPU's for one: nothing is left to
             be transferred but the indices of a batch.
 
     Raises:
@@ -49,7 +49,7 @@ class CIFAR10DataModule(ImageDataModule):
         flip: bool = True,
         shift: Annotated[int, Range(0, below=32)] = 4,
         num_workers: NonNegativeInt = 0,
-        device_resident: bool = False,
+        cache_on_device: bool = False,
     ) -> None:
         super().__init__()
         check_arguments(CIFAR10DataModule, locals())

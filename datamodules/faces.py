@@ -10,40 +10,14 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.common.batches import check_fractions
-from datamodules.common.images import ImageDataModule
+from datamodules.common.base import ImageDataModule, check_fractions
 from datamodules.common.samplers import PeopleSampler
-from datamodules.common.tensors import TensorDataset, indices_on, random_affine, random_erasing, random_flip
+from datamodules.common.tensors import BatchDataset, random_affine, random_erasing, random_flip
 from datamodules.face_data.detection import MARGIN, FaceDetector
 from datamodules.face_data.face_folder import FaceReader, read_people
 from datamodules.face_data.face_sources import lfw, olivetti, read_pairs
 from datamodules.face_data.face_splits import Pairs, Parts, find_pairs, split_by_person, split_by_picture
 from lit_models.common.arguments import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability, check_arguments
-
-
-class FaceDataset(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
-    """Faces to compare, in memory; fetches a batch with one index operation.
-
-    Args:
-        images: `(count, channels, height, width)`, uint8.
-        labels: `(count,)`, int64, who it is.
-        enrolled: `(count,)`, bool: whether others are identified by it, because it was trained on.
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor, enrolled: Tensor) -> None:
-        self.images, self.labels, self.enrolled = images, labels, enrolled
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Images, labels, their places in the data, and whether they are enrolled, each `(batch, ...)`."""
-        chosen = indices_on(self.labels.device, indices)
-        return self.images[chosen], self.labels[chosen], chosen, self.enrolled[chosen]
-
-    def to(self, device: torch.device) -> "FaceDataset":
-        """The same dataset in a device's memory."""
-        return FaceDataset(self.images.to(device), self.labels.to(device), self.enrolled.to(device))
 
 
 class NamedImages(Dataset[tuple[Tensor, list[str]]]):
@@ -73,7 +47,7 @@ class FaceDataModule(ImageDataModule):
     some pictures of every person are trained on, and the others are compared with them. Splits are drawn by their own
     seed, and depend on the names alone.
 
-    A training batch is of `batch_people` people with `batch_pictures` pictures each. A batch of validation and test is
+    A training batch is of `identities_per_batch` people with `images_per_identity` pictures each. A batch of validation and test is
     `(images, labels, places, enrolled)`: the place of a picture in the set, and whether others are to be identified by
     it, as they are by the training pictures where the split is by picture.
 
@@ -83,10 +57,10 @@ class FaceDataModule(ImageDataModule):
             through scikit-learn (extra `face-data`).
         download: Download the published set into `root` if it isn't there.
         by: What is split: people, or the pictures of each.
-        train_pictures: By picture, how many pictures of each person are trained on; 5, if not given.
-        val_pictures: By picture, how many of the others validate; 0, if not given. The rest are the test.
-        val_share: By person, the share of people for validation; 0.1, if not given.
-        test_share: By person, the share of people for the test; 0.2, if not given.
+        train_images: By picture, how many pictures of each person are trained on; 5, if not given.
+        val_images: By picture, how many of the others validate; 0, if not given. The rest are the test.
+        val_fraction: By person, the share of people for validation; 0.1, if not given.
+        test_fraction: By person, the share of people for the test; 0.2, if not given.
         split_seed: Seed of the splits.
         pairs: A list of pairs as LFW's, to test on: the people in it are those of the test. For "lfw", its
             `pairsDevTest.txt`, if not given.
@@ -97,8 +71,8 @@ class FaceDataModule(ImageDataModule):
         faces: Which faces of a picture are taken: the largest, or all.
         margin: Share of a face's side that is added on every side, when it is cut out.
         detector: A file of the detector YuNet, which is to look for faces; OpenCV's Haar cascades do, if not given.
-        batch_people: People in a batch.
-        batch_pictures: Pictures of each of them.
+        identities_per_batch: People in a batch.
+        images_per_identity: Pictures of each of them.
         flip: Augmentation: left and right exchanged at random.
         rotation: Augmentation: up to this many degrees either way. 0 is off.
         shift: Augmentation: up to this share of the side along each axis. 0 is off.
@@ -106,7 +80,7 @@ class FaceDataModule(ImageDataModule):
         erasing: Augmentation: a square of up to this share of the side made grey. 0 is off.
         max_unreadable: How many damaged files are named and left out; with more of them, nothing is trained.
         num_workers: Threads that read pictures; one a processor, if not given.
-        device_resident: Whether images and labels are kept in the device's memory, a GPU's for one.
+        cache_on_device: Whether images and labels are kept in the device's memory, a GPU's for one.
 
     Attributes:
         people: The names of all people, by the labels of validation and test. Those of training are `class_names`.
@@ -128,10 +102,10 @@ class FaceDataModule(ImageDataModule):
         source: Literal["folder", "olivetti", "lfw"] = "folder",
         download: bool = False,
         by: Literal["person", "picture"] = "person",
-        train_pictures: PositiveInt | None = None,
-        val_pictures: NonNegativeInt | None = None,
-        val_share: Probability | None = None,
-        test_share: Probability | None = None,
+        train_images: PositiveInt | None = None,
+        val_images: NonNegativeInt | None = None,
+        val_fraction: Probability | None = None,
+        test_fraction: Probability | None = None,
         split_seed: int = 0,
         pairs: str | None = None,
         image_size: PositiveInt = 48,
@@ -140,8 +114,8 @@ class FaceDataModule(ImageDataModule):
         faces: Literal["largest", "all"] = "largest",
         margin: NonNegativeFloat = MARGIN,
         detector: str | None = None,
-        batch_people: PositiveInt = 16,
-        batch_pictures: PositiveInt = 4,
+        identities_per_batch: PositiveInt = 16,
+        images_per_identity: PositiveInt = 4,
         flip: bool = False,
         rotation: float = 0.0,
         shift: Probability = 0.0,
@@ -149,13 +123,13 @@ class FaceDataModule(ImageDataModule):
         erasing: Probability = 0.0,
         max_unreadable: NonNegativeInt = 10,
         num_workers: PositiveInt | None = None,
-        device_resident: bool = False,
+        cache_on_device: bool = False,
     ) -> None:
         super().__init__()
         check_arguments(FaceDataModule, locals())
-        idle = {"train_pictures": train_pictures, "val_pictures": val_pictures}
+        idle = {"train_images": train_images, "val_images": val_images}
         if by == "picture":
-            idle = {"val_share": val_share, "test_share": test_share, "pairs": pairs}
+            idle = {"val_fraction": val_fraction, "test_fraction": test_fraction, "pairs": pairs}
         if wrong := [name for name, value in idle.items() if value is not None]:
             raise ValueError(f"{wrong[0]} is for a split by {'person' if by == 'picture' else 'picture'}: leave it out")
         if not detect and (detector or faces == "all" or margin != MARGIN):
@@ -163,7 +137,7 @@ class FaceDataModule(ImageDataModule):
         self.save_hyperparameters(logger=False)
         self.shape = (3 if mode == "rgb" else 1, image_size, image_size)
         self.readers = num_workers or os.cpu_count() or 1
-        self.shares = 0.1 if val_share is None else val_share, 0.2 if test_share is None else test_share
+        self.shares = 0.1 if val_fraction is None else val_fraction, 0.2 if test_fraction is None else test_fraction
         check_fractions(*self.shares)
         self.reader = FaceReader(self.shape, FaceDetector(detector) if detect else None, margin, every=faces == "all")
         self.read = self.reader.largest
@@ -172,12 +146,14 @@ class FaceDataModule(ImageDataModule):
     @property
     def batch_size(self) -> int:
         """Images in a batch of a process."""
-        return self.hparams.batch_people * self.hparams.batch_pictures
+        return self.hparams.identities_per_batch * self.hparams.images_per_identity
 
-    def sampler(self, dataset: TensorDataset, seed: int, epoch: int, skip: int) -> PeopleSampler:
+    def sampler(self, dataset: BatchDataset, seed: int, epoch: int, skip: int) -> PeopleSampler:
         """Draws batches of people."""
         options = self.hparams
-        return PeopleSampler(dataset.labels, options.batch_people, options.batch_pictures, seed, epoch, skip)
+        return PeopleSampler(
+            dataset.labels, options.identities_per_batch, options.images_per_identity, seed, epoch, skip
+        )
 
     def prepare_data(self) -> None:
         """Downloads the published set, once a machine."""
@@ -192,10 +168,10 @@ class FaceDataModule(ImageDataModule):
         trained = self.labels[train].unique()
         self.class_names, self.num_classes = [self.people[label] for label in trained], len(trained)
         if stage in ("fit", "validate"):
-            self.train_set = TensorDataset(self.images[train], torch.searchsorted(trained, self.labels[train]))
+            self.train_set = BatchDataset(self.images[train], torch.searchsorted(trained, self.labels[train]))
             self.val_set = self._compared(val, train)
         elif not len(test):
-            raise ValueError("nothing is split off for the test: set data.test_share above 0")
+            raise ValueError("nothing is split off for the test: set data.test_fraction above 0")
         elif stage == "test":
             self.test_set = self._compared(test, train)
         else:
@@ -232,7 +208,7 @@ class FaceDataModule(ImageDataModule):
         """The places of the pictures of train, val and test; sets the pairs."""
         options, seed = self.hparams, self.hparams.split_seed
         if options.by == "picture":
-            train, val = options.train_pictures or 5, options.val_pictures or 0
+            train, val = options.train_images or 5, options.val_images or 0
             return split_by_picture(self.labels, self.people, self.names, train, val, seed)
         path = options.pairs
         if options.source == "lfw" and path is None:
@@ -248,8 +224,10 @@ class FaceDataModule(ImageDataModule):
             warnings.warn(f"{lacking} of {len(listed.same)} pairs lack a picture and are left out", stacklevel=2)
         return parts
 
-    def _compared(self, places: Tensor, train: Tensor) -> FaceDataset:
+    def _compared(self, places: Tensor, train: Tensor) -> BatchDataset:
         """Pictures to compare; where their people are trained on, with the pictures that they are identified by."""
         if self.hparams.by == "picture" and len(places):
             places = torch.cat([train, places]).sort().values
-        return FaceDataset(self.images[places], self.labels[places], torch.isin(places, train))
+        return BatchDataset(
+            self.images[places], self.labels[places], torch.arange(len(places)), torch.isin(places, train)
+        )

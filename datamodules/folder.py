@@ -17,10 +17,9 @@ from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from datamodules.common.batches import check_fractions
-from datamodules.common.images import ImageDataModule
+from datamodules.common.base import ImageDataModule, check_fractions
 from datamodules.common.pictures import PictureDataset, find_pictures, picture_endings, read_pictures, read_square
-from datamodules.common.tensors import TensorDataset, random_affine, random_flip
+from datamodules.common.tensors import BatchDataset, random_affine, random_flip
 from lit_models.common.arguments import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability, check_arguments
 
 Labelled = list[tuple[Path, int]]
@@ -45,8 +44,8 @@ class ImageFolderDataModule(ImageDataModule):
         image_size: Height and width of the images.
         mode: "rgb" for 3 channels, "grey" for 1.
         batch_size: Images a batch.
-        val_share: Share of every class's pictures that is split off for validation; 0 splits off none.
-        test_share: Share that is split off for the test.
+        val_fraction: Share of every class's pictures that is split off for validation; 0 splits off none.
+        test_fraction: Share that is split off for the test.
         split_seed: Seed of the splits.
         flip: Augmentation: left and right exchanged at random.
         rotation: Augmentation: up to this many degrees either way. 0 is off.
@@ -55,7 +54,7 @@ class ImageFolderDataModule(ImageDataModule):
         max_unreadable: How many damaged files are named and left out; with more of them, nothing is trained.
         memory_limit: Most memory for the images, in GiB.
         num_workers: Threads or processes that read pictures; one a processor, if not given.
-        device_resident: Whether images and labels are kept in the device's memory, a GPU's for one: nothing is left to
+        cache_on_device: Whether images and labels are kept in the device's memory, a GPU's for one: nothing is left to
             be transferred but the indices of a batch. Not for pictures that are read in every epoch.
 
     Raises:
@@ -70,8 +69,8 @@ class ImageFolderDataModule(ImageDataModule):
         image_size: PositiveInt = 48,
         mode: Literal["rgb", "grey"] = "rgb",
         batch_size: PositiveInt = 64,
-        val_share: Probability = 0.1,
-        test_share: Probability = 0.1,
+        val_fraction: Probability = 0.1,
+        test_fraction: Probability = 0.1,
         split_seed: int = 0,
         flip: bool = False,
         rotation: float = 0.0,
@@ -80,11 +79,11 @@ class ImageFolderDataModule(ImageDataModule):
         max_unreadable: NonNegativeInt = 10,
         memory_limit: NonNegativeFloat = 2.0,
         num_workers: PositiveInt | None = None,
-        device_resident: bool = False,
+        cache_on_device: bool = False,
     ) -> None:
         super().__init__()
         check_arguments(ImageFolderDataModule, locals())
-        check_fractions(val_share, test_share)
+        check_fractions(val_fraction, test_fraction)
         self.save_hyperparameters(logger=False)
         self.shape = (3 if mode == "rgb" else 1, image_size, image_size)
         self.read = partial(read_square, side=image_size, channels=self.shape[0])
@@ -95,7 +94,7 @@ class ImageFolderDataModule(ImageDataModule):
         parts = self._find()
         wanted = {"fit": ("train", "val"), "validate": ("val",)}.get(stage, ("test",))
         if not parts[wanted[0]]:
-            raise ValueError(f"{self.hparams.root} has no {wanted[0]} pictures: set data.{wanted[0]}_share above 0")
+            raise ValueError(f"{self.hparams.root} has no {wanted[0]} pictures: set data.{wanted[0]}_fraction above 0")
         if stage == "predict":  # with the names of the files, in place of labels
             self.test_set = PictureDataset([path for path, _ in parts["test"]], self.read, self.shape, self.readers)
             return
@@ -159,7 +158,7 @@ class ImageFolderDataModule(ImageDataModule):
     def _split(self, pictures: Labelled, parts: list[str]) -> dict[str, Labelled]:
         """Splits the parts that have no folder of their own off the training pictures."""
         labels = torch.tensor([label for _, label in pictures])
-        shares = [self.hparams[f"{part}_share"] for part in parts]
+        shares = [self.hparams[f"{part}_fraction"] for part in parts]
         least = 1 + sum(share > 0 for share in shares)
         if small := [self.class_names[label] for label, n in enumerate(labels.bincount().tolist()) if n < least]:
             warnings.warn(f"too few pictures to be in every part: {', '.join(small)}", stacklevel=2)
@@ -191,9 +190,9 @@ class ImageFolderDataModule(ImageDataModule):
                 chosen = PictureDataset([paths[index] for index in kept], self.read, self.shape, threads=1)
                 sets.append(LabelledPictures(chosen, labels[kept]))
             elif len(kept) == len(part):  # without a copy
-                sets.append(TensorDataset(images[start:end], labels[start:end]))
+                sets.append(BatchDataset(images[start:end], labels[start:end]))
             else:
-                sets.append(TensorDataset(images[kept], labels[kept]))
+                sets.append(BatchDataset(images[kept], labels[kept]))
             start = end
         return sets
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torchvision import datasets
 
-from datamodules.common.images import ImageDataModule
+from datamodules.common.base import ImageDataModule
 from datamodules.common.pictures import read_digit, read_garment
 from datamodules.common.tensors import random_affine
 from lit_models.common.arguments import NonNegativeInt, PositiveInt, Probability, check_arguments
@@ -53,7 +53,7 @@ class MNISTDataModule(ImageDataModule):
         shift: Augmentation: up to this many pixels along each axis. 0 is off.
         scale: Augmentation: size changed by up to this share, 0.1 for 0.9..1.1. 0 is off.
         num_workers: Processes that fetch batches. The data lie in memory, so 0 is the fastest.
-        device_resident: Whether images and labels are kept in the device's memory, a GPU's for one: nothing is left to
+        cache_on_device: Whether images and labels are kept in the device's memory, a GPU's for one: nothing is left to
             be transferred but the indices of a batch.
 
     Attributes:
@@ -79,7 +79,7 @@ class MNISTDataModule(ImageDataModule):
         shift: float = 0.0,
         scale: Probability = 0.0,
         num_workers: NonNegativeInt = 0,
-        device_resident: bool = False,
+        cache_on_device: bool = False,
     ) -> None:
         super().__init__()
         check_arguments(MNISTDataModule, locals())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.common.batches import BatchDataModule, check_fractions
+from datamodules.common.base import BatchDataModule, check_fractions
 from datamodules.common.csv_series import continued, read_csv
 from datamodules.common.tensors import indices_on
 from datamodules.mackey_glass import mackey_glass
@@ -38,11 +38,11 @@ class TimeSeriesDataModule(BatchDataModule):
         horizon: Rows that are forecast.
         stride: Rows from the start of one window to that of the next.
         batch_size: Windows a batch.
-        val_share: Share of the rows that validates; 0 for no validation.
-        test_share: Share of the rows that tests.
+        val_fraction: Share of the rows that validates; 0 for no validation.
+        test_fraction: Share of the rows that tests.
         length: Rows of the Mackey-Glass series, one a unit of time.
         series_seed: Seed of its start.
-        device_resident: Whether the series is kept in the device's memory, a GPU's for one, and windows are cut there.
+        cache_on_device: Whether the series is kept in the device's memory, a GPU's for one, and windows are cut there.
 
     Attributes:
         column_names: The names of the columns.
@@ -69,15 +69,15 @@ class TimeSeriesDataModule(BatchDataModule):
         horizon: PositiveInt = 20,
         stride: PositiveInt = 1,
         batch_size: PositiveInt = 32,
-        val_share: Probability = 0.15,
-        test_share: Probability = 0.15,
+        val_fraction: Probability = 0.15,
+        test_fraction: Probability = 0.15,
         length: PositiveInt = 10_000,
         series_seed: int = 0,
-        device_resident: bool = False,
+        cache_on_device: bool = False,
     ) -> None:
         super().__init__()
         check_arguments(TimeSeriesDataModule, locals())
-        check_fractions(val_share, test_share)
+        check_fractions(val_fraction, test_fraction)
         if path is None and any(option is not None for option in (columns, header, time_column)):
             raise ValueError("columns, header and time_column are a file's: give its path too")
         self.save_hyperparameters(logger=False)
@@ -93,8 +93,8 @@ class TimeSeriesDataModule(BatchDataModule):
             wanted = None if options.columns is None else [str(name) for name in wanted]
             values, self.column_names, times = read_csv(Path(options.path), wanted, options.header, options.time_column)
         rows, self.num_features = values.shape
-        test = rows - round(rows * options.test_share)
-        val = test - round(rows * options.val_share)
+        test = rows - round(rows * options.test_fraction)
+        val = test - round(rows * options.val_fraction)
         scale = values[:val].std(dim=0, correction=0)
         self.mean, self.std = values[:val].mean(dim=0).tolist(), scale.tolist()
         for name, mean, std in zip(self.column_names, self.mean, self.std, strict=True):
@@ -115,22 +115,10 @@ class TimeSeriesDataModule(BatchDataModule):
             last = end - options.window - options.horizon  # where a window can start
             starts = torch.arange(start, max(start, last + 1), options.stride)
             if start == end and stage != "fit":
-                raise ValueError(f"there are no rows to {name} on: data.{name}_share is 0")
+                raise ValueError(f"there are no rows to {name} on: data.{name}_fraction is 0")
             if not len(starts) and start < end:
                 raise self._too_short(f"the {name} part", end - start, options.window + options.horizon)
             setattr(self, f"{name}_set", WindowDataset(self.series, starts, options.window, options.horizon))
-
-    def train_dataloader(self) -> DataLoader:
-        """Shuffled training windows."""
-        return self.train_loader(self.train_set)
-
-    def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Validation windows; none where `val_share` is 0."""
-        return self.eval_loader(self.val_set) if len(self.val_set) else []
-
-    def test_dataloader(self) -> DataLoader:
-        """Test windows."""
-        return self.eval_loader(self.test_set)
 
     def predict_dataloader(self) -> DataLoader:
         """The window before the test rows `(1, window, F)`; these, and the unknown ones after them, as NaN."""

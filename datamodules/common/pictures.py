@@ -3,6 +3,7 @@
 MNIST's digits are 28x28, grey, light on dark, scaled to a box of 20x20 and centred by their mass.
 """
 
+import contextlib
 import os
 import struct
 import warnings
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
@@ -25,16 +26,6 @@ NOISE = 0.2  # weaker than this share of the strongest stroke is paper, shadow o
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, RuntimeError, struct.error, zlib.error)
 UNREADABLE += (Image.DecompressionBombError,)
 LONGEST = 2000  # pixels along the longer side of a photograph
-# How to turn a picture upright, by its EXIF orientation.
-TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class PictureDataset(Dataset[tuple[Tensor, list[str]]]):
@@ -152,7 +143,7 @@ def open_picture(path: Path, channels: int, side: int | None = None) -> Image.Im
         else:
             size = [2 * side, 2 * side]
         file.draft(None, tuple(size))  # a JPEG file is decoded at a fraction of its size, if that is enough
-        file.load()
+        load_upright(file)
         deep = file.mode.startswith("I") or file.mode == "F"
         if deep:
             picture = file.convert("F")
@@ -169,7 +160,7 @@ def open_picture(path: Path, channels: int, side: int | None = None) -> Image.Im
             picture = Image.fromarray(as_bytes(numbers / top)[0].numpy())
         elif picture.mode == "RGBA":
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-        return upright(picture.convert("L" if channels == 1 else "RGB"), file)
+        return picture.convert("L" if channels == 1 else "RGB")
 
 
 def open_file(path: Path) -> Image.Image:
@@ -188,13 +179,11 @@ def open_file(path: Path) -> Image.Image:
         raise ValueError(f"it has more than {2 * Image.MAX_IMAGE_PIXELS} pixels: scale it down first") from error
 
 
-def upright(picture: Image.Image, file: Image.Image) -> Image.Image:
-    """A picture turned as the EXIF data of its file tell; as it is, if they are damaged."""
-    try:
-        orientation = file.getexif().get(ExifTags.Base.Orientation)
-    except UNREADABLE:
-        return picture
-    return picture.transpose(TURNS[orientation]) if orientation in TURNS else picture
+def load_upright(file: Image.Image) -> None:
+    """Loads the pixels of an opened file, rotated according to its EXIF data unless these are damaged."""
+    file.load()
+    with contextlib.suppress(*UNREADABLE):
+        ImageOps.exif_transpose(file, in_place=True)
 
 
 def read_square(path: Path, side: int, channels: int) -> Tensor:
@@ -223,12 +212,11 @@ def grey(path: Path) -> Tensor:
         ValueError: It has more pixels than Pillow opens.
     """
     with open_file(path) as file:
-        file.load()
-        picture = upright(file, file)
-        if picture.mode.startswith("I") or picture.mode == "F":  # 16 bits and more: convert("L") would cut them off
-            deep = pil_to_tensor(picture.convert("F"))[0]
+        load_upright(file)
+        if file.mode.startswith("I") or file.mode == "F":  # 16 bits and more: convert("L") would cut them off
+            deep = pil_to_tensor(file.convert("F"))[0]
             return (deep - deep.min()) / (deep.max() - deep.min()).clamp(min=1e-6)
-        tone, alpha = pil_to_tensor(picture.convert("RGBA").convert("LA")).float() / 255
+        tone, alpha = pil_to_tensor(file.convert("RGBA").convert("LA")).float() / 255
     # A see-through picture shows only what differs from the paper it is laid on.
     ink = (tone * alpha).sum() / alpha.sum().clamp(min=1e-6)
     return tone * alpha + (1 - alpha) * (ink < 0.5)

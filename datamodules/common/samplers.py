@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler, SequentialSampler
 
 
-def processes() -> tuple[int, int]:
-    """How many processes train together, and which of them this one is."""
+def world_and_rank() -> tuple[int, int]:
+    """The number of processes that train together, and the rank of this one."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_world_size(), torch.distributed.get_rank()
     return 1, 0
@@ -30,7 +30,7 @@ class EpochSampler(DistributedSampler):
     """
 
     def __init__(self, dataset: Dataset, seed: int, epoch: int = 0, skip: int = 0) -> None:
-        world, rank = processes()
+        world, rank = world_and_rank()
         super().__init__(dataset, num_replicas=world, rank=rank, seed=seed)
         self.epoch, self.first, self.skip = epoch, epoch, skip
 
@@ -103,7 +103,7 @@ class EvenBatches(DistributedSampler, SequentialSampler):
     """
 
     def __init__(self, dataset: Dataset, batch_size: int) -> None:
-        world, rank = processes()
+        world, rank = world_and_rank()
         DistributedSampler.__init__(self, dataset, num_replicas=world, rank=rank, shuffle=False)
         self.data_source = dataset  # SequentialSampler's
         least = len(dataset) // world

@@ -14,34 +14,35 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 
-class TensorDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Images and labels in memory; fetches a batch with one index operation.
+class BatchDataset(Dataset[tuple[Tensor, ...]]):
+    """Tensors of equal length in memory; fetches a batch with one index operation.
 
     Args:
         images: `(count, channels, height, width)`, any dtype.
         labels: `(count,)`, int64.
+        extras: Further tensors `(count, ...)` that are part of a batch.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
+    def __init__(self, images: Tensor, labels: Tensor, *extras: Tensor) -> None:
         if len(images) != len(labels):
-            raise ValueError(f"{len(images)} images, but {len(labels)} labels: there must be one label an image")
-        self.images = images
-        self.labels = labels
+            raise ValueError(f"{len(images)} images, but {len(labels)} labels: there must be one label per image")
+        self.images, self.labels = images, labels
+        self.tensors = (images, labels, *extras)
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.images[index], self.labels[index]
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return tuple(tensor[index] for tensor in self.tensors)
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """Fetches a batch: what PyTorch's DataLoader calls, where a dataset has it, instead of one item at a time."""
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
+        """A batch: what a DataLoader calls, where a dataset has it, instead of fetching one item at a time."""
         chosen = indices_on(self.labels.device, indices)
-        return self.images[chosen], self.labels[chosen]
+        return tuple(tensor[chosen] for tensor in self.tensors)
 
-    def to(self, device: torch.device) -> "TensorDataset":
+    def to(self, device: torch.device) -> "BatchDataset":
         """The same dataset in a device's memory."""
-        return TensorDataset(self.images.to(device), self.labels.to(device))
+        return BatchDataset(*(tensor.to(device) for tensor in self.tensors))
 
 
 def indices_on(device: torch.device, indices: list[int]) -> Tensor:

@@ -32,8 +32,8 @@ class Pairs(NamedTuple):
 def split_by_person(
     labels: Tensor,
     people: Sequence[str],
-    val_share: float,
-    test_share: float,
+    val_fraction: float,
+    test_fraction: float,
     seed: int,
     tested: set[str] | None = None,
 ) -> Parts:
@@ -42,8 +42,8 @@ def split_by_person(
     Args:
         labels: `(pictures,)`, who is in a picture.
         people: Their names.
-        val_share: The share of people in validation: two at least, or none if it is 0.
-        test_share: The same for the test.
+        val_fraction: The share of people in validation: two at least, or none if it is 0.
+        test_fraction: The same for the test.
         seed: Seed of the split.
         tested: The names of those who are the test, in place of a share, if given.
 
@@ -52,7 +52,7 @@ def split_by_person(
     """
     count = len(people)
     order = sorted(range(count), key=lambda person: split_key(seed, people[person]))
-    val_size, test_size = (max(2, round(share * count)) if share else 0 for share in (val_share, test_share))
+    val_size, test_size = (max(2, round(share * count)) if share else 0 for share in (val_fraction, test_fraction))
     if tested is not None:
         order.sort(key=lambda person: people[person] in tested)
         test_size = sum(name in tested for name in people)
@@ -60,7 +60,7 @@ def split_by_person(
     if ends[0] < 2:
         raise ValueError(
             f"{count} people are too few to train on two or more, with {val_size} for validation and {test_size} for "
-            "the test: lower data.val_share and data.test_share, or set data.by to picture"
+            "the test: lower data.val_fraction and data.test_fraction, or set data.by to picture"
         )
     parts = [torch.tensor(order[start:end]) for start, end in zip((0, *ends), ends, strict=False)]
     pictures = labels.bincount(minlength=count)
@@ -68,7 +68,7 @@ def split_by_person(
         if len(part) and pictures[part].max() < 2:
             raise ValueError(
                 f"of nobody in the {name} part there are two pictures to compare: add pictures, set another "
-                f"data.split_seed, or data.{name}_share to 0"
+                f"data.split_seed, or data.{name}_fraction to 0"
             )
     train, val, test = (torch.isin(labels, part).nonzero().flatten() for part in parts)
     return train, val, test
@@ -94,7 +94,7 @@ def split_by_picture(
     if few := [f"{name} ({count})" for name, count in zip(people, counts, strict=True) if count <= train + val]:
         raise ValueError(
             f"too few pictures of {', '.join(few[:10])}: it takes {train + val + 1} to train on {train}, validate on "
-            f"{val} and test on the rest; lower data.train_pictures, add pictures, or set data.by to person"
+            f"{val} and test on the rest; lower data.train_images, add pictures, or set data.by to person"
         )
     parts: tuple[list[int], ...] = ([], [], [])
     for person in range(len(people)):

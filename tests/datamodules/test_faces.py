@@ -43,8 +43,13 @@ def shown(dataset):
     return set((tones // 10).tolist())
 
 
+def enrolled(dataset):
+    """Whether others are identified by an image of validation or test."""
+    return dataset.tensors[3]
+
+
 def test_a_split_by_person_shares_nobody(people):
-    data = loaded(people, val_share=0.2, test_share=0.3)
+    data = loaded(people, val_fraction=0.2, test_fraction=0.3)
     parts = [shown(part) for part in (data.train_set, data.val_set, data.test_set)]
     assert [len(part) for part in parts] == [5, 2, 3]
     assert set.union(*parts) == set(range(10))
@@ -53,7 +58,7 @@ def test_a_split_by_person_shares_nobody(people):
         data.people.index(NAMES[number]) for number in parts[0]
     }
     assert sorted(data.train_set.labels.unique().tolist()) == list(range(5))
-    assert not data.test_set.enrolled.any()
+    assert not enrolled(data.test_set).any()
     for image, label in zip(data.train_set.images, data.train_set.labels, strict=True):
         assert data.class_names[label] == NAMES[int(image[0, 4, 4]) // 10]
     for image, label in zip(data.test_set.images, data.test_set.labels, strict=True):
@@ -61,19 +66,19 @@ def test_a_split_by_person_shares_nobody(people):
 
 
 def test_a_split_by_picture_trains_on_k_of_each_and_identifies_by_them(people):
-    data = loaded(people, by="picture", train_pictures=3, val_pictures=1)
+    data = loaded(people, by="picture", train_images=3, val_images=1)
     assert data.train_set.labels.bincount().tolist() == [3] * 10
-    assert data.test_set.enrolled.sum() == 30
-    assert data.test_set.labels[~data.test_set.enrolled].bincount().tolist() == [2] * 10
-    assert data.val_set.labels[~data.val_set.enrolled].bincount().tolist() == [1] * 10
-    tones = [part.images[~part.enrolled][:, 0, 4, 4].tolist() for part in (data.val_set, data.test_set)]
+    assert enrolled(data.test_set).sum() == 30
+    assert data.test_set.labels[~enrolled(data.test_set)].bincount().tolist() == [2] * 10
+    assert data.val_set.labels[~enrolled(data.val_set)].bincount().tolist() == [1] * 10
+    tones = [part.images[~enrolled(part)][:, 0, 4, 4].tolist() for part in (data.val_set, data.test_set)]
     trained = data.train_set.images[:, 0, 4, 4].tolist()
     assert len({*trained, *tones[0], *tones[1]}) == 60
-    assert sorted(data.test_set.images[data.test_set.enrolled][:, 0, 4, 4].tolist()) == sorted(trained)
+    assert sorted(data.test_set.images[enrolled(data.test_set)][:, 0, 4, 4].tolist()) == sorted(trained)
 
 
 def test_splits_are_those_of_their_seed_alone(people):
-    for options in ({"by": "person"}, {"by": "picture", "train_pictures": 3}):
+    for options in ({"by": "person"}, {"by": "picture", "train_images": 3}):
         first = loaded(people, **options).train_set.images
         torch.manual_seed(5)
         assert torch.equal(loaded(people, **options).train_set.images, first)
@@ -82,17 +87,17 @@ def test_splits_are_those_of_their_seed_alone(people):
 
 
 def test_a_batch_tells_places_and_who_is_enrolled(people):
-    data = loaded(people, "test", by="picture", train_pictures=3)
-    images, labels, places, enrolled = next(iter(data.test_dataloader()))
+    data = loaded(people, "test", by="picture", train_images=3)
+    images, labels, indices, known = next(iter(data.test_dataloader()))
     assert (images.shape[1:], images.dtype) == ((1, 8, 8), torch.uint8)
-    assert places.tolist() == list(range(len(labels)))
-    assert torch.equal(data.test_set.images[places], images)
-    assert enrolled.dtype == torch.bool
+    assert indices.tolist() == list(range(len(labels)))
+    assert torch.equal(data.test_set.images[indices], images)
+    assert known.dtype == torch.bool
     assert loaded(people, "test", mode="rgb").test_set.images.shape[1] == 3
 
 
 def test_training_batches_are_of_people(people):
-    data = loaded(people, "fit", batch_people=3, batch_pictures=4, val_share=0, test_share=0.2)
+    data = loaded(people, "fit", identities_per_batch=3, images_per_identity=4, val_fraction=0, test_fraction=0.2)
     batches = list(data.train_dataloader())
     assert len(batches) == 4  # as many pictures as there are
     for _, labels in batches:
@@ -109,7 +114,7 @@ def test_two_processes_draw_what_one_does_with_twice_the_people(people_there, pi
     whole = PeopleSampler(labels, people=4, pictures=3, seed=7)
     ranks = []
     for rank in (0, 1):
-        monkeypatch.setattr("datamodules.common.samplers.processes", lambda rank=rank: (2, rank))
+        monkeypatch.setattr("datamodules.common.samplers.world_and_rank", lambda rank=rank: (2, rank))
         ranks.append(PeopleSampler(labels, people=2, pictures=3, seed=7))
     for _ in range(3):  # epochs
         batches = torch.tensor(list(whole)).view(-1, 12)
@@ -136,7 +141,7 @@ def test_faces_are_looked_for_and_pictures_without_one_are_named(tmp_path):
             person(number, variation).save(tmp_path / str(number) / f"{variation}.png")
     draw(tmp_path / "2" / "wall.png", 90, (120, 120))
     scene([(0, (20, 20, 150)), (3, (250, 60, 220))]).save(tmp_path / "3" / "two.png")
-    options = {"detect": True, "by": "picture", "train_pictures": 1}
+    options = {"detect": True, "by": "picture", "train_images": 1}
     with pytest.warns(UserWarning, match=r"no face is found in 1 of 14 pictures, which are left out: .*2/wall.png"):
         largest = loaded(tmp_path, **options)
     assert largest.labels.bincount().tolist() == [3, 3, 3, 4]
@@ -165,15 +170,15 @@ def test_bad_input_is_one_line(people, tmp_path, capsys, monkeypatch):
     assert "no folder" in refused(root=tmp_path / "nowhere")
     assert "has 0 subfolder(s): give each person one" in refused(root=people / "Eve")
     by_picture = "--data.by=picture"
-    message = refused(by_picture, "--data.train_pictures=6")
+    message = refused(by_picture, "--data.train_images=6")
     assert "too few pictures of Ann Lee (6), Bo, Jr. (6)" in message
-    assert "lower data.train_pictures" in message
-    assert "val_share is for a split by person: leave it out" in refused(by_picture, "--data.val_share=0.1")
-    assert "train_pictures is for a split by picture" in refused("--data.train_pictures=2")
-    assert "together they must be below 1" in refused("--data.val_share=0.5", "--data.test_share=0.5")
-    assert "too few to train on two or more" in refused("--data.val_share=0.3", "--data.test_share=0.6")
+    assert "lower data.train_images" in message
+    assert "val_fraction is for a split by person: leave it out" in refused(by_picture, "--data.val_fraction=0.1")
+    assert "train_images is for a split by picture" in refused("--data.train_images=2")
+    assert "together they must be below 1" in refused("--data.val_fraction=0.5", "--data.test_fraction=0.5")
+    assert "too few to train on two or more" in refused("--data.val_fraction=0.3", "--data.test_fraction=0.6")
     assert "set detect to true" in refused("--data.faces=all")
-    assert "batch_people is 0" in refused("--data.batch_people=0")
+    assert "identities_per_batch is 0" in refused("--data.identities_per_batch=0")
     assert "no list of pairs" in refused("--data.pairs=nowhere.txt")
     (tmp_path / "pairs.txt").write_text("Ann Lee 1 2")
     assert "is no list of pairs as LFW's" in refused(f"--data.pairs={tmp_path / 'pairs.txt'}")
@@ -195,7 +200,7 @@ def test_lists_of_pairs_are_read_and_their_people_are_the_test(people, tmp_path)
     listed = read_pairs(path)
     assert listed.pictures[1] == ("Eve_0003", "Ian_0004")
     assert (listed.same, listed.folds) == ([True, False, True, False], [0, 0, 1, 1])
-    data = loaded(people, val_share=0.2, pairs=str(path))
+    data = loaded(people, val_fraction=0.2, pairs=str(path))
     assert {NAMES[number] for number in shown(data.test_set)} == {"Eve", "Finn", "Ian"}
     tones = data.test_set.images[:, 0, 4, 4]
     assert tones[data.pairs.first].tolist() == [40, 42, 80, 50]
@@ -221,7 +226,7 @@ def test_olivetti_comes_from_scikit_learns_folder(tmp_path):
         loaded(tmp_path, source="olivetti")
     faces = np.random.default_rng(0).random((400, 64 * 64)).astype(np.float32)
     joblib.dump(faces, tmp_path / "olivetti_py3.pkz", compress=6)  # as scikit-learn keeps what it has downloaded
-    data = loaded(tmp_path, source="olivetti", by="picture", train_pictures=5)
+    data = loaded(tmp_path, source="olivetti", by="picture", train_images=5)
     assert (len(data.people), len(data.train_set), data.shape) == (40, 200, (1, 8, 8))
     upright = faces[0].reshape(64, 64).T
     large = FaceDataModule(str(tmp_path), source="olivetti", image_size=64)

@@ -31,14 +31,14 @@ def counts(dataset):
 
 
 def test_a_folder_a_class_is_split_evenly_by_its_own_seed(pets):
-    data = loaded(pets, val_share=0.2, test_share=0.1)
+    data = loaded(pets, val_fraction=0.2, test_fraction=0.1)
     data.setup("test")
     assert (data.class_names, data.num_classes) == (["cat", "dog"], 2)
     assert [counts(part) for part in (data.train_set, data.val_set, data.test_set)] == [[14, 7], [4, 2], [2, 1]]
     images = torch.cat([part.images for part in (data.train_set, data.val_set, data.test_set)])
     assert len(images.flatten(1).unique(dim=0)) == 30
     torch.manual_seed(7)
-    again, other = loaded(pets, val_share=0.2, test_share=0.1), loaded(pets, val_share=0.2, split_seed=1)
+    again, other = loaded(pets, val_fraction=0.2, test_fraction=0.1), loaded(pets, val_fraction=0.2, split_seed=1)
     assert torch.equal(again.val_set.images, data.val_set.images)
     assert not torch.equal(other.val_set.images, data.val_set.images)
 
@@ -103,7 +103,7 @@ def test_a_part_without_pictures_is_refused(pets, tmp_path):
 def test_pictures_outside_of_the_classes_are_left_out_with_a_word(pets):
     draw(pets / "stray.png", (0, 0, 0))
     with pytest.warns(UserWarning, match="1 picture"):
-        assert len(loaded(pets, val_share=0, test_share=0).train_set) == 30
+        assert len(loaded(pets, val_fraction=0, test_fraction=0).train_set) == 30
 
 
 def test_pictures_in_nested_folders_with_any_ending_but_none_that_are_hidden(tmp_path):
@@ -113,7 +113,7 @@ def test_pictures_in_nested_folders_with_any_ending_but_none_that_are_hidden(tmp
     (tmp_path / "cat" / "notes.txt").write_text("not a picture")
     (tmp_path / ".git").mkdir()
     with pytest.warns(UserWarning, match="too few pictures"):
-        data = loaded(tmp_path, val_share=0)
+        data = loaded(tmp_path, val_fraction=0)
     assert counts(data.train_set) == [4, 1]
 
 
@@ -147,7 +147,7 @@ def damage(path, how):
 def test_damaged_files_are_named_and_left_out_up_to_a_limit(pets, memory_limit):
     for number, how in enumerate(("empty", "cut", "text")):
         damage(pets / "cat" / f"{number:02}.png", how)
-    options = {"val_share": 0, "test_share": 0, "memory_limit": memory_limit}
+    options = {"val_fraction": 0, "test_fraction": 0, "memory_limit": memory_limit}
     with pytest.warns(UserWarning, match=r"3 of 30 pictures .*cat/00\.png .*cat/01\.png .*cat/02\.png"):
         data = loaded(pets, max_unreadable=3, **options)
     assert counts(data.train_set) == [17, 10]
@@ -217,8 +217,8 @@ def test_augmentation_is_off_by_default_and_works_in_training(pets):
         {"num_workers": 0},
         {"memory_limit": -1.0},
         {"max_unreadable": -1},
-        {"val_share": 0.5, "test_share": 0.5},
-        {"val_share": -0.1},
+        {"val_fraction": 0.5, "test_fraction": 0.5},
+        {"val_fraction": -0.1},
         {"scale": 1.0},
         {"mode": "cmyk"},
     ],
@@ -230,8 +230,8 @@ def test_impossible_options_are_refused(options):
 
 
 def test_nothing_to_test_on(pets):
-    with pytest.raises(ValueError, match=r"set data\.test_share above 0"):
-        loaded(pets, "test", test_share=0)
+    with pytest.raises(ValueError, match=r"set data\.test_fraction above 0"):
+        loaded(pets, "test", test_fraction=0)
 
 
 @pytest.fixture

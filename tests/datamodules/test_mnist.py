@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning import Trainer
 
-from datamodules import MNISTDataModule, TensorDataset
+from datamodules import BatchDataset, MNISTDataModule
 from datamodules.common.tensors import random_affine
 from datamodules.mnist import BUNDLED, SHA256
 from lit_models import Net
@@ -71,7 +71,7 @@ def test_batches_are_bytes_with_the_channel_second(mnist):
 def test_each_test_image_is_served_exactly_once_and_training_in_another_order_each_epoch(mnist):
     labels = torch.cat([labels for _, labels in mnist.test_dataloader()])
     assert torch.equal(labels, mnist.test_set.labels)
-    loader, orders = mnist.train_loader(TensorDataset(torch.arange(100), torch.arange(100))), []
+    loader, orders = mnist.train_loader(BatchDataset(torch.arange(100), torch.arange(100))), []
     for epoch in range(2):
         loader.sampler.set_epoch(epoch)
         orders.append(torch.cat([labels for _, labels in loader]))
@@ -80,7 +80,7 @@ def test_each_test_image_is_served_exactly_once_and_training_in_another_order_ea
 
 
 def test_data_order_leaves_the_global_generator_alone(mnist):
-    loader = mnist.train_loader(TensorDataset(torch.arange(10), torch.arange(10)))
+    loader = mnist.train_loader(BatchDataset(torch.arange(10), torch.arange(10)))
     state = torch.get_rng_state()
     list(loader)
     assert torch.equal(torch.get_rng_state(), state)

@@ -109,8 +109,10 @@ def test_predict_of_a_folder(glyph, last, tmp_path, capsys):
 
 def test_pictures_of_a_board():
     counts = torch.tensor([[5, 1], [0, 7]])
-    figure = figures.plot_confusion(counts, ["cat", "dog"])
+    figure = figures.plot_confusion_matrix(counts, ["cat", "dog"])
     assert figure.axes[0].get_title() == "12 of 13 right"
     assert [text.get_text() for text in figure.axes[0].texts] == ["5", "1", "7"]
     wrong = (torch.tensor([0.9, -1.0]), torch.tensor([1, 0]), torch.tensor([0, 0]), torch.rand(2, 3, 8, 8))
-    assert [text.get_text() for text in figures.plot_misclassified(*wrong, ["cat", "dog"]).axes[0].texts] == ["dog 90% (cat)"]
+    assert [text.get_text() for text in figures.plot_misclassified(*wrong, ["cat", "dog"]).axes[0].texts] == [
+        "dog 90% (cat)"
+    ]

@@ -57,7 +57,7 @@ def test_windows_are_the_rows_in_order(ramp):
 
 @pytest.mark.parametrize("stride", [1, 4])
 def test_no_window_reaches_past_its_part(ramp, stride):
-    data = TimeSeriesDataModule(ramp, window=5, horizon=3, val_share=0.2, test_share=0.1, stride=stride)
+    data = TimeSeriesDataModule(ramp, window=5, horizon=3, val_fraction=0.2, test_fraction=0.1, stride=stride)
     data.setup("fit")
     data.setup("test")
     seen = {}
@@ -202,9 +202,9 @@ def test_series_too_short_or_constant_are_refused(ramp, tmp_path):
     with pytest.raises(ValueError, match=r"val part .* has 15 rows, and one window takes 30: make data.window \(20\)"):
         TimeSeriesDataModule(ramp, window=20, horizon=10).setup("fit")
     with pytest.raises(ValueError, match="test part"):
-        TimeSeriesDataModule(ramp, window=20, horizon=10, val_share=0).setup("test")
-    with pytest.raises(ValueError, match=r"no rows to test on: data\.test_share is 0"):
-        TimeSeriesDataModule(ramp, window=5, horizon=3, test_share=0).setup("test")
+        TimeSeriesDataModule(ramp, window=20, horizon=10, val_fraction=0).setup("test")
+    with pytest.raises(ValueError, match=r"no rows to test on: data\.test_fraction is 0"):
+        TimeSeriesDataModule(ramp, window=5, horizon=3, test_fraction=0).setup("test")
     with pytest.raises(ValueError, match="has 85 rows, and one window takes 90"):
         TimeSeriesDataModule(ramp, window=90).setup("predict")
     flat = write(tmp_path / "flat.csv", "x,y\n" + "\n".join(f"{row},0.1" for row in range(100)))
@@ -213,14 +213,14 @@ def test_series_too_short_or_constant_are_refused(ramp, tmp_path):
 
 
 def test_validation_can_be_left_out(ramp):
-    data = TimeSeriesDataModule(ramp, window=5, horizon=3, val_share=0)
+    data = TimeSeriesDataModule(ramp, window=5, horizon=3, val_fraction=0)
     data.setup("fit")
     assert data.val_dataloader() == []
     assert len(data.train_set) == 85 - 7
 
 
 @pytest.mark.parametrize(
-    "options", [{"window": 0}, {"stride": 0}, {"val_share": 0.6, "test_share": 0.4}, {"columns": "x"}]
+    "options", [{"window": 0}, {"stride": 0}, {"val_fraction": 0.6, "test_fraction": 0.4}, {"columns": "x"}]
 )
 def test_impossible_options_are_refused(options):
     with pytest.raises(ValueError, match=r"must be|give its path"):
