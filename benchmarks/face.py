@@ -45,9 +45,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         flags = [f"--data.root={options.root}", f"--trainer.precision={options.precision}"]
-        by_person = ["--data.by=person", "--data.val_fraction=0", "--data.test_fraction=0.5"]
+        by_person = ["--data.split_by=person", "--data.val_fraction=0", "--data.test_fraction=0.5"]
         for by, splits, more, older in (
-            ("picture", options.by_picture, ["--data.by=picture", "--data.train_images=5"], identification),
+            ("picture", options.by_picture, ["--data.split_by=image", "--data.train_images=5"], identification),
             ("person", options.by_person, by_person, verification),
         ):
             results: dict[str, list[float]] = {}

@@ -49,7 +49,7 @@ RUNS = {
     "rnn_csv": [*SHORT, "--data.path=series.csv"],
     "rnn_mnist": [*SHORT, FEW],
     "rnn_mnist_pixels": [*SHORT, FEW, "--data.batch_size=4"],
-    "face_orl": [*SHORT[:1], "--checkpoint_every_n_steps=2", "--data.root=pets", "--data.by=picture", *PEOPLE],
+    "face_orl": [*SHORT[:1], "--checkpoint_every_n_steps=2", "--data.root=pets", "--data.split_by=image", *PEOPLE],
     "dqn_cartpole": PLAYED,
     "dqn_cartpole_article": PLAYED,
     "dqn_acrobot": [*PLAYED, "--model.env_options={max_episode_steps: 100}"],

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
-from datamodules.common.pictures import PictureDataset, find_pictures
+from datamodules.common.image_io import ImageFileDataset, find_images
 from datamodules.common.samplers import EpochSampler, EvenBatches, WholeBatches, world_and_rank
 from datamodules.common.tensors import BatchDataset
 
@@ -186,7 +186,7 @@ class ImageDataModule(BatchDataModule):
         Raises:
             FileNotFoundError: There is no such folder, or no file in it.
         """
-        return self.predict_loader(PictureDataset(find_pictures(folder), self.read, self.shape))
+        return self.predict_loader(ImageFileDataset(find_images(folder), self.read, self.shape))
 
     def load_published(self, stage: str, load: Callable[[bool], tuple[Tensor, Tensor]]) -> None:
         """Fills the sets that a stage needs, from data that are published as a training and a test set.
