@@ -71,10 +71,7 @@ def read_csv(
 
 
 def read_cells(path: Path) -> list[list[str]]:
-    """The cells of a CSV file, all rows of the same length, without empty rows at the end.
-
-    pandas would fill short rows up without a word.
-    """
+    """The cells of a CSV file, all rows of the same length, without empty rows at the end."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: set data.path to your CSV file")
     try:
@@ -88,7 +85,7 @@ def read_cells(path: Path) -> list[list[str]]:
         raise ValueError(f"{path} is not a CSV file: {error}") from error
     while rows and not any(rows[-1]):
         rows.pop()
-    for row, cells in enumerate(rows, start=1):
+    for row, cells in enumerate(rows, start=1):  # pandas fills short rows up silently
         if len(cells) != len(rows[0]):
             raise ValueError(
                 f"{path}, row {row}: {len(cells)} cell(s), but {len(rows[0])} in the first row; look for a missing "
@@ -160,7 +157,7 @@ def read_times(times: Sequence[str]) -> tuple[list[Any], Callable[[Any], str]] |
 def continue_times(times: Sequence[str], count: int) -> list[str]:
     """The `count` times after the last, by the most frequent step; +1, +2, ... where that isn't known.
 
-    Dates on the same day of different months continue by months; pandas's `infer_freq` would by 31 days.
+    Dates on the same day of different months continue by months.
     """
     known = read_times(times)
     if known is None or len(times) < 2:
