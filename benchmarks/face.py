@@ -45,9 +45,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         flags = [f"--data.root={options.root}", f"--trainer.precision={options.precision}"]
-        by_person = ["--data.by=person", "--data.val_share=0", "--data.test_share=0.5"]
+        by_person = ["--data.split_by=person", "--data.val_fraction=0", "--data.test_fraction=0.5"]
         for by, splits, more, older in (
-            ("picture", options.by_picture, ["--data.by=picture", "--data.train_pictures=5"], identification),
+            ("picture", options.by_picture, ["--data.split_by=image", "--data.train_images=5"], identification),
             ("person", options.by_person, by_person, verification),
         ):
             results: dict[str, list[float]] = {}
@@ -80,7 +80,7 @@ def pixels(images: Tensor) -> np.ndarray:
 
 def identification(train_set: torch.utils.data.Dataset, test_set: torch.utils.data.Dataset) -> dict[str, float]:
     """The identification errors of older methods, in %."""
-    probes = ~test_set.enrolled
+    probes = ~test_set.tensors[3]  # those that are not enrolled
     known, asked = pixels(train_set.images), pixels(test_set.images[probes])
     truth = test_set.labels[probes].numpy()
     components = PCA(COMPONENTS, random_state=0).fit(known)

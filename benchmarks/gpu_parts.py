@@ -31,7 +31,7 @@ GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if GPU else "cpu")
 SEEDS = 3 if GPU else 1
 TEST_IMAGES = 10_000 if GPU else 100
-RESIDENT = "--data.device_resident=true"
+RESIDENT = "--data.cache_on_device=true"
 
 
 class Figures:

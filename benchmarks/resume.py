@@ -36,7 +36,7 @@ from lit_models.cli import main as cli
 
 SHORT = ["--trainer.max_epochs=3", "--trainer.limit_val_batches=2", "--checkpoint_every_n_steps=7"]
 PICTURES = ["--data=ImageFolderDataModule", "--data.root=pets", "--model.num_classes=2", "--data.batch_size=4"]
-PEOPLE = ["--data.train_pictures=40", "--data.batch_people=2", "--data.batch_pictures=4"]
+PEOPLE = ["--data.train_images=40", "--data.identities_per_batch=2", "--data.images_per_identity=4"]
 PLAYED = [*SHORT[:2], "--checkpoint_every_n_steps=40", "--model.steps_per_epoch=2000", "--model.eval_episodes=2"]
 FEW = "--trainer.limit_train_batches=20"
 RUNS = {
@@ -49,7 +49,7 @@ RUNS = {
     "rnn_csv": [*SHORT, "--data.path=series.csv"],
     "rnn_mnist": [*SHORT, FEW],
     "rnn_mnist_pixels": [*SHORT, FEW, "--data.batch_size=4"],
-    "face_orl": [*SHORT[:1], "--checkpoint_every_n_steps=2", "--data.root=pets", "--data.by=picture", *PEOPLE],
+    "face_orl": [*SHORT[:1], "--checkpoint_every_n_steps=2", "--data.root=pets", "--data.split_by=image", *PEOPLE],
     "dqn_cartpole": PLAYED,
     "dqn_cartpole_article": PLAYED,
     "dqn_acrobot": [*PLAYED, "--model.env_options={max_episode_steps: 100}"],

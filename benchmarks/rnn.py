@@ -39,14 +39,15 @@ class Task:
     def __init__(self, data: TimeSeriesDataModule) -> None:
         data.setup("fit")
         data.setup("test")
-        self.data, self.window, self.horizon = data, data.hparams.window, data.hparams.horizon
+        hp = data.hparams
+        self.data, self.context_length, self.horizon = data, hp.context_length, hp.horizon
         self.series = (data.series[:, 0].double() - data.mean[0]) / data.std[0]
         self.train_rows = int(data.val_set.starts[0])
 
     def windows(self, dataset: WindowDataset) -> tuple[Tensor, Tensor, Tensor]:
-        """First row of the future `(count,)`, past `(count, window)` and future `(count, horizon)`."""
+        """First row of the target `(count,)`, context `(count, context_length)` and target `(count, horizon)`."""
         rows = self.series[dataset.starts[:, None] + dataset.offsets]
-        return dataset.starts + self.window, rows[:, : self.window], rows[:, self.window :]
+        return dataset.starts + self.context_length, rows[:, : self.context_length], rows[:, self.context_length :]
 
 
 def persistence(task: Task) -> Errors:
@@ -57,18 +58,18 @@ def persistence(task: Task) -> Errors:
 
 def autoregression(task: Task) -> Errors:
     """Linear, of the same window."""
-    rows = task.series[: task.train_rows].unfold(0, task.window + 1, 1)
+    rows = task.series[: task.train_rows].unfold(0, task.context_length + 1, 1)
 
     def with_bias(x: Tensor) -> Tensor:
         return torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
 
     weights = torch.linalg.lstsq(with_bias(rows[:, :-1]), rows[:, -1:], driver="gelsd").solution[:, 0]
     _, past, future = task.windows(task.data.test_set)
-    ahead = with_bias(torch.cat([past, future[:, :-1]], dim=1).unfold(1, task.window, 1)) @ weights
+    ahead = with_bias(torch.cat([past, future[:, :-1]], dim=1).unfold(1, task.context_length, 1)) @ weights
     free = past
     for _ in range(task.horizon):
-        free = torch.cat([free, (with_bias(free[:, -task.window :]) @ weights)[:, None]], dim=1)
-    return errors(ahead, free[:, task.window :], future)
+        free = torch.cat([free, (with_bias(free[:, -task.context_length :]) @ weights)[:, None]], dim=1)
+    return errors(ahead, free[:, task.context_length :], future)
 
 
 class Reservoir:

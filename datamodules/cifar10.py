@@ -1,17 +1,20 @@
-"""CIFAR-10: 32x32 colour images of ten kinds of animals and vehicles, in memory, augmented a batch at a time.
+"""CIFAR-10: 32x32 color images of ten kinds of animals and vehicles, in memory, augmented in batches on the device.
 
 Krizhevsky, "Learning multiple layers of features from tiny images", 2009.
 """
 
 from functools import partial
+from typing import Annotated
 
 import torch
 from torch import Tensor
 from torchvision import datasets
+from typing_extensions import override
 
-from datamodules.common.images import ImageDataModule
-from datamodules.common.pictures import read_square
+from datamodules.common.base import ImageDataModule
+from datamodules.common.image_io import read_image
 from datamodules.common.tensors import random_flip, random_shift
+from lit_models.common.arguments import NonNegativeInt, PositiveInt, Range, check_arguments
 
 
 class CIFAR10DataModule(ImageDataModule):
@@ -22,54 +25,53 @@ class CIFAR10DataModule(ImageDataModule):
     Args:
         data_dir: torchvision's root: the folder with `cifar-10-batches-py`, or where it is downloaded to.
         download: Download the files into `data_dir` if they aren't there.
-        batch_size: Images a batch.
-        val_size: Images split off the training set for validation; 0 trains on all of them, without validation.
+        batch_size: Batch size per process.
+        val_size: Number of training images held out for validation; 0 trains on all, without validation.
         split_seed: Seed of that split.
-        flip: Augmentation: left and right exchanged at random.
-        shift: Augmentation: up to this many pixels along each axis, 0 to 31. 0 is off.
-        num_workers: Processes that fetch batches. The data lie in memory, so 0 is the fastest.
-        device_resident: Whether images and labels are kept in the device's memory, a GPU's for one: nothing is left to
-            be transferred but the indices of a batch.
+        flip: Augmentation: random horizontal flip.
+        shift: Augmentation: random shift of up to this many pixels along each axis; 0 is off.
+        num_workers: Number of processes that fetch batches; 0 is the fastest, since the data are in memory.
+        cache_on_device: Keep images and labels in the device's memory, so that only the indices of a batch are
+            transferred.
 
     Raises:
         FileNotFoundError: The files aren't in `data_dir`, or are damaged, and `download` is off.
-        ValueError: An option is out of range.
+        ValueError: An argument is out of range.
         ConnectionError: The download failed.
     """
+
+    resume_may_change = frozenset({"data_dir", "download", "num_workers", "cache_on_device"})
 
     def __init__(
         self,
         data_dir: str = "data",
         download: bool = False,
-        batch_size: int = 128,
-        val_size: int = 5000,
+        batch_size: PositiveInt = 128,
+        val_size: NonNegativeInt = 5000,
         split_seed: int = 0,
         flip: bool = True,
-        shift: int = 4,
-        num_workers: int = 0,
-        device_resident: bool = False,
+        shift: Annotated[int, Range(0, below=32)] = 4,
+        num_workers: NonNegativeInt = 0,
+        cache_on_device: bool = False,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
-        if not 0 <= shift < 32:
-            raise ValueError(f"shift is {shift}: it must be at least 0 and less than 32")
+        check_arguments(CIFAR10DataModule, locals())
         self.save_hyperparameters(logger=False)
         self.num_workers = num_workers
         self.shape = (3, 32, 32)
-        self.read = partial(read_square, side=32, channels=3)
+        self.read = partial(read_image, side=32, channels=3)
 
+    @override
     def prepare_data(self) -> None:
-        """Downloads the files, once a machine."""
         if self.hparams.download:
             self._open(train=True, download=True)
 
+    @override
     def setup(self, stage: str) -> None:
-        """Loads what the stage needs: train and validation to fit, validation to validate, else the test set."""
         self.load_published(stage, self._load)
 
+    @override
     def augment(self, images: Tensor) -> Tensor:
-        """Training images, each mirrored and moved at random."""
         images = random_flip(images) if self.hparams.flip else images
         return random_shift(images, self.hparams.shift) if self.hparams.shift else images
 

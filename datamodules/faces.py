@@ -1,4 +1,4 @@
-"""Pictures of people's faces: a folder with a subfolder a person, Olivetti, or Labeled Faces in the Wild."""
+"""Images of people's faces: a folder with one subfolder per person, Olivetti, or Labeled Faces in the Wild."""
 
 import os
 import warnings
@@ -9,39 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
+from typing_extensions import override
 
-from datamodules.common.images import ImageDataModule
-from datamodules.common.samplers import PeopleSampler
-from datamodules.common.tensors import TensorDataset, indices_on, random_affine, random_erasing, random_flip
+from datamodules.common.base import ImageDataModule, check_fractions
+from datamodules.common.samplers import IdentitySampler
+from datamodules.common.tensors import BatchDataset, random_affine, random_erasing, random_flip
 from datamodules.face_data.detection import MARGIN, FaceDetector
-from datamodules.face_data.face_folder import FaceReader, read_people
+from datamodules.face_data.face_folder import FaceReader, read_identities
 from datamodules.face_data.face_sources import lfw, olivetti, read_pairs
-from datamodules.face_data.face_splits import Pairs, Parts, find_pairs, split_by_person, split_by_picture
-
-
-class FaceDataset(Dataset[tuple[Tensor, Tensor, Tensor, Tensor]]):
-    """Faces to compare, in memory; fetches a batch with one index operation.
-
-    Args:
-        images: `(count, channels, height, width)`, uint8.
-        labels: `(count,)`, int64, who it is.
-        enrolled: `(count,)`, bool: whether others are identified by it, because it was trained on.
-    """
-
-    def __init__(self, images: Tensor, labels: Tensor, enrolled: Tensor) -> None:
-        self.images, self.labels, self.enrolled = images, labels, enrolled
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Images, labels, their places in the data, and whether they are enrolled, each `(batch, ...)`."""
-        chosen = indices_on(self.labels.device, indices)
-        return self.images[chosen], self.labels[chosen], chosen, self.enrolled[chosen]
-
-    def to(self, device: torch.device) -> "FaceDataset":
-        """The same dataset in a device's memory."""
-        return FaceDataset(self.images.to(device), self.labels.to(device), self.enrolled.to(device))
+from datamodules.face_data.face_splits import Pairs, Parts, find_pairs, split_by_image, split_by_person
+from lit_models.common.arguments import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability, check_arguments
 
 
 class NamedImages(Dataset[tuple[Tensor, list[str]]]):
@@ -66,58 +43,58 @@ class NamedImages(Dataset[tuple[Tensor, list[str]]]):
 class FaceDataModule(ImageDataModule):
     """Faces of people: `(batch, 1 or 3, image_size, image_size)` uint8 images and int64 labels.
 
-    `root` holds a subfolder for each person, with pictures of them in it and in the folders below, in any format that
-    Pillow reads. Split `by` person, the people of validation and test are never seen in training; split `by` picture,
-    some pictures of every person are trained on, and the others are compared with them. Splits are drawn by their own
-    seed, and depend on the names alone.
+    `root` holds one subfolder per person, whose images may lie in further subfolders, in any format that Pillow reads.
+    Split by person, the people of validation and test are never seen in training. Split by image, some images of every
+    person are trained on, and the others are compared with them. Splits depend on `split_seed` and the names alone.
 
-    A training batch is of `batch_people` people with `batch_pictures` pictures each. A batch of validation and test is
-    `(images, labels, places, enrolled)`: the place of a picture in the set, and whether others are to be identified by
-    it, as they are by the training pictures where the split is by picture.
+    A training batch holds `identities_per_batch` people with `images_per_identity` images each. A batch of validation
+    and test is `(images, labels, indices, enrolled)`: the index of an image in the set, and whether others are
+    identified by it, as by the training images where the split is by image.
 
     Args:
-        root: The folder; of the published sets, the one that they are kept in.
-        source: "folder"; "olivetti", 40 people with 10 pictures each, or "lfw", Labeled Faces in the Wild, both
-            through scikit-learn (extra `face-data`).
-        download: Download the published set into `root` if it isn't there.
-        by: What is split: people, or the pictures of each.
-        train_pictures: By picture, how many pictures of each person are trained on; 5, if not given.
-        val_pictures: By picture, how many of the others validate; 0, if not given. The rest are the test.
-        val_share: By person, the share of people for validation; 0.1, if not given.
-        test_share: By person, the share of people for the test; 0.2, if not given.
+        root: The folder; of the published data sets, the one that they are kept in.
+        source: "folder"; "olivetti", 40 people with 10 images each, or "lfw", Labeled Faces in the Wild, both through
+            scikit-learn (extra `face-data`).
+        download: Download the published data set into `root` if it isn't there.
+        split_by: Whether to split the people, or the images of each.
+        train_images: Split by image: number of training images per person. 5, if not given.
+        val_images: Split by image: number of validation images per person. 0, if not given. The rest is the test.
+        val_fraction: Split by person: fraction of the people for validation. 0.1, if not given.
+        test_fraction: Split by person: fraction of the people for the test. 0.2, if not given.
         split_seed: Seed of the splits.
-        pairs: A list of pairs as LFW's, to test on: the people in it are those of the test. For "lfw", its
+        pairs: A list of pairs in LFW's format to test on; the people in it are those of the test. For "lfw", its
             `pairsDevTest.txt`, if not given.
         image_size: Height and width of the images.
-        mode: "grey" for 1 channel, "rgb" for 3.
-        detect: Whether faces are looked for in the pictures, cut out and levelled (extra `faces`). Otherwise a picture
-            is a face, and is brought to the square as a whole.
-        faces: Which faces of a picture are taken: the largest, or all.
-        margin: Share of a face's side that is added on every side, when it is cut out.
-        detector: A file of the detector YuNet, which is to look for faces; OpenCV's Haar cascades do, if not given.
-        batch_people: People in a batch.
-        batch_pictures: Pictures of each of them.
-        flip: Augmentation: left and right exchanged at random.
-        rotation: Augmentation: up to this many degrees either way. 0 is off.
-        shift: Augmentation: up to this share of the side along each axis. 0 is off.
-        scale: Augmentation: size changed by up to this share. 0 is off.
-        erasing: Augmentation: a square of up to this share of the side made grey. 0 is off.
-        max_unreadable: How many damaged files are named and left out; with more of them, nothing is trained.
-        num_workers: Threads that read pictures; one a processor, if not given.
-        device_resident: Whether images and labels are kept in the device's memory, a GPU's for one.
+        grayscale: Read images with 1 channel instead of 3.
+        detect: Detect faces, crop and align them (extra `faces`). Otherwise an image is one face, and is resized as a
+            whole.
+        faces: Which faces of an image to take: the largest, or all.
+        margin: Margin around a detected face, as a fraction of its side.
+        detector: A model file of the detector YuNet. OpenCV's Haar cascades, if not given.
+        identities_per_batch: Number of people in a batch.
+        images_per_identity: Number of images of each of them.
+        flip: Augmentation: random horizontal flip.
+        rotation: Augmentation: random rotation of up to this many degrees; 0 is off.
+        shift: Augmentation: random shift of up to this fraction of the side along each axis; 0 is off.
+        scale: Augmentation: random scaling by a factor of 1 - scale..1 + scale; 0 is off.
+        erasing: Augmentation: random square of up to this fraction of the side filled with gray; 0 is off.
+        max_unreadable: Most damaged files that are skipped with a warning; more of them are an error.
+        num_workers: Number of threads that read images. One per processor, if not given.
+        cache_on_device: Keep images and labels in the device's memory.
 
     Attributes:
-        people: The names of all people, by the labels of validation and test. Those of training are `class_names`.
+        identities: Names of all people, by the labels of validation and test; `class_names` are those of training.
 
     Raises:
-        FileNotFoundError: There is no such folder, or no picture of a person.
-        ValueError: There are too few people or pictures for the split; too many files are damaged; an option is out of
+        FileNotFoundError: There is no such folder, or no image of a person.
+        ValueError: There are too few people or images for the split; too many files are damaged; an argument is out of
             range, or does not go with another.
         ConnectionError: The download failed.
     """
 
     task = "face recognition"
-    people: list[str]
+    resume_may_change = frozenset({"root", "download", "num_workers", "cache_on_device"})
+    identities: list[str]
     pairs: Pairs | None = None
 
     def __init__(
@@ -125,146 +102,128 @@ class FaceDataModule(ImageDataModule):
         root: str = "data",
         source: Literal["folder", "olivetti", "lfw"] = "folder",
         download: bool = False,
-        by: Literal["person", "picture"] = "person",
-        train_pictures: int | None = None,
-        val_pictures: int | None = None,
-        val_share: float | None = None,
-        test_share: float | None = None,
+        split_by: Literal["person", "image"] = "person",
+        train_images: PositiveInt | None = None,
+        val_images: NonNegativeInt | None = None,
+        val_fraction: Probability | None = None,
+        test_fraction: Probability | None = None,
         split_seed: int = 0,
         pairs: str | None = None,
-        image_size: int = 48,
-        mode: Literal["grey", "rgb"] = "grey",
+        image_size: PositiveInt = 48,
+        grayscale: bool = True,
         detect: bool = False,
         faces: Literal["largest", "all"] = "largest",
-        margin: float = MARGIN,
+        margin: NonNegativeFloat = MARGIN,
         detector: str | None = None,
-        batch_people: int = 16,
-        batch_pictures: int = 4,
+        identities_per_batch: PositiveInt = 16,
+        images_per_identity: PositiveInt = 4,
         flip: bool = False,
         rotation: float = 0.0,
-        shift: float = 0.0,
-        scale: float = 0.0,
-        erasing: float = 0.0,
-        max_unreadable: int = 10,
-        num_workers: int | None = None,
-        device_resident: bool = False,
+        shift: Probability = 0.0,
+        scale: Probability = 0.0,
+        erasing: Probability = 0.0,
+        max_unreadable: NonNegativeInt = 10,
+        num_workers: PositiveInt | None = None,
+        cache_on_device: bool = False,
     ) -> None:
         super().__init__()
-        at_least = {"image_size": (image_size, 1), "batch_people": (batch_people, 1), "num_workers": (num_workers, 1)}
-        at_least |= {"batch_pictures": (batch_pictures, 1), "train_pictures": (train_pictures, 1)}
-        at_least |= {"val_pictures": (val_pictures, 0), "max_unreadable": (max_unreadable, 0), "margin": (margin, 0)}
-        for name, (value, least) in at_least.items():
-            if value is not None and value < least:
-                raise ValueError(f"{name} is {value}: it must be at least {least}")
-        for name, value in {"scale": scale, "erasing": erasing, "shift": shift}.items():
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} is {value}: it must be at least 0 and less than 1")
-        choices = {"source": (source, ("folder", "olivetti", "lfw")), "by": (by, ("person", "picture"))}
-        choices |= {"mode": (mode, ("grey", "rgb")), "faces": (faces, ("largest", "all"))}
-        for name, (value, allowed) in choices.items():
-            if value not in allowed:
-                raise ValueError(f"{name} is {value!r}: it must be {' or '.join(allowed)}")
-        idle = {"train_pictures": train_pictures, "val_pictures": val_pictures}
-        if by == "picture":
-            idle = {"val_share": val_share, "test_share": test_share, "pairs": pairs}
-        if wrong := [name for name, value in idle.items() if value is not None]:
-            raise ValueError(f"{wrong[0]} is for a split by {'person' if by == 'picture' else 'picture'}: leave it out")
+        check_arguments(FaceDataModule, locals())
+        unused = {"train_images": train_images, "val_images": val_images}
+        if split_by == "image":
+            unused = {"val_fraction": val_fraction, "test_fraction": test_fraction, "pairs": pairs}
+        if wrong := [name for name, value in unused.items() if value is not None]:
+            other = "person" if split_by == "image" else "image"
+            raise ValueError(f"{wrong[0]} is for a split by {other}: leave it out")
         if not detect and (detector or faces == "all" or margin != MARGIN):
-            raise ValueError("detector, faces and margin are for faces that are looked for: set detect to true")
+            raise ValueError("detector, faces and margin are for detected faces: set detect to true")
         self.save_hyperparameters(logger=False)
-        self.shape = (3 if mode == "rgb" else 1, image_size, image_size)
-        self.readers = num_workers or os.cpu_count() or 1
-        self.shares = 0.1 if val_share is None else val_share, 0.2 if test_share is None else test_share
-        if min(self.shares) < 0 or sum(self.shares) >= 1:
-            raise ValueError(
-                f"val_share is {self.shares[0]} and test_share {self.shares[1]}: they must be at least 0, and below 1 "
-                "together"
-            )
+        self.shape = (1 if grayscale else 3, image_size, image_size)
+        self.num_readers = num_workers or os.cpu_count() or 1
+        self.fractions = 0.1 if val_fraction is None else val_fraction, 0.2 if test_fraction is None else test_fraction
+        check_fractions(*self.fractions)
         self.reader = FaceReader(self.shape, FaceDetector(detector) if detect else None, margin, every=faces == "all")
         self.read = self.reader.largest
         self.labels: Tensor | None = None
 
     @property
     def batch_size(self) -> int:
-        """Images in a batch of a process."""
-        return self.hparams.batch_people * self.hparams.batch_pictures
+        """Batch size per process."""
+        return self.hparams.identities_per_batch * self.hparams.images_per_identity
 
-    def sampler(self, dataset: TensorDataset, seed: int, epoch: int, skip: int) -> PeopleSampler:
-        """Draws batches of people."""
-        options = self.hparams
-        return PeopleSampler(dataset.labels, options.batch_people, options.batch_pictures, seed, epoch, skip)
+    @override
+    def sampler(self, dataset: BatchDataset, seed: int, epoch: int, skip: int) -> IdentitySampler:
+        hp = self.hparams
+        return IdentitySampler(dataset.labels, hp.identities_per_batch, hp.images_per_identity, seed, epoch, skip)
 
+    @override
     def prepare_data(self) -> None:
-        """Downloads the published set, once a machine."""
         if self.hparams.download and self.hparams.source != "folder":
             {"olivetti": olivetti, "lfw": lfw}[self.hparams.source](self.hparams.root, download=True)
 
+    @override
     def setup(self, stage: str) -> None:
-        """Reads the pictures, once, and splits them."""
         if self.labels is None:
             self._load()
         train, val, test = self._split()
         trained = self.labels[train].unique()
-        self.class_names, self.num_classes = [self.people[label] for label in trained], len(trained)
+        self.class_names, self.num_classes = [self.identities[label] for label in trained], len(trained)
         if stage in ("fit", "validate"):
-            self.train_set = TensorDataset(self.images[train], torch.searchsorted(trained, self.labels[train]))
+            self.train_set = BatchDataset(self.images[train], torch.searchsorted(trained, self.labels[train]))
             self.val_set = self._compared(val, train)
         elif not len(test):
-            raise ValueError("nothing is split off for the test: set data.test_share above 0")
+            raise ValueError("nothing is split off for the test: set data.test_fraction above 0")
         elif stage == "test":
             self.test_set = self._compared(test, train)
         else:
-            self.test_set = NamedImages(self.images[test], [self.names[place] for place in test])
+            self.test_set = NamedImages(self.images[test], [self.names[index] for index in test])
 
+    @override
     def augment(self, images: Tensor) -> Tensor:
-        """Training images, each flipped, rotated, shifted, scaled and in part erased by its own random amounts."""
-        options = self.hparams
-        images = random_flip(images) if options.flip else images
-        if options.rotation or options.shift or options.scale:
-            shift = options.shift * options.image_size
-            images = random_affine(images, options.rotation, shift, options.scale, outside="border")
-        return random_erasing(images, options.erasing) if options.erasing else images
+        hp = self.hparams
+        images = random_flip(images) if hp.flip else images
+        if hp.rotation or hp.shift or hp.scale:
+            images = random_affine(images, hp.rotation, hp.shift * hp.image_size, hp.scale, padding_mode="border")
+        return random_erasing(images, hp.erasing) if hp.erasing else images
 
     def _load(self) -> None:
-        """Reads all pictures: `images`, `names`, `people`, and who is in each as `labels`."""
-        options = self.hparams
-        if options.source == "olivetti":
-            images, self.names = olivetti(options.root, download=False)
-            size = (options.image_size, options.image_size)
+        """Reads all images: `images`, `names`, `identities`, and the identity of each image as `labels`."""
+        hp = self.hparams
+        if hp.source == "olivetti":
+            images, self.names = olivetti(hp.root, download=False)
+            size = (hp.image_size, hp.image_size)
             images = F.interpolate(images.float(), size, mode="bilinear", antialias=True).round().byte()
             self.images = images.expand(-1, self.shape[0], -1, -1)
         else:
-            folder = (
-                lfw(options.root, download=False) / "lfw_funneled" if options.source == "lfw" else Path(options.root)
-            )
-            self.images, self.names = read_people(folder, self.reader, self.readers, options.max_unreadable)
+            folder = lfw(hp.root, download=False) / "lfw_funneled" if hp.source == "lfw" else Path(hp.root)
+            self.images, self.names = read_identities(folder, self.reader, self.num_readers, hp.max_unreadable)
         owners = [name.partition("/")[0] for name in self.names]
-        self.people = sorted(set(owners))
-        numbers = {person: label for label, person in enumerate(self.people)}
+        self.identities = sorted(set(owners))
+        numbers = {person: label for label, person in enumerate(self.identities)}
         self.labels = torch.tensor([numbers[owner] for owner in owners])
 
     def _split(self) -> Parts:
-        """The places of the pictures of train, val and test; sets the pairs."""
-        options, seed = self.hparams, self.hparams.split_seed
-        if options.by == "picture":
-            train, val = options.train_pictures or 5, options.val_pictures or 0
-            return split_by_picture(self.labels, self.people, self.names, train, val, seed)
-        path = options.pairs
-        if options.source == "lfw" and path is None:
-            path = Path(options.root, "lfw_home", "pairsDevTest.txt")
+        """The indices of the images of train, val and test; sets the pairs."""
+        hp, seed = self.hparams, self.hparams.split_seed
+        if hp.split_by == "image":
+            train, val = hp.train_images or 5, hp.val_images or 0
+            return split_by_image(self.labels, self.identities, self.names, train, val, seed)
+        path = hp.pairs
+        if hp.source == "lfw" and path is None:
+            path = Path(hp.root, "lfw_home", "pairsDevTest.txt")
         if path is None:
-            return split_by_person(self.labels, self.people, *self.shares, seed)
+            return split_by_person(self.labels, self.identities, *self.fractions, seed)
         listed = read_pairs(path)
-        parts = split_by_person(self.labels, self.people, *self.shares, seed, tested=listed.people)
-        self.pairs, lacking = find_pairs(listed, [self.names[place] for place in parts[2]])
+        parts = split_by_person(self.labels, self.identities, *self.fractions, seed, tested=listed.identities)
+        self.pairs, lacking = find_pairs(listed, [self.names[index] for index in parts[2]])
         if not len(self.pairs.same):
-            raise ValueError(f"none of the pictures in {path} is among the data")
+            raise ValueError(f"none of the images in {path} is among the data")
         if lacking:
-            warnings.warn(f"{lacking} of {len(listed.same)} pairs lack a picture and are left out", stacklevel=2)
+            warnings.warn(f"{lacking} of {len(listed.same)} pairs lack an image and are left out", stacklevel=2)
         return parts
 
-    def _compared(self, places: Tensor, train: Tensor) -> FaceDataset:
-        """Pictures to compare; where their people are trained on, with the pictures that they are identified by."""
-        if self.hparams.by == "picture" and len(places):
-            places = torch.cat([train, places]).sort().values
-        return FaceDataset(self.images[places], self.labels[places], torch.isin(places, train))
+    def _compared(self, indices: Tensor, train: Tensor) -> BatchDataset:
+        """Images to compare; split by image, together with the training images that they are identified by."""
+        if self.hparams.split_by == "image" and len(indices):
+            indices = torch.cat([train, indices]).sort().values
+        enrolled = torch.isin(indices, train)
+        return BatchDataset(self.images[indices], self.labels[indices], torch.arange(len(indices)), enrolled)

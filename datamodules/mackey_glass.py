@@ -1,4 +1,4 @@
-"""The Mackey-Glass series, which forecasting methods have been compared on for decades.
+"""The Mackey-Glass series, a classic benchmark of forecasting methods.
 
 Mackey and Glass, "Oscillation and chaos in physiological control systems", Science 197, 1977:
 `dx/dt = 0.2 x(t - tau) / (1 + x(t - tau)^10) - 0.1 x(t)`, chaotic at the usual tau of 17.
@@ -7,20 +7,20 @@ Mackey and Glass, "Oscillation and chaos in physiological control systems", Scie
 import torch
 from torch import Tensor
 
-STEPS = 10  # of the integration in a unit of time
-WASHOUT = 1000  # units of time until the start is forgotten
+STEPS = 10  # of the integration per unit of time
+WASHOUT = 1000  # units of time, after which the start no longer matters
 
 
 def mackey_glass(length: int, tau: int = 17, seed: int = 0) -> Tensor:
-    """The series at whole units of time, after a washout of 1,000.
+    """The series at whole units of time, after a washout of 1,000 units.
 
     Integrated by the classical Runge-Kutta method with steps of 0.1; the delayed value in the middle of a step comes
     from a cubic Hermite polynomial, which keeps the method's fourth order.
 
     Args:
         length: Number of values.
-        tau: The delay, in units of time.
-        seed: Seed of the constant that the series is before its start, drawn from 1.1..1.3.
+        tau: Delay, in units of time.
+        seed: Seed of the constant history before the start, drawn from 1.1..1.3.
 
     Returns:
         `(length,)`, float64.

@@ -1,9 +1,8 @@
-"""MNIST and its drop-in variants: 28x28 grey images, in memory, augmented a batch at a time.
+"""MNIST and its drop-in variants: 28x28 gray images, in memory, augmented in batches on the device.
 
 LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition", 1998.
 
-MNIST itself ships with this package, so the first run needs no network; its mirrors fail too often to depend on.
-The variants come through torchvision's download.
+MNIST itself ships with this package, since its mirrors fail often; torchvision downloads the variants.
 """
 
 import gzip
@@ -17,10 +16,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torchvision import datasets
+from typing_extensions import override
 
-from datamodules.common.images import ImageDataModule
-from datamodules.common.pictures import read_digit, read_garment
+from datamodules.common.base import ImageDataModule
+from datamodules.common.image_io import read_digit, read_garment
 from datamodules.common.tensors import random_affine
+from lit_models.common.arguments import NonNegativeInt, PositiveInt, Probability, check_arguments
 
 SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -36,34 +37,36 @@ Variant = Literal["MNIST", "FashionMNIST", "KMNIST", "QMNIST", "EMNIST-letters",
 class MNISTDataModule(ImageDataModule):
     """MNIST or a drop-in variant: `(batch, 1, 28, 28)` uint8 images and int64 labels.
 
-    Validation is split from the training images by its own seed; the test set is the published one. Training batches
-    are augmented on the model's device and become float in 0..1; validation and test see the images as they are.
+    Validation is split from the training images by its own seed; the test set is the published one. Augmented training
+    images are float in 0..1.
 
     Args:
-        variant: Which data set. All but MNIST come through torchvision: see `data_dir` and `download`.
+        variant: Name of the data set. torchvision reads all but MNIST: see `data_dir` and `download`.
         data_dir: For MNIST, a folder with the four IDX files (plain, `.gz` or `.xz`), or torchvision's root above it,
             to use instead of the bundled files. For a variant, torchvision's root (`data` if not given).
         download: Download the variant into `data_dir` if it isn't there.
-        verify: Check MNIST's files in `data_dir` against the official SHA-256; off, only their format is checked.
-        batch_size: Images a batch.
-        val_size: Images split off the training set for validation; 0 trains on all of them, without validation.
+        verify: Check MNIST's files in `data_dir` against the official SHA-256, not only their format.
+        batch_size: Batch size per process.
+        val_size: Number of training images held out for validation; 0 trains on all, without validation.
         split_seed: Seed of that split.
-        rotation: Augmentation: up to this many degrees either way. 0 is off.
-        shift: Augmentation: up to this many pixels along each axis. 0 is off.
-        scale: Augmentation: size changed by up to this share, 0.1 for 0.9..1.1. 0 is off.
-        num_workers: Processes that fetch batches. The data lie in memory, so 0 is the fastest.
-        device_resident: Whether images and labels are kept in the device's memory, a GPU's for one: nothing is left to
-            be transferred but the indices of a batch.
+        rotation: Augmentation: random rotation of up to this many degrees; 0 is off.
+        shift: Augmentation: random shift of up to this many pixels along each axis; 0 is off.
+        scale: Augmentation: random scaling by a factor of 1 - scale..1 + scale; 0 is off.
+        num_workers: Number of processes that fetch batches; 0 is the fastest, since the data are in memory.
+        cache_on_device: Keep images and labels in the device's memory, so that only the indices of a batch are
+            transferred.
 
     Attributes:
-        num_classes: 10, or 26 for EMNIST-letters. Known once the data are loaded, like `class_names`.
-        class_names: The names of the classes, by label.
+        num_classes: Number of classes, 10, or 26 for EMNIST-letters; like `class_names`, set by `setup`.
+        class_names: Class names by label.
 
     Raises:
         FileNotFoundError: The files aren't in `data_dir`, or the variant isn't and `download` is off.
-        ValueError: A file is truncated, altered or not IDX; a label is out of range; `val_size` is too large.
+        ValueError: A file is truncated, altered or not IDX; a label or an argument is out of range.
         ConnectionError: The download failed.
     """
+
+    resume_may_change = frozenset({"data_dir", "download", "num_workers", "cache_on_device"})
 
     def __init__(
         self,
@@ -71,38 +74,35 @@ class MNISTDataModule(ImageDataModule):
         data_dir: str | None = None,
         download: bool = False,
         verify: bool = True,
-        batch_size: int = 128,
-        val_size: int = 5000,
+        batch_size: PositiveInt = 128,
+        val_size: NonNegativeInt = 5000,
         split_seed: int = 0,
         rotation: float = 0.0,
         shift: float = 0.0,
-        scale: float = 0.0,
-        num_workers: int = 0,
-        device_resident: bool = False,
+        scale: Probability = 0.0,
+        num_workers: NonNegativeInt = 0,
+        cache_on_device: bool = False,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size is {batch_size}: it must be at least 1")
-        if not 0 <= scale < 1:
-            raise ValueError(f"scale is {scale}: it must be at least 0 and less than 1")
+        check_arguments(MNISTDataModule, locals())
         self.save_hyperparameters(logger=False)
         self.num_workers = num_workers
         self.shape = (1, 28, 28)
-        # A digit or a letter is centred by its mass in a box of 20x20 pixels; the others fill the image.
+        # A digit or a letter is centered by its mass in a box of 20x20 pixels; the others fill the image.
         self.read = read_garment if variant in ("FashionMNIST", "KMNIST") else read_digit
 
+    @override
     def prepare_data(self) -> None:
-        """Downloads the variant, once a machine."""
         if self.hparams.variant != "MNIST" and self.hparams.download:
             self._variant(train=True, download=True)
             self._variant(train=False, download=True)
 
+    @override
     def setup(self, stage: str) -> None:
-        """Loads what the stage needs: train and validation to fit, validation to validate, else the test set."""
         self.load_published(stage, self._load)
 
+    @override
     def augment(self, images: Tensor) -> Tensor:
-        """Training images, rotated, shifted and scaled, each by its own random amounts."""
         rotation, shift, scale = self.hparams.rotation, self.hparams.shift, self.hparams.scale
         return random_affine(images, rotation, shift, scale) if rotation or shift or scale else images
 
@@ -121,7 +121,7 @@ class MNISTDataModule(ImageDataModule):
             images, labels, self.class_names = data.data, data.targets, list(data.classes)
             where = f"the labels of {self.hparams.variant}"
             if self.hparams.variant == "QMNIST":
-                labels = labels[:, 0]  # the other columns say who wrote it
+                labels = labels[:, 0]  # the other columns are of the writer
                 self.class_names = [str(digit) for digit in range(10)]
             if self.hparams.variant.startswith("EMNIST"):
                 images = images.transpose(1, 2)  # torchvision delivers EMNIST lying on its side
@@ -136,7 +136,7 @@ class MNISTDataModule(ImageDataModule):
         return images.unsqueeze(1).contiguous(), labels.long()
 
     def _read(self, name: str, dimensions: int) -> tuple[Tensor, Path]:
-        """One of MNIST's files, from `data_dir` if that is given, and where it was found."""
+        """A file of MNIST, from `data_dir` or the package, and its path."""
         root = self.hparams.data_dir
         folders = [BUNDLED] if root is None else [Path(root), Path(root) / "MNIST" / "raw", Path(root) / "raw"]
         found = [path for folder in folders for end in ("", ".gz", ".xz") if (path := folder / (name + end)).is_file()]
@@ -165,15 +165,15 @@ class MNISTDataModule(ImageDataModule):
 
 
 def read_idx(path: Path, dimensions: int, sha256: str | None = None) -> Tensor:
-    """Reads a file of bytes in the IDX format, plain or compressed with gzip or xz.
+    """Reads an IDX file of bytes, plain or compressed.
 
     Args:
         path: The file; `.gz` and `.xz` are decompressed.
-        dimensions: How many it must have: 3 for images, 1 for labels.
-        sha256: What the uncompressed file must hash to.
+        dimensions: Number of dimensions that it must have: 3 for images, 1 for labels.
+        sha256: Expected SHA-256 of the uncompressed file; unchecked, if not given.
 
     Returns:
-        A uint8 tensor of the shape that the file states.
+        A uint8 tensor of the shape in the file's header.
 
     Raises:
         ValueError: The file is truncated, altered, or not IDX.

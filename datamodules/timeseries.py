@@ -1,6 +1,6 @@
-"""Series of numbers over time, from a CSV file or built in: windows of the past, and the rows that follow them.
+"""Time series from a CSV file or built in, as windows: the rows of a context, and those of the target after it.
 
-Legend: T - rows of the series; F - its columns; window, horizon - rows of a window's past and of its future.
+Legend: T - number of rows of the series; F - of its columns; context_length, horizon - of rows of context and target.
 """
 
 import math
@@ -8,55 +8,57 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
+from typing_extensions import override
 
-from datamodules.common.batches import BatchDataModule
-from datamodules.common.csv_series import continued, read_csv
+from datamodules.common.base import BatchDataModule, check_fractions
+from datamodules.common.csv_series import continue_times, read_csv
 from datamodules.common.tensors import indices_on
 from datamodules.mackey_glass import mackey_glass
+from lit_models.common.arguments import PositiveInt, Probability, check_arguments
 
 Window = tuple[Tensor, Tensor]
 
 
 class TimeSeriesDataModule(BatchDataModule):
-    """A CSV file or the Mackey-Glass series as batches of past `(batch, window, F)` and future `(batch, horizon, F)`.
+    """A CSV file or the Mackey-Glass series: context `(batch, context_length, F)` and target `(batch, horizon, F)`.
 
     The first rows train, the next validate, the last test, and every window lies within its part. Values are float32
-    and in the file's own units; `mean` and `std` are those of the training rows alone, for the model to scale by.
-    `predict` gets the test rows as one long future, after the window before them, with `horizon` rows more that are
-    unknown and therefore NaN.
+    in the file's own units; `mean` and `std` are over the training rows alone, for the model to scale by. `predict`
+    gets one window whose target is all test rows and `horizon` unknown ones after them, NaN.
 
     Args:
-        path: A CSV file with a row a time step, oldest first, separated by commas, semicolons or tabs. Without it, the
-            Mackey-Glass series.
-        columns: The columns to use, by name; all, if not given. Without a header, they are called 1, 2, 3 and so on.
-        header: Whether the first row names the columns. If not given, it does if nothing in it is a number.
-        time_column: The column that says when a row was, for `predict` to copy. The row's number in the file, if not
+        path: A CSV file with one row per time step, oldest first, separated by commas, semicolons or tabs. The
+            Mackey-Glass series, if not given.
+        columns: Names of the columns to use; without a header, they are called 1, 2, 3 and so on. All, if not given.
+        header: Whether the first row names the columns. If not given, it does if it has no number.
+        time_column: Name of the column with the times, which `predict` copies. The row's number in the file, if not
             given, counted from 1 with the header, as in errors.
-        window: Rows that a forecast looks back on.
-        horizon: Rows that are forecast.
-        stride: Rows from the start of one window to that of the next.
-        batch_size: Windows a batch.
-        val_share: Share of the rows that validates; 0 for no validation.
-        test_share: Share of the rows that tests.
-        length: Rows of the Mackey-Glass series, one a unit of time.
+        context_length: Number of rows that a forecast looks back on.
+        horizon: Number of rows to forecast.
+        stride: Number of rows from the start of a window to that of the next.
+        batch_size: Batch size per process.
+        val_fraction: Fraction of the rows for validation; 0 is none.
+        test_fraction: Fraction of the rows for the test.
+        length: Number of rows of the Mackey-Glass series, one per unit of time.
         series_seed: Seed of its start.
-        device_resident: Whether the series is kept in the device's memory, a GPU's for one, and windows are cut there.
+        cache_on_device: Keep the series in the device's memory, and cut windows there.
 
     Attributes:
-        column_names: The names of the columns.
-        num_features: Their number, F.
+        column_names: Names of the columns.
+        num_features: Number of columns, F.
         mean: Mean of each column over the training rows.
         std: Standard deviation of each column over the training rows.
-        times: For `predict`, when each row was, and when the `horizon` rows after the last will be.
+        times: Set for `predict`: the time of each row, and of the `horizon` rows after the last.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It has no such column; a value is missing or not a number; a column is constant; a part is shorter
-            than a window; an option is out of range.
+            than a window; an argument is out of range.
     """
 
     task = "forecasting"
+    resume_may_change = frozenset({"path", "cache_on_device"})
 
     def __init__(
         self,
@@ -64,42 +66,36 @@ class TimeSeriesDataModule(BatchDataModule):
         columns: str | int | list[str | int] | None = None,
         header: bool | None = None,
         time_column: str | None = None,
-        window: int = 50,
-        horizon: int = 20,
-        stride: int = 1,
-        batch_size: int = 32,
-        val_share: float = 0.15,
-        test_share: float = 0.15,
-        length: int = 10_000,
+        context_length: PositiveInt = 50,
+        horizon: PositiveInt = 20,
+        stride: PositiveInt = 1,
+        batch_size: PositiveInt = 32,
+        val_fraction: Probability = 0.15,
+        test_fraction: Probability = 0.15,
+        length: PositiveInt = 10_000,
         series_seed: int = 0,
-        device_resident: bool = False,
+        cache_on_device: bool = False,
     ) -> None:
         super().__init__()
-        positive = {"window": window, "horizon": horizon, "stride": stride, "batch_size": batch_size, "length": length}
-        for name, value in positive.items():
-            if value < 1:
-                raise ValueError(f"{name} is {value}: it must be at least 1")
-        if min(val_share, test_share) < 0 or val_share + test_share >= 1:
-            raise ValueError(
-                f"val_share is {val_share} and test_share {test_share}: they must be at least 0, and below 1 together"
-            )
+        check_arguments(TimeSeriesDataModule, locals())
+        check_fractions(val_fraction, test_fraction)
         if path is None and any(option is not None for option in (columns, header, time_column)):
             raise ValueError("columns, header and time_column are a file's: give its path too")
         self.save_hyperparameters(logger=False)
 
+    @override
     def setup(self, stage: str) -> None:
-        """Reads or makes the series, splits it, and takes the scale of its training rows."""
-        options = self.hparams
-        if options.path is None:
-            values = mackey_glass(options.length, seed=options.series_seed)[:, None]  # (T, F)
-            self.column_names, times = ["x"], [str(row) for row in range(options.length)]
+        hp = self.hparams
+        if hp.path is None:
+            values = mackey_glass(hp.length, seed=hp.series_seed)[:, None]  # (T, F)
+            self.column_names, times = ["x"], [str(row) for row in range(hp.length)]
         else:
-            wanted = options.columns if isinstance(options.columns, list) else [options.columns]
-            wanted = None if options.columns is None else [str(name) for name in wanted]
-            values, self.column_names, times = read_csv(Path(options.path), wanted, options.header, options.time_column)
+            columns = hp.columns if isinstance(hp.columns, list) else [hp.columns]
+            columns = None if hp.columns is None else [str(name) for name in columns]
+            values, self.column_names, times = read_csv(Path(hp.path), columns, hp.header, hp.time_column)
         rows, self.num_features = values.shape
-        test = rows - round(rows * options.test_share)
-        val = test - round(rows * options.val_share)
+        test = rows - round(rows * hp.test_fraction)
+        val = test - round(rows * hp.val_fraction)
         scale = values[:val].std(dim=0, correction=0)
         self.mean, self.std = values[:val].mean(dim=0).tolist(), scale.tolist()
         for name, mean, std in zip(self.column_names, self.mean, self.std, strict=True):
@@ -108,47 +104,30 @@ class TimeSeriesDataModule(BatchDataModule):
                     f"column {name!r} is constant over the {val} training rows, or next to it ({mean:g}, "
                     f"standard deviation {std:g}): it has no scale; leave it out of data.columns, or subtract an offset"
                 )
-        self.series, self.test_row = values.float(), test
+        self.series = values.float()
         if stage == "predict":
-            if test < options.window:
-                raise self._too_short("the part before the test rows", test, options.window)
-            self.times = times + continued(times, options.horizon)
+            if test < hp.context_length:
+                raise self._too_short("the part before the test rows", test, hp.context_length)
+            self.times = times + continue_times(times, hp.horizon)
+            series = torch.cat([self.series, torch.full((hp.horizon, self.num_features), math.nan)])
+            start = torch.tensor([test - hp.context_length])
+            self.test_set = WindowDataset(series, start, hp.context_length, horizon=len(series) - test)
             return
         parts = {"train": (0, val), "val": (val, test), "test": (test, rows)}
         for name in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}[stage]:
             start, end = parts[name]
-            last = end - options.window - options.horizon  # where a window can start
-            starts = torch.arange(start, max(start, last + 1), options.stride)
+            last = end - hp.context_length - hp.horizon  # where a window can start
+            starts = torch.arange(start, max(start, last + 1), hp.stride)
             if start == end and stage != "fit":
-                raise ValueError(f"there are no rows to {name} on: data.{name}_share is 0")
+                raise ValueError(f"there are no rows to {name} on: data.{name}_fraction is 0")
             if not len(starts) and start < end:
-                raise self._too_short(f"the {name} part", end - start, options.window + options.horizon)
-            setattr(self, f"{name}_set", WindowDataset(self.series, starts, options.window, options.horizon))
+                raise self._too_short(f"the {name} part", end - start, hp.context_length + hp.horizon)
+            setattr(self, f"{name}_set", WindowDataset(self.series, starts, hp.context_length, hp.horizon))
 
-    def train_dataloader(self) -> DataLoader:
-        """Shuffled training windows."""
-        return self.train_loader(self.train_set)
-
-    def val_dataloader(self) -> DataLoader | list[DataLoader]:
-        """Validation windows; none where `val_share` is 0."""
-        return self.eval_loader(self.val_set) if len(self.val_set) else []
-
-    def test_dataloader(self) -> DataLoader:
-        """Test windows."""
-        return self.eval_loader(self.test_set)
-
-    def predict_dataloader(self) -> DataLoader:
-        """The window before the test rows `(1, window, F)`; these, and the unknown ones after them, as NaN."""
-        window, horizon = self.hparams.window, self.hparams.horizon
-        unknown = torch.full((horizon, self.num_features), math.nan)
-        series = torch.cat([self.series, unknown])
-        start, rows = torch.tensor([self.test_row - window]), len(series) - self.test_row
-        return self.predict_loader(WindowDataset(series, start, window, rows))
-
-    def _too_short(self, what: str, rows: int, needed: int) -> ValueError:
+    def _too_short(self, part: str, rows: int, needed: int) -> ValueError:
         return ValueError(
-            f"{what} of the series has {rows} rows, and one window takes {needed}: make data.window "
-            f"({self.hparams.window}) or data.horizon ({self.hparams.horizon}) smaller, or give more rows"
+            f"{part} of the series has {rows} rows, and one window takes {needed}: make data.context_length "
+            f"({self.hparams.context_length}) or data.horizon ({self.hparams.horizon}) smaller, or give more rows"
         )
 
 
@@ -157,27 +136,25 @@ class WindowDataset(Dataset[Window]):
 
     Args:
         series: `(T, F)`.
-        starts: `(count,)`, the first row of each window.
-        window: Rows of the past.
-        horizon: Rows of the future after it.
+        starts: `(count,)`, first row of each window.
+        context_length: Number of rows of the context.
+        horizon: Number of rows of the target after it.
     """
 
-    def __init__(self, series: Tensor, starts: Tensor, window: int, horizon: int) -> None:
-        self.series = series
-        self.starts = starts
-        self.window = window
-        self.horizon = horizon
-        self.offsets = torch.arange(window + horizon, device=series.device)
+    def __init__(self, series: Tensor, starts: Tensor, context_length: int, horizon: int) -> None:
+        self.series, self.starts = series, starts
+        self.context_length, self.horizon = context_length, horizon
+        self.offsets = torch.arange(context_length + horizon, device=series.device)
 
     def __len__(self) -> int:
         return len(self.starts)
 
     def __getitems__(self, indices: list[int]) -> Window:
-        """Past `(batch, window, F)` and future `(batch, horizon, F)`."""
+        """Context `(batch, context_length, F)` and target `(batch, horizon, F)`."""
         chosen = indices_on(self.series.device, indices)
-        rows = self.series[self.starts[chosen, None] + self.offsets]  # (batch, window + horizon, F)
-        return rows[:, : self.window], rows[:, self.window :]
+        rows = self.series[self.starts[chosen, None] + self.offsets]  # (batch, context_length + horizon, F)
+        return rows[:, : self.context_length], rows[:, self.context_length :]
 
     def to(self, device: torch.device) -> "WindowDataset":
         """The same dataset in a device's memory."""
-        return WindowDataset(self.series.to(device), self.starts.to(device), self.window, self.horizon)
+        return WindowDataset(self.series.to(device), self.starts.to(device), self.context_length, self.horizon)

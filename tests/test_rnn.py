@@ -198,7 +198,12 @@ def test_columns_that_do_not_fit_are_refused(tmp_path):
 def test_predict_writes_time_truth_and_forecast_in_the_files_units(tmp_path):
     rows = [(f"2024-01-{day:02}", 50 + 10 * (day % 3), -1000 + day) for day in range(1, 32)]
     (tmp_path / "series.csv").write_text("day;sales;stock\n" + "\n".join(f"{a};{b};{c}" for a, b, c in rows))
-    flags = [f"--data.path={tmp_path / 'series.csv'}", "--data.time_column=day", "--data.window=3", "--data.horizon=2"]
+    flags = [
+        f"--data.path={tmp_path / 'series.csv'}",
+        "--data.time_column=day",
+        "--data.context_length=3",
+        "--data.horizon=2",
+    ]
     flags += ["--model.input_dim=2", "--model.output_dim=2", f"--trainer.default_root_dir={tmp_path / 'logs'}"]
     assert cli.main(["fit", f"--config={ROOT / 'configs/rnn_csv.yaml'}", *flags, "--trainer.max_epochs=1"]) == 0
     last = next((tmp_path / "logs").rglob("last.ckpt"))

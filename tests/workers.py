@@ -6,8 +6,8 @@ import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
-from datamodules.common.images import ImageDataModule
-from datamodules.common.tensors import TensorDataset
+from datamodules.common.base import ImageDataModule
+from datamodules.common.tensors import BatchDataset
 from lit_models import Net
 
 
@@ -23,7 +23,7 @@ class RandomImages(ImageDataModule):
         for name, count in (("train", 640), ("val", 1_001), ("test", 10_001)):
             images = torch.randint(0, 256, (count, 1, 28, 28), dtype=torch.uint8, generator=draw)
             labels = torch.randint(0, 10, (count,), generator=draw)
-            setattr(self, f"{name}_set", TensorDataset(images, labels))
+            setattr(self, f"{name}_set", BatchDataset(images, labels))
 
 
 class Watch(Callback):

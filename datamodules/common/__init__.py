@@ -1,1 +1,1 @@
-"""What the data modules share."""
+"""Base classes, in-memory datasets, samplers, splits, and the reading of image and CSV files."""

@@ -1,4 +1,4 @@
-"""Series from CSV files: the numbers of some columns, and the times of the rows, which go on after the last."""
+"""Numbers and times from CSV files, and times that continue after the last."""
 
 import csv
 from collections import Counter
@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-MISSING = {"", "nan", "na", "n/a", "null", "none"}  # what stands, in lower case, where there is no value
+from lit_models.common.messages import suggest
+
+MISSING = {"", "nan", "na", "n/a", "null", "none"}  # in lower case
 
 
 def read_csv(
@@ -21,17 +23,55 @@ def read_csv(
 
     Args:
         path: The file; its separator is the comma, semicolon or tab that is most frequent in the first row.
-        columns: Names of the columns to read; all but `time_column`, if not given.
-        header: Whether the first row holds the names; if not given, it does if nothing in it is a number.
-        time_column: The name of the column to return as text.
+        columns: Names of the columns to read. All but `time_column`, if not given.
+        header: Whether the first row names the columns. If not given, it does if it has no number.
+        time_column: Name of the column to return as text.
 
     Returns:
-        The numbers `(rows, columns)` in float64, the names of the columns, and the time of each row.
+        The numbers `(rows, columns)` in float64, the names of the columns, and the time of each row, its number in the
+        file without a `time_column`.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It isn't text, has no rows or no such column, or a value is missing or not a number.
     """
+    rows = read_cells(path)
+    top = [cell.strip() for cell in rows[0]] if rows else []
+    if header is None:
+        header = all(to_number(cell) is None for cell in top) and not all(cell.lower() in MISSING for cell in top)
+    names = top if header else [str(column + 1) for column in range(len(top))]
+    first = 2 if header else 1  # the row of the first values, counted from 1 as a spreadsheet does
+    rows = rows[first - 1 :]
+    if not rows:
+        raise ValueError(f"{path} has no rows of values")
+    columns = [name for name in names if name != time_column] if columns is None else list(columns)
+    if not columns or len(set(columns)) < len(columns):
+        raise ValueError(
+            f"{path}: the columns to use are {', '.join(columns) or 'none'}; name each once in data.columns"
+        )
+    for name in [*columns, *([] if time_column is None else [time_column])]:
+        if name not in names:
+            raise ValueError(f"{path} has no column {name!r}; its columns are {', '.join(names)}{suggest(name, names)}")
+    indices = [names.index(name) for name in columns]
+    values = []
+    for row, cells in enumerate(rows, start=first):
+        for index in indices:
+            value = to_number(cells[index])
+            if value is None:
+                raise ValueError(f"{path}, row {row}, column {names[index]!r}: {explain(cells[index].strip(), row)}")
+            values.append(value)
+    if time_column is None:
+        times = [str(row) for row in range(first, first + len(rows))]
+    else:
+        times = [cells[names.index(time_column)].strip() for cells in rows]
+    known = read_times(times)
+    if known is not None and known[0][0] > known[0][-1]:
+        raise ValueError(f"{path} has the newest row first: sort it by {time_column!r}, oldest first")
+    return torch.tensor(values, dtype=torch.float64).view(len(rows), len(columns)), columns, times
+
+
+def read_cells(path: Path) -> list[list[str]]:
+    """The cells of a CSV file, all rows of the same length, without empty rows at the end."""
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: set data.path to your CSV file")
     try:
@@ -45,7 +85,7 @@ def read_csv(
         raise ValueError(f"{path} is not a CSV file: {error}") from error
     while rows and not any(rows[-1]):
         rows.pop()
-    for row, cells in enumerate(rows, start=1):
+    for row, cells in enumerate(rows, start=1):  # pandas fills short rows up silently
         if len(cells) != len(rows[0]):
             raise ValueError(
                 f"{path}, row {row}: {len(cells)} cell(s), but {len(rows[0])} in the first row; look for a missing "
@@ -53,39 +93,10 @@ def read_csv(
             )
         if any("\n" in cell for cell in cells):
             raise ValueError(f"{path}, row {row}: a line break in a cell; look for a stray quote")
-    top = [cell.strip() for cell in rows[0]] if rows else []
-    if header is None:
-        header = all(number(cell) is None for cell in top) and not all(cell.lower() in MISSING for cell in top)
-    names = top if header else [str(column + 1) for column in range(len(top))]
-    first = 2 if header else 1  # the row of the first values, counted from 1 as a spreadsheet does
-    rows = rows[first - 1 :]
-    if not rows:
-        raise ValueError(f"{path} has no rows of values")
-    wanted = [name for name in names if name != time_column] if columns is None else list(columns)
-    if not wanted or len(set(wanted)) < len(wanted):
-        raise ValueError(
-            f"{path}: the columns to use are {', '.join(wanted) or 'none'}; name each once in data.columns"
-        )
-    for name in [*wanted, *([] if time_column is None else [time_column])]:
-        if name not in names:
-            raise ValueError(f"{path} has no column {name!r}; its columns are {', '.join(names)}")
-    places = [names.index(name) for name in wanted]
-    values = []
-    for row, cells in enumerate(rows, start=first):
-        for place in places:
-            value = number(cells[place])
-            if value is None:
-                raise ValueError(f"{path}, row {row}, column {names[place]!r}: {complaint(cells[place].strip(), row)}")
-            values.append(value)
-    at = None if time_column is None else names.index(time_column)
-    times = [str(row) if at is None else cells[at].strip() for row, cells in enumerate(rows, start=first)]
-    known = read_times(times)
-    if known is not None and known[0][0] > known[0][-1]:
-        raise ValueError(f"{path} has the newest row first: sort it by {time_column!r}, oldest first")
-    return torch.tensor(values, dtype=torch.float64).view(len(rows), len(wanted)), wanted, times
+    return rows
 
 
-def number(text: str) -> float | None:
+def to_number(text: str) -> float | None:
     """A number that is finite in float32, or None."""
     try:
         value = float(text)
@@ -94,46 +105,46 @@ def number(text: str) -> float | None:
     return value if abs(value) <= torch.finfo(torch.float32).max else None
 
 
-def complaint(text: str, row: int) -> str:
-    """What is wrong with a cell that `number` refuses, and what to do about it."""
+def explain(text: str, row: int) -> str:
+    """What is wrong with a cell that is not a number, and how to mend it."""
     if text.lower() in MISSING:
         return "the value is missing: fill the gap, or leave the row out"
     hint = "choose the columns of numbers with data.columns; data.time_column names that of the time"
     if row == 1:
         hint = "set data.header to true if the row names the columns"
-    elif number(text.replace(",", ".")) is not None:
+    elif to_number(text.replace(",", ".")) is not None:
         hint = "write decimals with a point"
     return f"{text!r} is not a number, or not a finite one; {hint}"
 
 
-def compact_date(text: str) -> date:
-    """A date written as 20240131."""
+def read_compact_date(text: str) -> date:
+    """A date such as 20240131; raises a ValueError for other text."""
     if len(text) != 8:
         raise ValueError(f"{text!r} is no such date")
     return datetime.strptime(text, "%Y%m%d").date()
 
 
-def finite(text: str) -> float:
-    """A number; a ValueError where it isn't one."""
-    value = number(text)
+def read_number(text: str) -> float:
+    """A finite number; raises a ValueError for other text."""
+    value = to_number(text)
     if value is None:
         raise ValueError(f"{text!r} is not a number")
     return value
 
 
-# How times are read and written, the more special ones first.
-TIMES: list[tuple[Callable[[str], Any], Callable[[Any], str]]] = [
-    (compact_date, lambda day: day.strftime("%Y%m%d")),
+# How times are read and written, the most specific first.
+TIME_FORMATS: list[tuple[Callable[[str], Any], Callable[[Any], str]]] = [
+    (read_compact_date, lambda day: day.strftime("%Y%m%d")),
     (int, str),
-    (finite, lambda time: f"{time:.15g}"),
+    (read_number, lambda time: f"{time:.15g}"),
     (date.fromisoformat, str),
     (datetime.fromisoformat, str),
 ]
 
 
 def read_times(times: Sequence[str]) -> tuple[list[Any], Callable[[Any], str]] | None:
-    """Times as numbers or dates, if they are all of one kind, and what writes them as they were."""
-    for read, write in TIMES:
+    """Times as numbers or dates, if all have the same format, and the function that writes that format."""
+    for read, write in TIME_FORMATS:
         try:
             values = [read(time) for time in times]
             max(values)  # a TypeError for dates with and without a time zone
@@ -143,10 +154,10 @@ def read_times(times: Sequence[str]) -> tuple[list[Any], Callable[[Any], str]] |
     return None
 
 
-def continued(times: Sequence[str], count: int) -> list[str]:
-    """The `count` times after the last, by the step that is the most frequent; or +1, +2, ... where that isn't known.
+def continue_times(times: Sequence[str], count: int) -> list[str]:
+    """The `count` times after the last, by the most frequent step; +1, +2, ... where that isn't known.
 
-    Dates on the same day of different months go on by months.
+    Dates on the same day of different months continue by months.
     """
     known = read_times(times)
     if known is None or len(times) < 2:

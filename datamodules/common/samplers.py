@@ -1,4 +1,4 @@
-"""Which items come in which batch, of one process or of several, as a seed and the epoch decide."""
+"""Samplers whose order depends on a seed and the epoch alone, for one process or several."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,108 +8,108 @@ from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler, SequentialSampler
 
 
-def processes() -> tuple[int, int]:
-    """How many processes train together, and which of them this one is."""
+def world_and_rank() -> tuple[int, int]:
+    """The number of processes that train together, and the rank of this one."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_world_size(), torch.distributed.get_rank()
     return 1, 0
 
 
 class EpochSampler(DistributedSampler):
-    """Indices in an order that a seed and the epoch decide, those of this process alone.
+    """Shuffled indices of this process, in an order that depends on the seed and the epoch.
 
-    A DistributedSampler since Lightning leaves these as they are; as there, a few indices come twice where the
-    processes don't divide the dataset, so that all have as many. N processes with batches of B train on what one has
-    with batches of N times B.
+    N processes with batches of B train on the same items as one with batches of N times B. As in a DistributedSampler,
+    a few indices come twice where the processes don't divide the dataset. Lightning replaces samplers, but not
+    subclasses of a DistributedSampler.
 
     Args:
-        dataset: What is drawn from.
-        seed: Of the order, the same for all processes.
-        epoch: The one that comes first.
-        skip: How many indices of it are done already.
+        dataset: The dataset.
+        seed: Seed of the order, the same in all processes.
+        epoch: First epoch.
+        skip: Number of indices of the first epoch that are done already.
     """
 
     def __init__(self, dataset: Dataset, seed: int, epoch: int = 0, skip: int = 0) -> None:
-        world, rank = processes()
+        world, rank = world_and_rank()
         super().__init__(dataset, num_replicas=world, rank=rank, seed=seed)
         self.epoch, self.first, self.skip = epoch, epoch, skip
 
     def __iter__(self) -> Iterator[int]:
         order = self.order(torch.Generator().manual_seed(self.seed * 2**20 + self.epoch))
         rest = order[self.rank :: self.num_replicas].tolist()[self.skip if self.epoch == self.first else 0 :]
-        self.epoch += 1  # without a Trainer, nobody else says that the next one has begun
+        self.epoch += 1  # without a Trainer, nothing else counts the epochs
         return iter(rest)
 
-    def order(self, draw: torch.Generator) -> Tensor:
-        """The indices `(total_size,)` of an epoch for all processes, which take turns."""
-        order = torch.randperm(len(self.dataset), generator=draw)
+    def order(self, generator: torch.Generator) -> Tensor:
+        """The indices `(total_size,)` of an epoch over all processes, which take turns."""
+        order = torch.randperm(len(self.dataset), generator=generator)
         return order.repeat(-(-self.total_size // max(len(order), 1)))[: self.total_size]
 
 
-class PeopleSampler(EpochSampler):
-    """An EpochSampler whose batches are of some people, with as many pictures of each.
+class IdentitySampler(EpochSampler):
+    """An EpochSampler whose batches hold some identities (P), with several images of each (K).
 
-    The people of a batch are different ones, unless there are fewer than it is to have, and so are the pictures of a
-    person. An epoch draws about as many pictures as there are.
+    The identities of a batch are distinct, unless there are fewer than P, and so are the images of one. An epoch draws
+    about as many images as there are.
 
     Args:
-        labels: `(count,)`, int64: who is in a picture, from 0, and nobody without one.
-        people: How many people are in a batch of a process.
-        pictures: How many pictures of each.
-        seed: Of the order, the same for all processes.
-        epoch: The one that comes first.
-        skip: How many indices of it are done already.
+        labels: `(count,)`, int64: identity of each image, from 0 without gaps.
+        identities: Number of identities in a batch of a process.
+        images: Number of images per identity.
+        seed: Seed of the order, the same in all processes.
+        epoch: First epoch.
+        skip: Number of indices of the first epoch that are done already.
     """
 
-    def __init__(self, labels: Tensor, people: int, pictures: int, seed: int, epoch: int = 0, skip: int = 0) -> None:
+    def __init__(self, labels: Tensor, identities: int, images: int, seed: int, epoch: int = 0, skip: int = 0) -> None:
         super().__init__(labels, seed, epoch, skip)
-        self.people, self.pictures = people, pictures
+        self.identities, self.images = identities, images
         order, counts = labels.argsort(stable=True), labels.bincount().tolist()
-        self.own = order.split(counts)  # the indices of each person
-        batches = -(-len(labels) // (people * pictures * self.num_replicas))
-        self.num_samples = batches * people * pictures
+        self.own = order.split(counts)  # the indices of each identity
+        batches = -(-len(labels) // (identities * images * self.num_replicas))
+        self.num_samples = batches * identities * images
         self.total_size = self.num_samples * self.num_replicas
 
-    def order(self, draw: torch.Generator) -> Tensor:
-        """The indices `(total_size,)` of an epoch for all processes, which take turns."""
-        together, count = self.people * self.num_replicas, len(self.own)
+    def order(self, generator: torch.Generator) -> Tensor:
+        """The indices `(total_size,)` of an epoch over all processes, which take turns."""
+        together, count = self.identities * self.num_replicas, len(self.own)
         drawn: list[int] = []
-        while len(drawn) < self.total_size // self.pictures:
-            everybody = torch.randperm(count, generator=draw).repeat(-(-together // count))
-            drawn += everybody[: len(everybody) // together * together].tolist()  # nobody twice in a batch
+        while len(drawn) < self.total_size // self.images:
+            everybody = torch.randperm(count, generator=generator).repeat(-(-together // count))
+            drawn += everybody[: len(everybody) // together * together].tolist()  # none twice in a batch
         groups = torch.stack(
-            [self._some(self.own[person], draw) for person in drawn[: self.total_size // self.pictures]]
+            [self._draw(self.own[identity], generator) for identity in drawn[: self.total_size // self.images]]
         )
-        # A process takes every so many-th index, and shall get whole groups.
-        return groups.view(-1, self.num_replicas, self.pictures).transpose(1, 2).flatten()
+        # A process takes every so many-th index, and must get whole groups.
+        return groups.view(-1, self.num_replicas, self.images).transpose(1, 2).flatten()
 
-    def _some(self, own: Tensor, draw: torch.Generator) -> Tensor:
-        order = torch.randperm(len(own), generator=draw).repeat(-(-self.pictures // len(own)))
-        return own[order[: self.pictures]]
+    def _draw(self, own: Tensor, generator: torch.Generator) -> Tensor:
+        order = torch.randperm(len(own), generator=generator).repeat(-(-self.images // len(own)))
+        return own[order[: self.images]]
 
 
 class EvenBatches(DistributedSampler, SequentialSampler):
-    """Batches of indices in order, those of this process alone: no index twice, and as many batches as the others have.
+    """Batches of the indices of this process in order: no index twice, and as many batches as in the other processes.
 
-    Processes exchange what a model keeps beside its weights before every batch, so one of them must not have more.
-    Lightning leaves samplers of these two kinds as they are.
+    Processes synchronize a model's buffers before every batch, so one with more batches would wait forever. Lightning
+    replaces samplers, but not subclasses of these two.
 
     Args:
-        dataset: What is gone through.
-        batch_size: Indices in a batch; the batches of a process differ by one at most.
+        dataset: The dataset.
+        batch_size: Most indices in a batch; the sizes of a process's batches differ by one at most.
 
     Raises:
-        ValueError: There are fewer items than processes, of which one would have nothing to do.
+        ValueError: There are fewer items than processes, so that one would have no batch.
     """
 
     def __init__(self, dataset: Dataset, batch_size: int) -> None:
-        world, rank = processes()
+        world, rank = world_and_rank()
         DistributedSampler.__init__(self, dataset, num_replicas=world, rank=rank, shuffle=False)
         self.data_source = dataset  # SequentialSampler's
-        least = len(dataset) // world
-        if not least:
+        fewest = len(dataset) // world
+        if not fewest:
             raise ValueError(f"{len(dataset)} items cannot be shared by {world} processes: set trainer.devices to 1")
-        self.batches = min(-(-self.num_samples // batch_size), least)
+        self.batches = min(-(-self.num_samples // batch_size), fewest)
 
     def __len__(self) -> int:
         return self.batches
@@ -120,10 +120,10 @@ class EvenBatches(DistributedSampler, SequentialSampler):
 
 
 class WholeBatches(Dataset):
-    """A dataset whose items are batches: for a sampler that gives the indices of whole ones.
+    """A dataset whose items are batches, for a sampler of batches such as EvenBatches.
 
     Args:
-        dataset: One that has `__getitems__`.
+        dataset: A dataset with `__getitems__`.
     """
 
     def __init__(self, dataset: Dataset) -> None:

@@ -1,8 +1,7 @@
-"""In-memory tensors, served a whole batch at a time, and augmented a whole batch at a time.
+"""In-memory datasets and augmentation that work on whole batches.
 
 A torchvision dataset decodes, transforms and collates one image at a time, which for small images costs more than
-the training step does. Here a batch is one gather, and the standard DataLoader, its samplers and Lightning's
-DistributedSampler work as they always do.
+the training step does. Here a batch is one gather, and works with the standard DataLoader and its samplers.
 """
 
 import math
@@ -14,52 +13,53 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 
-class TensorDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Images and labels in memory; fetches a batch with one index operation.
+class BatchDataset(Dataset[tuple[Tensor, ...]]):
+    """Tensors of equal length in memory; fetches a batch with one index operation.
 
     Args:
         images: `(count, channels, height, width)`, any dtype.
         labels: `(count,)`, int64.
+        extras: Further tensors `(count, ...)` that are part of a batch.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
+    def __init__(self, images: Tensor, labels: Tensor, *extras: Tensor) -> None:
         if len(images) != len(labels):
-            raise ValueError(f"{len(images)} images, but {len(labels)} labels: there must be one label an image")
-        self.images = images
-        self.labels = labels
+            raise ValueError(f"{len(images)} images, but {len(labels)} labels: there must be one label per image")
+        self.images, self.labels = images, labels
+        self.tensors = (images, labels, *extras)
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.images[index], self.labels[index]
+    def __getitem__(self, index: int) -> tuple[Tensor, ...]:
+        return tuple(tensor[index] for tensor in self.tensors)
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """Fetches a batch: what PyTorch's DataLoader calls, where a dataset has it, instead of one item at a time."""
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, ...]:
+        """A batch: what a DataLoader calls, where a dataset has it, instead of fetching one item at a time."""
         chosen = indices_on(self.labels.device, indices)
-        return self.images[chosen], self.labels[chosen]
+        return tuple(tensor[chosen] for tensor in self.tensors)
 
-    def to(self, device: torch.device) -> "TensorDataset":
+    def to(self, device: torch.device) -> "BatchDataset":
         """The same dataset in a device's memory."""
-        return TensorDataset(self.images.to(device), self.labels.to(device))
+        return BatchDataset(*(tensor.to(device) for tensor in self.tensors))
 
 
 def indices_on(device: torch.device, indices: list[int]) -> Tensor:
-    """Indices as a tensor, brought to a device without waiting for it."""
+    """Indices as a tensor on a device, copied without waiting for it."""
     chosen = torch.tensor(indices, dtype=torch.int64)
     return chosen if device.type == "cpu" else chosen.pin_memory().to(device, non_blocking=True)
 
 
 def random_flip(images: Tensor) -> Tensor:
-    """Mirrors each image `(batch, channels, height, width)` from left to right with a probability of one half."""
-    mirrored = torch.rand(len(images), device=images.device) < 0.5
-    return torch.where(mirrored[:, None, None, None], images.flip(3), images)
+    """Flips each image of `(batch, channels, height, width)` horizontally with probability 0.5."""
+    flipped = torch.rand(len(images), device=images.device) < 0.5
+    return torch.where(flipped[:, None, None, None], images.flip(3), images)
 
 
 def random_shift(images: Tensor, pixels: int) -> Tensor:
-    """Moves each image `(batch, channels, height, width)` by whole pixels, up to so many either way along each axis.
+    """Shifts each image of `(batch, channels, height, width)` by up to so many whole pixels along each axis.
 
-    What comes in at an edge mirrors what lies inside it. The same as a random crop of images padded by reflection.
+    The same as a random crop of images padded by reflection.
     """
     _, channels, height, width = images.shape
     batch = len(images)
@@ -75,16 +75,16 @@ def _reflect(index: Tensor, length: int) -> Tensor:
     return last - (last - index.abs()).abs()
 
 
-def random_erasing(images: Tensor, share: float) -> Tensor:
-    """Makes a square of each image `(batch, channels, height, width)` as grey as the image is on average.
+def random_erasing(images: Tensor, max_side: float) -> Tensor:
+    """Fills a random square of each image of `(batch, channels, height, width)` with the image's mean (Cutout).
 
-    Its side is drawn from 0 to this share of the shorter one, its place from all that show a part of it.
+    The side is drawn from 0 to `max_side` times the image's shorter one, the center from the whole image.
 
     DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017.
     """
     batch, _, height, width = images.shape
     half, y, x = torch.rand(3, batch, 1, device=images.device)
-    half = half * share * min(height, width) / 2
+    half = half * max_side * min(height, width) / 2
     rows = (torch.arange(height, device=images.device) - y * height).abs() <= half  # (batch, height)
     columns = (torch.arange(width, device=images.device) - x * width).abs() <= half
     mean = images.float().mean(dim=(1, 2, 3), keepdim=True).to(images.dtype)
@@ -92,22 +92,22 @@ def random_erasing(images: Tensor, share: float) -> Tensor:
 
 
 def random_affine(
-    images: Tensor, degrees: float, shift: float, scale: float, outside: Literal["zeros", "border"] = "zeros"
+    images: Tensor, degrees: float, shift: float, scale: float, padding_mode: Literal["zeros", "border"] = "zeros"
 ) -> Tensor:
-    """Rotates, shifts and scales each image of a batch by its own random amounts, bilinearly, on the batch's device.
+    """Rotates, shifts and scales each image of a batch by its own random amounts, with bilinear interpolation.
 
     Args:
         images: `(batch, channels, height, width)`, uint8 in 0..255 or float.
-        degrees: Rotation, drawn from -degrees..degrees.
-        shift: Translation in pixels, drawn from -shift..shift for each axis.
-        scale: Relative size, drawn from 1 - scale..1 + scale.
-        outside: What comes in from outside the image: zeros, or what is at its border.
+        degrees: Most rotation, drawn from -degrees..degrees.
+        shift: Most translation in pixels, drawn from -shift..shift for each axis.
+        scale: Most change of size, a factor drawn from 1 - scale..1 + scale.
+        padding_mode: Values outside of the image: zeros, or those at its border.
 
     Returns:
-        Float32 images of the same shape, uint8 input scaled to 0..1.
+        Float32 images of the same shape; uint8 ones are scaled to 0..1.
     """
-    # Written here because torchvision's transforms draw one set of parameters for a whole batch, and Kornia's, which
-    # draw one a sample, take 5 times as long. The grid is one matrix product: F.affine_grid takes 30 times as long.
+    # torchvision's transforms draw one set of parameters for a whole batch; Kornia's draw one per image, but take 5
+    # times as long. The grid is one matrix product, since F.affine_grid takes 30 times as long.
     batch, _, height, width = images.shape
     draws = torch.rand(4, batch, device=images.device) * 2 - 1  # (4, batch) in -1..1
     angle = draws[0] * math.radians(degrees)
@@ -115,7 +115,7 @@ def random_affine(
     cos, sin = angle.cos() * zoom, angle.sin() * zoom
     along_x = torch.stack([cos, -sin, draws[2] * shift], dim=1) / (width / 2)  # grid_sample's unit is half an image
     along_y = torch.stack([sin, cos, draws[3] * shift], dim=1) / (height / 2)
-    matrix = torch.stack([along_x, along_y], dim=1).view(batch * 2, 3)  # applied to pixels from the centre
+    matrix = torch.stack([along_x, along_y], dim=1).view(batch * 2, 3)  # applied to pixels from the center
 
     x = torch.arange(width, device=images.device) - (width - 1) / 2
     y = torch.arange(height, device=images.device) - (height - 1) / 2
@@ -124,4 +124,4 @@ def random_affine(
     grid = (matrix @ pixels).view(batch, 2, height, width).permute(0, 2, 3, 1)
 
     source = images.float() if images.is_floating_point() else images.float() / 255
-    return F.grid_sample(source, grid, padding_mode=outside, align_corners=False)
+    return F.grid_sample(source, grid, padding_mode=padding_mode, align_corners=False)

@@ -1,1 +1,1 @@
-"""Faces in photographs, sources of people's pictures, and their splits."""
+"""Detection of faces, published data sets of faces, and their splits."""

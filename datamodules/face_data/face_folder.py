@@ -1,4 +1,4 @@
-"""Faces from the pictures in a folder with a subfolder a person: each picture as it is, or the faces found in it."""
+"""Faces from a folder with one subfolder per person: whole images, or the faces detected in them."""
 
 import warnings
 from pathlib import Path
@@ -8,19 +8,25 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from datamodules.common.pictures import find_pictures, open_picture, picture_endings
+from datamodules.common.image_io import (
+    find_images,
+    image_extensions,
+    open_image,
+    read_with_progress,
+    report_unreadable,
+    subfolders,
+)
 from datamodules.face_data.detection import Face, FaceDetector, align
-from datamodules.folder import read_with_progress, report_unreadable, subfolders
 
 
 class FaceReader:
-    """Reads faces `(channels, side, side)`, uint8, from picture files.
+    """Reads faces `(channels, side, side)`, uint8, from image files.
 
     Args:
-        shape: The faces' `(channels, side, side)`.
-        detector: Finds the faces. If not given, a picture is a face, and is brought to the square as a whole.
-        margin: Share of a face's side that is added on every side.
-        every: Whether all faces of a picture are taken, or the largest.
+        shape: Shape of a face, `(channels, side, side)`.
+        detector: Finds the faces. If not given, an image is one face, and is resized as a whole.
+        margin: Margin around a face, as a fraction of its side.
+        every: Whether to take all faces of an image, or the largest.
     """
 
     def __init__(
@@ -29,24 +35,24 @@ class FaceReader:
         self.shape, self.detector, self.margin, self.every = shape, detector, margin, every
 
     def find(self, path: Path) -> tuple[Image.Image, list[Face], Tensor]:
-        """A picture in RGB, where its faces are in it, the largest first, and they as `(faces, *shape)`.
+        """An image in RGB, the positions of its faces, the largest first, and the faces `(faces, *shape)`.
 
         Raises:
-            OSError: Not a picture, or a damaged one.
+            OSError: Not an image, or a damaged one.
             ValueError: It has more pixels than Pillow opens.
         """
         channels, side, _ = self.shape
-        picture = open_picture(path, channels=3)
-        tones = picture.convert("L") if channels == 1 else picture
+        image = open_image(path, channels=3)
+        tones = image.convert("L") if channels == 1 else image
         if self.detector is None:
             square = tones.resize((side, side), Image.Resampling.BICUBIC)
-            return picture, [Face((0.0, 0.0, *map(float, picture.size)), None)], pil_to_tensor(square)[None]
+            return image, [Face((0.0, 0.0, *map(float, image.size)), None)], pil_to_tensor(square)[None]
         faces = self.detector(tones)
-        images = [align(tones, face, side, self.margin)[None] for face in faces]
-        return picture, faces, torch.cat([torch.empty(0, *self.shape, dtype=torch.uint8), *images])
+        crops = [align(tones, face, side, self.margin)[None] for face in faces]
+        return image, faces, torch.cat([torch.empty(0, *self.shape, dtype=torch.uint8), *crops])
 
     def __call__(self, path: Path) -> Tensor:
-        """The faces of a file, `(faces, *shape)`: none, one, or, if all are taken, several."""
+        """The faces of a file, `(faces, *shape)`: all or the largest, if there are any."""
         return self.find(path)[2][: None if self.every else 1]
 
     def largest(self, path: Path) -> Tensor:
@@ -57,30 +63,30 @@ class FaceReader:
         return faces[0]
 
 
-def read_people(root: Path, read: FaceReader, threads: int, max_unreadable: int) -> tuple[Tensor, list[str]]:
-    """The faces in the folders of people: images `(faces, ...)`, and for each the path of its file below `root`.
+def read_identities(root: Path, read: FaceReader, threads: int, max_unreadable: int) -> tuple[Tensor, list[str]]:
+    """The faces in a folder with one subfolder per person, `(faces, ...)`, and the path of each below `root`.
 
-    Files that can't be read and pictures without a face are named in a warning, and left out.
+    Files that can't be read and images without a face are left out with a warning.
 
     Args:
-        root: The folder above them.
+        root: The folder.
         read: Reads a file.
-        threads: How many files are read at a time.
-        max_unreadable: How many files at most may be damaged.
+        threads: Number of files that are read at a time.
+        max_unreadable: Most files that may be damaged.
 
     Raises:
-        FileNotFoundError: There is no such folder, or no picture of a person.
-        ValueError: There are fewer than two people; more files are damaged; nothing of a person's can be used.
+        FileNotFoundError: There is no such folder, or no image of a person.
+        ValueError: There are fewer than two people; more files are damaged; no image of a person can be used.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f"no folder {root}: set data.root to the folder that has a subfolder for each person")
-    people, endings = subfolders(root), picture_endings()
+        raise FileNotFoundError(f"no folder {root}: set data.root to the folder that has one subfolder per person")
+    people, extensions = subfolders(root), image_extensions()
     if len(people) < 2:
-        raise ValueError(f"{root} has {len(people)} subfolder(s): give each person one of their own, two at least")
+        raise ValueError(f"{root} has {len(people)} subfolder(s): it takes one per person, at least two")
     paths: list[Path] = []
     for person in people:
         try:
-            paths += find_pictures(root / person, endings)
+            paths += find_images(root / person, extensions)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{error}: fill the folder, or remove it") from error
     images, names, errors, faceless = [], [], [], []
@@ -95,9 +101,9 @@ def read_people(root: Path, read: FaceReader, threads: int, max_unreadable: int)
     report_unreadable(errors, len(paths), max_unreadable)
     if faceless:
         warnings.warn(
-            f"no face is found in {len(faceless)} of {len(paths)} pictures, which are left out: {', '.join(faceless)}",
+            f"no face is found in {len(faceless)} of {len(paths)} images, which are left out: {', '.join(faceless)}",
             stacklevel=2,
         )
     if lost := sorted(set(people) - {name.partition("/")[0] for name in names}):
-        raise ValueError(f"no picture of {', '.join(lost)} can be used: mend or add some, or remove the folder")
+        raise ValueError(f"no image of {', '.join(lost)} can be used: mend or add some, or remove the folder")
     return torch.cat(images), names

@@ -1,4 +1,4 @@
-"""Splits of pictures of people: by picture, or by person, so that validation and test show strangers."""
+"""Splits of images of people: by person, so that validation and test show strangers, or by image."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,20 +7,20 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from datamodules.common.splits import split_key
 from datamodules.face_data.face_sources import PairList
-from datamodules.folder import split_key
 
-Parts = tuple[Tensor, Tensor, Tensor]  # the places of the pictures of train, val and test, in order
+Parts = tuple[Tensor, Tensor, Tensor]  # sorted indices of the images of train, val and test
 
 
 class Pairs(NamedTuple):
-    """A published list of pairs to verify.
+    """A published list of pairs for verification.
 
     Attributes:
-        first: `(pairs,)`, the place of a picture in the test set, from 0.
-        second: `(pairs,)`, that of the other one.
-        same: `(pairs,)`, bool: whether they are of one person.
-        folds: `(pairs,)`, int: the fold that a pair is of.
+        first: `(pairs,)`, index of an image in the test set.
+        second: `(pairs,)`, index of the other one.
+        same: `(pairs,)`, bool: whether both are of one person.
+        folds: `(pairs,)`, int: fold of the pair.
     """
 
     first: Tensor
@@ -31,88 +31,88 @@ class Pairs(NamedTuple):
 
 def split_by_person(
     labels: Tensor,
-    people: Sequence[str],
-    val_share: float,
-    test_share: float,
+    identities: Sequence[str],
+    val_fraction: float,
+    test_fraction: float,
     seed: int,
     tested: set[str] | None = None,
 ) -> Parts:
-    """Puts all pictures of a person into one part.
+    """Puts all images of a person into one part.
 
     Args:
-        labels: `(pictures,)`, who is in a picture.
-        people: Their names.
-        val_share: The share of people in validation: two at least, or none if it is 0.
-        test_share: The same for the test.
+        labels: `(images,)`, identity of each image.
+        identities: Names of the people by label.
+        val_fraction: Fraction of the people for validation: at least two, or none if it is 0.
+        test_fraction: Fraction of the people for the test, likewise.
         seed: Seed of the split.
-        tested: The names of those who are the test, in place of a share, if given.
+        tested: Names of the people for the test, instead of a fraction.
 
     Raises:
-        ValueError: Fewer than two people are left to train on, or no two pictures of a person are in a part.
+        ValueError: Fewer than two people are left for training, or a part has no two images of one person.
     """
-    count = len(people)
-    order = sorted(range(count), key=lambda person: split_key(seed, people[person]))
-    val_size, test_size = (max(2, round(share * count)) if share else 0 for share in (val_share, test_share))
+    count = len(identities)
+    order = sorted(range(count), key=lambda label: split_key(seed, identities[label]))
+    val_size, test_size = (max(2, round(part * count)) if part else 0 for part in (val_fraction, test_fraction))
     if tested is not None:
-        order.sort(key=lambda person: people[person] in tested)
-        test_size = sum(name in tested for name in people)
+        order.sort(key=lambda label: identities[label] in tested)
+        test_size = sum(name in tested for name in identities)
     ends = (count - test_size - val_size, count - test_size, count)
     if ends[0] < 2:
         raise ValueError(
             f"{count} people are too few to train on two or more, with {val_size} for validation and {test_size} for "
-            "the test: lower data.val_share and data.test_share, or set data.by to picture"
+            "the test: lower data.val_fraction and data.test_fraction, or set data.split_by to image"
         )
     parts = [torch.tensor(order[start:end]) for start, end in zip((0, *ends), ends, strict=False)]
-    pictures = labels.bincount(minlength=count)
+    images = labels.bincount(minlength=count)
     for name, part in zip(("val", "test"), parts[1:], strict=True):
-        if len(part) and pictures[part].max() < 2:
+        if len(part) and images[part].max() < 2:
             raise ValueError(
-                f"of nobody in the {name} part there are two pictures to compare: add pictures, set another "
-                f"data.split_seed, or data.{name}_share to 0"
+                f"nobody in the {name} part has two images to compare: add images, set another data.split_seed, or "
+                f"data.{name}_fraction to 0"
             )
     train, val, test = (torch.isin(labels, part).nonzero().flatten() for part in parts)
     return train, val, test
 
 
-def split_by_picture(
-    labels: Tensor, people: Sequence[str], names: Sequence[str], train: int, val: int, seed: int
+def split_by_image(
+    labels: Tensor, identities: Sequence[str], names: Sequence[str], train: int, val: int, seed: int
 ) -> Parts:
-    """Puts `train` pictures of every person into the first part, `val` into the second and the rest into the third.
+    """Puts `train` images of every person into the first part, `val` into the second and the rest into the third.
 
     Args:
-        labels: `(pictures,)`, who is in a picture.
-        people: Their names.
-        names: Those of the pictures.
-        train: Pictures of each person to train on.
-        val: Pictures of each to validate on.
+        labels: `(images,)`, identity of each image.
+        identities: Names of the people by label.
+        names: Names of the images.
+        train: Number of training images per person.
+        val: Number of validation images per person.
         seed: Seed of the split.
 
     Raises:
-        ValueError: A person has so few that none is left for the test.
+        ValueError: A person has so few images that none is left for the test.
     """
-    counts = labels.bincount(minlength=len(people)).tolist()
-    if few := [f"{name} ({count})" for name, count in zip(people, counts, strict=True) if count <= train + val]:
+    counts = labels.bincount(minlength=len(identities)).tolist()
+    if few := [f"{name} ({count})" for name, count in zip(identities, counts, strict=True) if count <= train + val]:
         raise ValueError(
-            f"too few pictures of {', '.join(few[:10])}: it takes {train + val + 1} to train on {train}, validate on "
-            f"{val} and test on the rest; lower data.train_pictures, add pictures, or set data.by to person"
+            f"too few images of {', '.join(few[:10])}: it takes {train + val + 1} to train on {train}, validate on "
+            f"{val} and test on the rest; lower data.train_images, add images, or set data.split_by to person"
         )
     parts: tuple[list[int], ...] = ([], [], [])
-    for person in range(len(people)):
-        own = (labels == person).nonzero().flatten().tolist()
-        own.sort(key=lambda place: split_key(seed, names[place]))
-        for part, some in zip(parts, (own[:train], own[train : train + val], own[train + val :]), strict=True):
-            part += some
+    for label in range(len(identities)):
+        own = (labels == label).nonzero().flatten().tolist()
+        own.sort(key=lambda index: split_key(seed, names[index]))
+        for part, chosen in zip(parts, (own[:train], own[train : train + val], own[train + val :]), strict=True):
+            part += chosen
     first, second, third = (torch.tensor(sorted(part), dtype=torch.int64) for part in parts)
     return first, second, third
 
 
 def find_pairs(listed: PairList, names: Sequence[str]) -> tuple[Pairs, int]:
-    """A list of pairs with the places of their pictures among those named, and how many pairs it lacks pictures of."""
-    places = {Path(name).stem: place for place, name in enumerate(names)}
+    """The pairs whose images are among those named, as indices, and the number of pairs that are left out."""
+    indices = {Path(name).stem: index for index, name in enumerate(names)}
     found = [
-        (places[first], places[second], same, fold)
-        for (first, second), same, fold in zip(listed.pictures, listed.same, listed.folds, strict=True)
-        if first in places and second in places
+        (indices[first], indices[second], same, fold)
+        for (first, second), same, fold in zip(listed.images, listed.same, listed.folds, strict=True)
+        if first in indices and second in indices
     ]
     columns = torch.tensor(found, dtype=torch.int64).view(-1, 4).unbind(1)
     return Pairs(columns[0], columns[1], columns[2].bool(), columns[3]), len(listed.same) - len(found)

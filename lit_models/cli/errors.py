@@ -15,8 +15,9 @@ import rl
 from lit_models.common.messages import suggest
 from lit_models.training.trust import foreign
 
-for _name in lit_models.__all__:  # imported when asked for, and known to jsonargparse by name from then on
-    getattr(lit_models, _name)
+for _package in (lit_models, datamodules):  # imported when asked for, and known to jsonargparse by name from then on
+    for _name in _package.__all__:
+        getattr(_package, _name)
 
 
 def format_parser_error(message: str, options: Iterable[str], verbs: Iterable[str] = ()) -> str:

@@ -23,7 +23,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from torch.jit import TracerWarning
 
-from datamodules.common.batches import BatchDataModule
+from datamodules.common.base import BatchDataModule
 from lit_models.cli.errors import format_error, format_parser_error  # imports all classes, to be known by name
 from lit_models.export.export import export
 from lit_models.faces.recognition import enrol, identify, verify
@@ -328,11 +328,11 @@ class CLI(LightningCLI):
                 self.model.video_folder = folder
             if folder := self.config.predict.images:
                 data = kwargs.pop("datamodule", None)
-                if not hasattr(data, "picture_dataloader"):
+                if not hasattr(data, "image_dataloader"):
                     raise ValueError(
                         f"--images: {type(data or self.model).__name__} does not read pictures: leave it out"
                     )
-                kwargs["dataloaders"] = data.picture_dataloader(folder)
+                kwargs["dataloaders"] = data.image_dataloader(folder)
         return kwargs
 
     def _run_subcommand(self, subcommand: str) -> None:

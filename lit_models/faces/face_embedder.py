@@ -194,8 +194,8 @@ class FaceEmbedder(LitModule):
         images, labels = batch
         if len(labels) < 2:
             raise ValueError(
-                "a training batch has 1 image, but takes 2 at least: raise data.batch_people or data.batch_pictures, "
-                "or set drop_last in a loader of your own"
+                "a training batch has 1 image, but takes 2 at least: raise data.identities_per_batch or "
+                "data.images_per_identity, or set drop_last in a loader of your own"
             )
         features = self.features(self.normalize(images))
         self._update_statistics(features.detach().float(), labels)

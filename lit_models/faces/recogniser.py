@@ -60,7 +60,7 @@ class Recogniser:
             FileNotFoundError: There is no such file.
             ValueError: It can't be read.
         """
-        from datamodules.common.pictures import UNREADABLE
+        from datamodules.common.image_io import UNREADABLE
 
         if not path.is_file():
             raise FileNotFoundError(f"no picture {path}")

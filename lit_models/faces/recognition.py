@@ -116,7 +116,7 @@ def identify(ckpt_path: str, gallery: str, pictures: list[str], output: str, mod
         ValueError: None of the pictures can be read; the gallery is empty, damaged, or another checkpoint's.
         OSError: The folder can't be written.
     """
-    from datamodules.common.pictures import find_pictures, picture_endings
+    from datamodules.common.image_io import find_images, image_extensions
     from lit_models.training.pictures import labelled
 
     model, _ = load_embedder(ckpt_path, modules)
@@ -127,7 +127,7 @@ def identify(ckpt_path: str, gallery: str, pictures: list[str], output: str, mod
     for given in map(Path, pictures):
         if not given.exists():
             raise FileNotFoundError(f"no picture or folder {given}")
-        paths += find_pictures(given, picture_endings()) if given.is_dir() else [given]
+        paths += find_images(given, image_extensions()) if given.is_dir() else [given]
     recogniser, folder = Recogniser(model, known.facts), Path(output)
     partial = folder / "faces.csv.partial"
     sources, count = {path.resolve() for path in paths}, 0
@@ -204,8 +204,7 @@ def verify(
 
 def people_in(pictures: Path, name: str | None) -> dict[str, list[Path]]:
     """The picture files of each person."""
-    from datamodules.common.pictures import find_pictures, picture_endings
-    from datamodules.folder import subfolders
+    from datamodules.common.image_io import find_images, image_extensions, subfolders
 
     if name is not None and pictures.is_file():
         refuse_names([name])
@@ -216,7 +215,7 @@ def people_in(pictures: Path, name: str | None) -> dict[str, list[Path]]:
     if not people:
         raise ValueError(f"{pictures} has no subfolders: give each person one, or --name for a single person")
     refuse_names(people)
-    return {person: find_pictures(folder, picture_endings()) for person, folder in people.items()}
+    return {person: find_images(folder, image_extensions()) for person, folder in people.items()}
 
 
 def refuse_names(names: Iterable[str]) -> None:

@@ -73,7 +73,7 @@ class VerificationPlots(EvaluationPlots):
         result, images = pl_module.evaluation, evaluated_images(trainer, stage)
         for writer in tensorboard_writers(trainer) if images is not None else []:
             shown = slice(MAX_THUMBNAILS)
-            labels, people = result.labels[shown].tolist(), getattr(trainer.datamodule, "people", None)
+            labels, people = result.labels[shown].tolist(), getattr(trainer.datamodule, "identities", None)
             names = [people[label] if people else str(label) for label in labels]
             size = (THUMBNAIL_SIZE, THUMBNAIL_SIZE)
             thumbnails = F.interpolate(images[result.places[shown]].float() / 255, size, mode="area")

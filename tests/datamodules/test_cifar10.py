@@ -7,7 +7,7 @@ from datamodules import CIFAR10DataModule
 from datamodules.common.tensors import random_flip, random_shift
 
 
-def test_images_and_labels_are_those_of_the_files(cifar10):
+def test_images_and_labels_match_the_files(cifar10):
     data = CIFAR10DataModule(str(cifar10), val_size=0)
     data.setup("fit")
     data.setup("test")
@@ -33,7 +33,7 @@ def test_validation_is_split_off_by_its_own_seed(cifar10):
     assert len(together.unique(dim=0)) == 100
 
 
-def test_missing_and_altered_files_say_what_to_do(cifar10, tmp_path):
+def test_missing_or_altered_files_name_the_way_out(cifar10, tmp_path):
     with pytest.raises(FileNotFoundError, match="set download to true"):
         CIFAR10DataModule(str(tmp_path / "nowhere")).setup("fit")
     (cifar10 / "cifar-10-batches-py" / "data_batch_2").write_bytes(b"x")
@@ -41,7 +41,7 @@ def test_missing_and_altered_files_say_what_to_do(cifar10, tmp_path):
         CIFAR10DataModule(str(cifar10)).setup("fit")
 
 
-def test_download_without_a_network_says_what_to_do(tmp_path, monkeypatch):
+def test_failed_download_names_the_way_out(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError("Name or service not known")
 
@@ -66,7 +66,7 @@ def test_flip_mirrors_some_and_leaves_the_others():
     assert 10 < sum(mirrored) < 30
 
 
-def test_shift_is_a_random_crop_of_the_image_padded_by_reflection():
+def test_shift_is_a_random_crop_after_reflection_padding():
     torch.manual_seed(0)
     images = torch.randint(0, 256, (64, 3, 6, 7), dtype=torch.uint8)
     shifted = random_shift(images, 2)

@@ -14,8 +14,8 @@ from conftest import ROOT
 from drawn import FACE, person, scene
 from PIL import Image
 
-from datamodules.common.pictures import LONGEST, open_picture
-from datamodules.face_data.detection import EYE_HEIGHT, MARGIN, SIDE, Face, FaceDetector, align
+from datamodules.common.image_io import MAX_SIDE, open_image
+from datamodules.face_data.detection import EYE_HEIGHT, FACE_SIDE, MARGIN, Face, FaceDetector, align
 
 cv2 = pytest.importorskip("cv2", reason="needs the extra faces")
 ORL = ROOT.parent / "shared" / "data" / "orl_faces"
@@ -47,7 +47,7 @@ def angle(eyes):
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("number", range(10))
-def test_every_drawn_person_is_found_with_both_eyes(number, mode, detector):
+def test_drawn_people_are_found_with_both_eyes(number, mode, detector):
     for variation in range(3):
         (face,) = detector(person(number, variation, size=120).convert(mode))
         assert overlap(face.box, drawn_box(0, 0, 120)) > 0.65
@@ -57,7 +57,7 @@ def test_every_drawn_person_is_found_with_both_eyes(number, mode, detector):
 
 
 @pytest.mark.parametrize("scale", [0.5, 1, 2.5])
-def test_faces_are_found_where_they_are_the_largest_first(scale, detector):
+def test_faces_are_found_largest_first(scale, detector):
     places = [
         (round(left * scale), round(top * scale), round(side * scale))
         for left, top, side in [(430, 60, 160), (30, 40, 280), (300, 280, 120)]
@@ -70,13 +70,13 @@ def test_faces_are_found_where_they_are_the_largest_first(scale, detector):
         assert overlap(face.box, drawn_box(*place)) > 0.6
 
 
-def test_an_empty_scene_and_a_tiny_picture_have_no_faces(detector):
+def test_empty_scene_and_tiny_image_have_no_faces(detector):
     assert detector(scene([])) == []
     assert detector(Image.new("L", (1, 3))) == []
 
 
 @pytest.mark.parametrize("tilt", [-20, 20])
-def test_a_tilted_face_is_cut_out_with_its_eyes_on_a_level(tilt, detector):
+def test_tilted_face_is_aligned(tilt, detector):
     straight = person(0, size=160)
     tilted = straight.rotate(-tilt, Image.Resampling.BICUBIC, fillcolor=(168, 172, 176))
     (face,), (before,) = detector(tilted), detector(straight)
@@ -89,7 +89,7 @@ def test_a_tilted_face_is_cut_out_with_its_eyes_on_a_level(tilt, detector):
 
 @pytest.mark.parametrize("side", [50, 400])
 @pytest.mark.parametrize("margin", [0.0, MARGIN, 0.4])
-def test_eyes_come_to_lie_at_their_places(side, margin):
+def test_eyes_are_aligned_to_their_places(side, margin):
     middle, apart = (230.0, 150.0), 80.0
     half = (apart / 2 * math.cos(TILT), apart / 2 * math.sin(TILT))
     eyes = ((middle[0] - half[0], middle[1] - half[1]), (middle[0] + half[0], middle[1] + half[1]))
@@ -103,17 +103,17 @@ def test_eyes_come_to_lie_at_their_places(side, margin):
         mass = half_crop.sum()
         x = (half_crop.sum(0) @ columns[start : start + side // 2]) / mass / side
         y = (half_crop.sum(1) @ columns) / mass / side
-        assert x == pytest.approx(0.5 + sign / SIDE / 2 / (1 + 2 * margin), abs=0.004)
+        assert x == pytest.approx(0.5 + sign / FACE_SIDE / 2 / (1 + 2 * margin), abs=0.004)
         assert y == pytest.approx((EYE_HEIGHT + margin) / (1 + 2 * margin), abs=0.004)
 
 
-def test_eyes_that_were_not_found_are_taken_to_be_where_they_mostly_are():
+def test_missing_eyes_are_at_their_mean_positions():
     picture, box = person(0, size=300), (100.0, 60.0, 100.0, 100.0)
     usual = ((129.0, 98.5), (169.0, 98.5))
     assert torch.equal(align(picture, Face(box, None), 64), align(picture, Face(box, usual), 64))
 
 
-def test_a_shrunk_face_is_averaged_and_edges_are_repeated():
+def test_shrunk_face_is_averaged_and_edges_repeated():
     board = Image.fromarray((np.indices((300, 300)).sum(0) % 2 * 255).astype(np.uint8))
     crop = align(board, Face((50, 50, 200, 200), None), 16)
     assert (crop.int() - 127).abs().max() <= 40
@@ -122,7 +122,7 @@ def test_a_shrunk_face_is_averaged_and_edges_are_repeated():
     assert crop.flatten(1).unique(dim=1).flatten().tolist() == [9, 80, 200]
 
 
-def test_a_detector_can_be_sent_elsewhere_and_used_in_threads(detector):
+def test_detector_is_picklable_and_thread_safe(detector):
     pictures = [person(number, size=120) for number in range(4)]
     expected = [detector(picture) for picture in pictures]
     assert [pickle.loads(pickle.dumps(detector))(picture) for picture in pictures] == expected
@@ -130,7 +130,7 @@ def test_a_detector_can_be_sent_elsewhere_and_used_in_threads(detector):
         assert list(pool.map(detector, pictures * 4)) == expected * 4
 
 
-def test_a_turned_file_is_found_as_the_upright_one(detector, tmp_path):
+def test_exif_rotation(detector, tmp_path):
     picture = scene([(0, (100, 100, 300))])
     picture.save(tmp_path / "upright.png")
     turned = {3: 180, 6: 90, 8: 270}
@@ -139,22 +139,22 @@ def test_a_turned_file_is_found_as_the_upright_one(detector, tmp_path):
         exif[0x0112] = orientation
         for kind in ("png", "tiff"):
             picture.rotate(degrees, expand=True).save(tmp_path / f"{orientation}.{kind}", exif=exif)
-    expected = open_picture(tmp_path / "upright.png", 3)
+    expected = open_image(tmp_path / "upright.png", 3)
     for orientation in turned:
         for kind in ("png", "tiff"):
-            opened = open_picture(tmp_path / f"{orientation}.{kind}", 3)
+            opened = open_image(tmp_path / f"{orientation}.{kind}", 3)
             assert np.array_equal(opened, expected)
             assert detector(opened) == detector(expected) != []
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("exif", [b"", b"garbage", b"II*\0garbage", b"MM\0*\0\0\0\x08\xff\xff" + b"\x01" * 40])
-def test_damaged_exif_data_are_passed_over(exif, tmp_path):
+def test_damaged_exif_is_ignored(exif, tmp_path):
     person(0).save(tmp_path / "damaged.jpg", exif=b"Exif\0\0" + exif)
-    assert open_picture(tmp_path / "damaged.jpg", 3).size == (120, 120)
+    assert open_image(tmp_path / "damaged.jpg", 3).size == (120, 120)
 
 
-def test_files_of_any_mode_show_the_same_face(detector, tmp_path):
+def test_same_face_in_files_of_any_mode(detector, tmp_path):
     picture = person(0, size=200)
     grey = np.asarray(picture.convert("L"))
     kinds = {
@@ -168,7 +168,7 @@ def test_files_of_any_mode_show_the_same_face(detector, tmp_path):
     for name, kind in kinds.items():
         kind.save(tmp_path / name)
         for channels in (1, 3):
-            opened = open_picture(tmp_path / name, channels)
+            opened = open_image(tmp_path / name, channels)
             assert (opened.mode, opened.size) == ("L" if channels == 1 else "RGB", (200, 200))
             (face,) = detector(opened)
             assert overlap(face.box, expected.box) > 0.9
@@ -176,38 +176,38 @@ def test_files_of_any_mode_show_the_same_face(detector, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["L", "1"])
-def test_a_huge_picture_is_scaled_down_without_a_warning(mode, tmp_path, recwarn):
+def test_huge_image_is_scaled_down_without_a_warning(mode, tmp_path, recwarn):
     Image.new(mode, (10000, 9000), 1).save(tmp_path / "huge.png", compress_level=1)
-    assert open_picture(tmp_path / "huge.png", 1).size == (LONGEST, LONGEST * 9 // 10)
+    assert open_image(tmp_path / "huge.png", 1).size == (MAX_SIDE, MAX_SIDE * 9 // 10)
     assert not recwarn.list
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is told in other units")
-def test_a_huge_jpeg_file_takes_little_memory(tmp_path):
+def test_huge_jpeg_takes_little_memory(tmp_path):
     Image.new("L", (10000, 10000), 200).save(tmp_path / "huge.jpg")
     code = """
 import resource, sys
 from pathlib import Path
-from datamodules.common.pictures import open_picture
+from datamodules.common.image_io import open_image
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before = peak()
-print(open_picture(Path(sys.argv[1]), 1).size, peak() - before < 50)
+print(open_image(Path(sys.argv[1]), 1).size, peak() - before < 50)
 """
     command = [sys.executable, "-W", "error", "-c", code, str(tmp_path / "huge.jpg")]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
-    assert done.stdout.strip() == f"{(LONGEST, LONGEST)} True"
+    assert done.stdout.strip() == f"{(MAX_SIDE, MAX_SIDE)} True"
 
 
 def test_more_pixels_than_pillow_opens_are_refused(tmp_path, monkeypatch):
     person(0).save(tmp_path / "large.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5000)
     with pytest.raises(ValueError, match=r"more than 10000 pixels: scale it down first"):
-        open_picture(tmp_path / "large.png", 3)
+        open_image(tmp_path / "large.png", 3)
 
 
-def test_without_opencv_or_its_cascades_the_way_out_is_named(monkeypatch):
+def test_missing_opencv_names_the_way_out(monkeypatch):
     monkeypatch.delattr(cv2, "CascadeClassifier")
     with pytest.raises(ValueError, match=r"has no Haar cascades: pip install 'opencv-python-headless>=4.8,<5', or"):
         FaceDetector()
@@ -251,7 +251,7 @@ def bright(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB"])
-def test_yunet_takes_the_place_of_the_cascades(mode, bright, monkeypatch):
+def test_yunet_replaces_the_cascades(mode, bright, monkeypatch):
     monkeypatch.delattr(cv2, "CascadeClassifier")  # as in OpenCV 5
     picture = Image.new(mode, (1280, 1280))  # searched at half the size
     picture.paste("white", (640, 512, 704, 576))
@@ -261,7 +261,7 @@ def test_yunet_takes_the_place_of_the_cascades(mode, bright, monkeypatch):
     assert (x, y, other_x, other_y) == pytest.approx((620.8, 518.4, 723.2, 524.8), abs=0.5)
 
 
-def test_a_file_that_is_no_yunet_model_is_refused_in_one_line(tmp_path, capfd):
+def test_wrong_yunet_file_is_one_line(tmp_path, capfd):
     with pytest.raises(FileNotFoundError, match=r"no file .*absent\.onnx: yunet is the path of"):
         FaceDetector(str(tmp_path / "absent.onnx"))
     (tmp_path / "wrong.onnx").write_bytes(b"not a network")
@@ -271,13 +271,13 @@ def test_a_file_that_is_no_yunet_model_is_refused_in_one_line(tmp_path, capfd):
 
 
 @pytest.mark.skipif(not ORL.is_dir(), reason="needs the portraits of ORL")
-def test_orl_portraits_are_found_and_framed_like_their_middle_squares(detector):
-    pictures = [open_picture(path, 1) for path in sorted(ORL.glob("s*/*.pgm"))[::9]]
+def test_orl_portraits_are_framed_like_their_central_squares(detector):
+    pictures = [open_image(path, 1) for path in sorted(ORL.glob("s*/*.pgm"))[::9]]
     faces = [detector(picture) for picture in pictures]
     assert sum(len(found) == 1 for found in faces) >= 0.98 * len(pictures)
     eyes = np.array([found[0].eyes for found in faces if found and found[0].eyes])
     assert len(eyes) >= 0.85 * len(pictures)
     left, right = (eyes.mean(0) - [0, 10]) / 92  # in the square of 92x92 in the middle of 92x112
     framed = 1 + 2 * MARGIN
-    assert right[0] - left[0] == pytest.approx(1 / SIDE / framed, abs=0.02)
+    assert right[0] - left[0] == pytest.approx(1 / FACE_SIDE / framed, abs=0.02)
     assert (left[1] + right[1]) / 2 == pytest.approx((EYE_HEIGHT + MARGIN) / framed, abs=0.02)

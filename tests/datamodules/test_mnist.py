@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning import Trainer
 
-from datamodules import MNISTDataModule, TensorDataset
+from datamodules import BatchDataset, MNISTDataModule
 from datamodules.common.tensors import random_affine
 from datamodules.mnist import BUNDLED, SHA256
 from lit_models import Net
@@ -68,10 +68,10 @@ def test_batches_are_bytes_with_the_channel_second(mnist):
     assert labels[:5].tolist() == [7, 2, 1, 0, 4]
 
 
-def test_each_test_image_is_served_exactly_once_and_training_in_another_order_each_epoch(mnist):
+def test_order_of_test_and_training(mnist):
     labels = torch.cat([labels for _, labels in mnist.test_dataloader()])
     assert torch.equal(labels, mnist.test_set.labels)
-    loader, orders = mnist.train_loader(TensorDataset(torch.arange(100), torch.arange(100))), []
+    loader, orders = mnist.train_loader(BatchDataset(torch.arange(100), torch.arange(100))), []
     for epoch in range(2):
         loader.sampler.set_epoch(epoch)
         orders.append(torch.cat([labels for _, labels in loader]))
@@ -80,7 +80,7 @@ def test_each_test_image_is_served_exactly_once_and_training_in_another_order_ea
 
 
 def test_data_order_leaves_the_global_generator_alone(mnist):
-    loader = mnist.train_loader(TensorDataset(torch.arange(10), torch.arange(10)))
+    loader = mnist.train_loader(BatchDataset(torch.arange(10), torch.arange(10)))
     state = torch.get_rng_state()
     list(loader)
     assert torch.equal(torch.get_rng_state(), state)
@@ -97,7 +97,7 @@ def test_affine_moves_a_pixel_to_where_it_should_go(monkeypatch):
     assert torch.allclose(turned, torch.rot90(image.float() / 255, dims=(2, 3)), atol=1e-4)
 
 
-def test_affine_of_an_oblong_picture_keeps_right_angles(monkeypatch):
+def test_affine_of_an_oblong_image_keeps_right_angles(monkeypatch):
     image = torch.zeros(1, 1, 20, 40)
     image[..., 4:16, 10:30] = 1
     monkeypatch.setattr(torch, "rand", lambda *shape, device: torch.tensor([[1.0], [0.5], [0.5], [0.5]]))
@@ -134,7 +134,7 @@ def test_augmentation_differs_within_a_batch_and_only_in_training(mnist):
 
 
 @pytest.mark.parametrize("compress", [None, gzip, lzma])
-def test_files_of_ones_own(tmp_path, compress):
+def test_own_files(tmp_path, compress):
     raw = tmp_path / "MNIST" / "raw"
     write_mnist(raw)
     if compress:
@@ -169,7 +169,7 @@ def test_damaged_files_are_refused_by_name(tmp_path, how):
         MNISTDataModule(data_dir=str(tmp_path), verify=False, val_size=4).setup("fit")
 
 
-def test_cut_archives_altered_files_and_wrong_labels_are_refused(tmp_path):
+def test_altered_files_and_wrong_labels_are_refused(tmp_path):
     write_mnist(tmp_path)
     with pytest.raises(ValueError, match="train-images-idx3-ubyte is not the official file"):
         MNISTDataModule(data_dir=str(tmp_path)).setup("fit")
@@ -209,12 +209,12 @@ def test_variants_through_torchvision(tmp_path, variant, folder, prefix, classes
         assert data.class_names[0].lower() == "a"
 
 
-def test_missing_variant_says_what_to_do(tmp_path):
+def test_missing_variant_names_the_way_out(tmp_path):
     with pytest.raises(FileNotFoundError, match="set download to true"):
         MNISTDataModule("KMNIST", data_dir=str(tmp_path)).setup("fit")
 
 
-def test_download_without_a_network_says_what_to_do(tmp_path, monkeypatch):
+def test_failed_download_names_the_way_out(tmp_path, monkeypatch):
     def refuse(*args, **kwargs):
         raise OSError("Name or service not known")
 

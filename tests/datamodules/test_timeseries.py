@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from datamodules import TimeSeriesDataModule
-from datamodules.common.csv_series import continued, read_csv
+from datamodules.common.csv_series import continue_times, read_csv
 from datamodules.mackey_glass import mackey_glass
 
 
@@ -32,7 +32,7 @@ def heun(length, start, step=0.002):
     return values[lag::a_unit][:length]
 
 
-def test_mackey_glass_is_what_another_integration_gives(monkeypatch):
+def test_mackey_glass_against_heun(monkeypatch):
     monkeypatch.setattr("datamodules.mackey_glass.WASHOUT", 0)
     found = mackey_glass(300, seed=3)
     expected = torch.tensor(heun(300, start=float(found[0])), dtype=torch.float64)
@@ -48,16 +48,16 @@ def test_mackey_glass_is_seeded_and_chaotic():
 
 
 def test_windows_are_the_rows_in_order(ramp):
-    data = TimeSeriesDataModule(ramp, window=5, horizon=3, batch_size=2)
+    data = TimeSeriesDataModule(ramp, context_length=5, horizon=3, batch_size=2)
     data.setup("fit")
-    past, future = data.train_set.__getitems__([0, 10])
-    assert past[:, :, 0].tolist() == [[0, 1, 2, 3, 4], [10, 11, 12, 13, 14]]
-    assert future[:, :, 0].tolist() == [[5, 6, 7], [15, 16, 17]]
+    context, target = data.train_set.__getitems__([0, 10])
+    assert context[:, :, 0].tolist() == [[0, 1, 2, 3, 4], [10, 11, 12, 13, 14]]
+    assert target[:, :, 0].tolist() == [[5, 6, 7], [15, 16, 17]]
 
 
 @pytest.mark.parametrize("stride", [1, 4])
 def test_no_window_reaches_past_its_part(ramp, stride):
-    data = TimeSeriesDataModule(ramp, window=5, horizon=3, val_share=0.2, test_share=0.1, stride=stride)
+    data = TimeSeriesDataModule(ramp, context_length=5, horizon=3, val_fraction=0.2, test_fraction=0.1, stride=stride)
     data.setup("fit")
     data.setup("test")
     seen = {}
@@ -72,8 +72,8 @@ def test_no_window_reaches_past_its_part(ramp, stride):
         assert (seen["train"][1], seen["val"][1], seen["test"][1]) == (69, 89, 99)
 
 
-def test_training_windows_come_in_another_order_each_epoch_validation_in_time(ramp):
-    data = TimeSeriesDataModule(ramp, window=5, horizon=3, batch_size=100)
+def test_order_of_training_and_validation(ramp):
+    data = TimeSeriesDataModule(ramp, context_length=5, horizon=3, batch_size=100)
     data.setup("fit")
     loader = data.train_dataloader()
     first, second = (next(iter(loader))[0][:, 0, 0] for _ in range(2))  # without a Trainer, each is another epoch
@@ -82,12 +82,12 @@ def test_training_windows_come_in_another_order_each_epoch_validation_in_time(ra
     assert next(iter(data.val_dataloader()))[0][:, 0, 0].tolist() == list(range(70, 78))
 
 
-def test_scale_is_that_of_the_training_rows_alone(tmp_path):
+def test_scale_is_from_training_rows_alone(tmp_path):
     rows = [f"{row % 7}" for row in range(100)]
     scales = []
     for tail in (["3"] * 30, ["1e6"] * 30):
         file = write(tmp_path / "series.csv", "\n".join(["x", *rows[:70], *tail]))
-        data = TimeSeriesDataModule(str(file), window=5, horizon=3)
+        data = TimeSeriesDataModule(str(file), context_length=5, horizon=3)
         data.setup("fit")
         scales.append((data.mean, data.std))
     assert scales[0] == scales[1]
@@ -96,14 +96,14 @@ def test_scale_is_that_of_the_training_rows_alone(tmp_path):
     assert scales[0][1] == pytest.approx([values.std(correction=0).item()])
 
 
-def test_prediction_goes_on_where_the_series_ends(ramp):
-    data = TimeSeriesDataModule(ramp, window=5, horizon=3)
+def test_prediction_continues_the_series(ramp):
+    data = TimeSeriesDataModule(ramp, context_length=5, horizon=3)
     data.setup("predict")
-    (past, future), *rest = data.predict_dataloader()
+    (context, target), *rest = data.predict_dataloader()
     assert rest == []
-    assert past[0, :, 0].tolist() == [80, 81, 82, 83, 84]
-    assert future[0, :15, 0].tolist() == list(range(85, 100))
-    assert future[0, 15:, 0].isnan().tolist() == [True, True, True]
+    assert context[0, :, 0].tolist() == [80, 81, 82, 83, 84]
+    assert target[0, :15, 0].tolist() == list(range(85, 100))
+    assert target[0, 15:, 0].isnan().tolist() == [True, True, True]
     assert data.times[85:] == [str(row) for row in range(87, 105)]  # with the header, from 1
 
 
@@ -126,7 +126,7 @@ def test_files_of_any_layout(text, columns, names, values, tmp_path):
     assert (found.tolist(), column_names) == (values, names)
 
 
-def test_numbers_may_be_a_header_if_one_says_so(tmp_path):
+def test_numbers_may_be_a_header(tmp_path):
     file = write(tmp_path / "years.csv", "1990,1991\n1,2\n3,4\n")
     assert read_csv(file, None, True, None)[0].tolist() == [[1, 2], [3, 4]]
     assert read_csv(file, None, False, None)[0].tolist() == [[1990, 1991], [1, 2], [3, 4]]
@@ -159,7 +159,7 @@ def test_gaps_and_words_are_named_with_row_and_column(text, message, tmp_path):
         read_csv(write(tmp_path / "a.csv", text), None, None, None)
 
 
-def test_files_and_columns_that_are_not_there(tmp_path):
+def test_missing_files_and_columns(tmp_path):
     file = write(tmp_path / "a.csv", "day,temperature\n1,2\n")
     with pytest.raises(ValueError, match="no column 'temp'; its columns are day, temperature"):
         read_csv(file, ["temp"], None, None)
@@ -194,33 +194,35 @@ def test_files_and_columns_that_are_not_there(tmp_path):
         (["1", "nan"], ["+1", "+2"]),
     ],
 )
-def test_times_go_on_by_their_usual_step(times, after):
-    assert continued(times, 2) == after
+def test_times_continue_by_the_usual_step(times, after):
+    assert continue_times(times, 2) == after
 
 
-def test_series_too_short_or_constant_are_refused(ramp, tmp_path):
-    with pytest.raises(ValueError, match=r"val part .* has 15 rows, and one window takes 30: make data.window \(20\)"):
-        TimeSeriesDataModule(ramp, window=20, horizon=10).setup("fit")
+def test_short_or_constant_series_are_refused(ramp, tmp_path):
+    with pytest.raises(
+        ValueError, match=r"val part .* has 15 rows, and one window takes 30: make data.context_length \(20\)"
+    ):
+        TimeSeriesDataModule(ramp, context_length=20, horizon=10).setup("fit")
     with pytest.raises(ValueError, match="test part"):
-        TimeSeriesDataModule(ramp, window=20, horizon=10, val_share=0).setup("test")
-    with pytest.raises(ValueError, match=r"no rows to test on: data\.test_share is 0"):
-        TimeSeriesDataModule(ramp, window=5, horizon=3, test_share=0).setup("test")
+        TimeSeriesDataModule(ramp, context_length=20, horizon=10, val_fraction=0).setup("test")
+    with pytest.raises(ValueError, match=r"no rows to test on: data\.test_fraction is 0"):
+        TimeSeriesDataModule(ramp, context_length=5, horizon=3, test_fraction=0).setup("test")
     with pytest.raises(ValueError, match="has 85 rows, and one window takes 90"):
-        TimeSeriesDataModule(ramp, window=90).setup("predict")
+        TimeSeriesDataModule(ramp, context_length=90).setup("predict")
     flat = write(tmp_path / "flat.csv", "x,y\n" + "\n".join(f"{row},0.1" for row in range(100)))
     with pytest.raises(ValueError, match=r"column 'y' is constant .*\(0\.1, standard deviation 0\)"):
-        TimeSeriesDataModule(str(flat), window=3, horizon=3).setup("fit")
+        TimeSeriesDataModule(str(flat), context_length=3, horizon=3).setup("fit")
 
 
 def test_validation_can_be_left_out(ramp):
-    data = TimeSeriesDataModule(ramp, window=5, horizon=3, val_share=0)
+    data = TimeSeriesDataModule(ramp, context_length=5, horizon=3, val_fraction=0)
     data.setup("fit")
     assert data.val_dataloader() == []
     assert len(data.train_set) == 85 - 7
 
 
 @pytest.mark.parametrize(
-    "options", [{"window": 0}, {"stride": 0}, {"val_share": 0.6, "test_share": 0.4}, {"columns": "x"}]
+    "options", [{"context_length": 0}, {"stride": 0}, {"val_fraction": 0.6, "test_fraction": 0.4}, {"columns": "x"}]
 )
 def test_impossible_options_are_refused(options):
     with pytest.raises(ValueError, match=r"must be|give its path"):

@@ -209,7 +209,12 @@ def test_data_of_others_need_only_images_and_labels():
 
 def test_figures_of_a_run_are_those_of_its_embeddings(tmp_path):
     data = FaceDataModule(
-        str(noise_people(tmp_path)), by="picture", train_pictures=3, image_size=32, batch_people=6, batch_pictures=3
+        str(noise_people(tmp_path)),
+        split_by="image",
+        train_images=3,
+        image_size=32,
+        identities_per_batch=6,
+        images_per_identity=3,
     )
     model = embedder()
     trainer = Trainer(max_epochs=3, accelerator="cpu", **QUIET)
@@ -221,7 +226,7 @@ def test_figures_of_a_run_are_those_of_its_embeddings(tmp_path):
     (result,) = trainer.test(model, datamodule=data, verbose=False)
     with torch.no_grad():
         embeddings = model.eval()(data.test_set.images)
-    known, labels = data.test_set.enrolled, data.test_set.labels
+    _, labels, _, known = data.test_set.tensors
     found = labels[known][(embeddings[~known] @ embeddings[known].T).argmax(1)]
     assert result["test/rank_1"] == pytest.approx((found == labels[~known]).float().mean().item(), abs=1e-6)
     assert len(model.evaluation.genuine) == 6 * 3  # pairs of the three pictures that were not trained on
@@ -229,7 +234,7 @@ def test_figures_of_a_run_are_those_of_its_embeddings(tmp_path):
 
 def test_other_numbers_of_people_are_refused_or_get_a_fresh_head(tmp_path, caplog):
     folder = str(noise_people(tmp_path / "faces"))
-    data = FaceDataModule(folder, by="picture", train_pictures=3, image_size=32)
+    data = FaceDataModule(folder, split_by="image", train_images=3, image_size=32)
     trainer = Trainer(max_epochs=1, accelerator="cpu", **QUIET)
     with pytest.raises(ValueError, match=r"has 6 people to train on, but num_classes of FaceEmbedder is 4"):
         trainer.fit(embedder(num_classes=4), datamodule=data)
@@ -314,13 +319,18 @@ def test_the_exported_embedder_has_no_head_and_gives_the_same_similarities(run, 
 
 def test_a_model_for_other_images_is_one_line(faces, capsys):
     config = f"--config={ROOT / 'configs' / 'face_orl.yaml'}"
-    message = fails(capsys, "fit", config, f"--data.root={faces}", "--data.mode=rgb", "--trainer.logger=false")
+    message = fails(capsys, "fit", config, f"--data.root={faces}", "--data.grayscale=false", "--trainer.logger=false")
     assert "the images are (channels, height, width) = (3, 48, 48), but FaceEmbedder takes (1, 48, 48)" in message
 
 
 @pytest.mark.slow
 def test_two_processes_train_on_people_and_evaluate_every_picture_once(faces, tmp_path):
-    flags = [f"--data.root={faces}", "--data.val_share=0.4", "--data.batch_people=2", "--trainer.max_epochs=4"]
+    flags = [
+        f"--data.root={faces}",
+        "--data.val_fraction=0.4",
+        "--data.identities_per_batch=2",
+        "--trainer.max_epochs=4",
+    ]
     flags += ["--trainer.check_val_every_n_epoch=2", "--trainer.devices=2", *TWO[:2]]
     process = fit(tmp_path, *flags, config=ROOT / "configs" / "face_orl.yaml")
     text = finished(process)
@@ -341,7 +351,7 @@ def test_two_processes_train_on_people_and_evaluate_every_picture_once(faces, tm
 @pytest.mark.slow
 def test_one_split_of_orl_is_learnt(orl, tmp_path):
     config = f"--config={ROOT / 'configs' / 'face_orl.yaml'}"
-    flags = [f"--data.root={orl}", "--data.by=picture", f"--trainer.default_root_dir={tmp_path}"]
+    flags = [f"--data.root={orl}", "--data.split_by=image", f"--trainer.default_root_dir={tmp_path}"]
     assert cli.main(["fit", config, *flags]) == 0
     command = cli.CLI(["test", f"--ckpt_path={next(tmp_path.rglob('last.ckpt'))}"])
     assert command.trainer.callback_metrics["test/rank_1"] >= 0.98

@@ -480,7 +480,7 @@ def test_an_empty_folder_of_a_person_is_named(refuses, gallery, tmp_path):
     drawn(tmp_path / "root" / "Ann" / "0.png", 30)
     (tmp_path / "root" / "Bob").mkdir()
     said = refuses("enrol", f"--gallery={gallery}", f"--pictures={tmp_path / 'root'}")
-    assert f"no pictures in {tmp_path / 'root' / 'Bob'}" in said
+    assert f"no images in {tmp_path / 'root' / 'Bob'}" in said
 
 
 def test_what_cannot_be_identified_is_said_in_a_line(refuses, gallery, people, tmp_path):
@@ -489,7 +489,7 @@ def test_what_cannot_be_identified_is_said_in_a_line(refuses, gallery, people, t
     missing = tmp_path / "none"
     assert f"no picture or folder {missing}" in refuses("identify", known, f"--output={out}", one, missing)
     (tmp_path / "bare").mkdir()
-    assert f"no pictures in {tmp_path / 'bare'}" in refuses("identify", known, f"--output={out}", tmp_path / "bare")
+    assert f"no images in {tmp_path / 'bare'}" in refuses("identify", known, f"--output={out}", tmp_path / "bare")
     assert f"no gallery {missing}: make one" in refuses("identify", f"--gallery={missing}", f"--output={out}", one)
     assert "no checkpoint" in refuses("identify", known, f"--output={out}", one, ckpt_path=missing)
     assert "there is no value for output: give one" in refuses("identify", known, one)

@@ -42,7 +42,7 @@ def _as_it_was():
 
 def faces(folder):
     people = noise_people(folder / "people", people=8, pictures=12)
-    return FaceDataModule(str(people), image_size=32, batch_people=4, batch_pictures=2)
+    return FaceDataModule(str(people), image_size=32, identities_per_batch=4, images_per_identity=2)
 
 
 # Without dropout, augmentation and exploration, whose draws are others on another device.
@@ -154,7 +154,7 @@ def test_resident_data_give_the_batches_of_the_cpu(name, tmp_path, pets):
             "folder": lambda: (CNN(num_classes=2), ImageFolderDataModule(str(pets), image_size=32, batch_size=4)),
         }
         model, data = pairs[name]()
-        data.hparams.device_resident = resident
+        data.hparams.cache_on_device = resident
         batches = Batches()
         fitted = trainer([batches], accelerator=accelerator)
         fitted.fit(model, datamodule=data)
@@ -213,7 +213,7 @@ def test_a_training_step_never_waits_for_the_gpu(name, everywhere, tmp_path):
     if name == "Net":
         data = MNISTDataModule(batch_size=16, rotation=10, shift=2, scale=0.1)
     if data is not None:
-        data.hparams.device_resident = True
+        data.hparams.cache_on_device = True
     try:
         trainer([Strict(everywhere)], accelerator="gpu", limit_val_batches=0).fit(model, datamodule=data)
     finally:

@@ -142,7 +142,7 @@ def test_data_in_the_devices_memory_train_alike(pair):
     for resident in (True, False):
         seed_everything(0)
         model, data = PAIRS[pair]()
-        data.hparams.device_resident = resident
+        data.hparams.cache_on_device = resident
         Trainer(max_epochs=1, accelerator="cpu", **FEW, **QUIET).fit(model, datamodule=data)
         ends.append(model.cpu().state_dict())
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
@@ -150,11 +150,11 @@ def test_data_in_the_devices_memory_train_alike(pair):
 
 def test_data_that_workers_read_cannot_be_in_the_devices_memory(pets):
     for data in (
-        MNISTDataModule(num_workers=1, device_resident=True),
-        ImageFolderDataModule(str(pets), memory_limit=0, num_workers=1, device_resident=True),
+        MNISTDataModule(num_workers=1, cache_on_device=True),
+        ImageFolderDataModule(str(pets), memory_limit=0, num_workers=1, cache_on_device=True),
     ):
         data.setup("fit")
-        with pytest.raises(ValueError, match="set num_workers to 0, or leave device_resident out"):
+        with pytest.raises(ValueError, match="set num_workers to 0, or leave cache_on_device out"):
             data.train_dataloader()
 
 

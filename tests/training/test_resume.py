@@ -43,7 +43,14 @@ def faces():
     return noise_people(Path(tempfile.mkdtemp()) / "faces", people=8, pictures=12)
 
 
-BATCHES = {"image_size": 32, "batch_people": 4, "batch_pictures": 2, "flip": True, "rotation": 10, "erasing": 0.5}
+BATCHES = {
+    "image_size": 32,
+    "identities_per_batch": 4,
+    "images_per_identity": 2,
+    "flip": True,
+    "rotation": 10,
+    "erasing": 0.5,
+}
 RECIPE = {"optimizer": adam, "lr_scheduler": one_cycle}
 # All that draws or remembers: dropout, augmentation, the order, batch statistics, moments and the schedule.
 PAIRS = {
@@ -221,7 +228,7 @@ def test_the_order_is_that_of_the_epoch_and_goes_on_where_it_stopped():
 def test_processes_share_every_item_once_in_as_many_batches(count, batch_size, world, monkeypatch):
     shares = []
     for rank in range(world):
-        monkeypatch.setattr("datamodules.common.samplers.processes", lambda rank=rank: (world, rank))
+        monkeypatch.setattr("datamodules.common.samplers.world_and_rank", lambda rank=rank: (world, rank))
         sampler = EvenBatches(range(count), batch_size)
         shares.append(list(sampler))
         assert len(shares[-1]) == len(sampler)
@@ -232,7 +239,7 @@ def test_processes_share_every_item_once_in_as_many_batches(count, batch_size, w
 
 
 def test_fewer_items_than_processes_are_refused(monkeypatch):
-    monkeypatch.setattr("datamodules.common.samplers.processes", lambda: (3, 0))
+    monkeypatch.setattr("datamodules.common.samplers.world_and_rank", lambda: (3, 0))
     with pytest.raises(ValueError, match="2 items cannot be shared by 3 processes"):
         EvenBatches(range(2), 1)
 
@@ -241,7 +248,7 @@ def test_two_processes_train_on_what_one_does(monkeypatch):
     whole = list(EpochSampler(range(1000), seed=0))
     shares = []
     for rank in range(2):
-        monkeypatch.setattr("datamodules.common.samplers.processes", lambda rank=rank: (2, rank))
+        monkeypatch.setattr("datamodules.common.samplers.world_and_rank", lambda rank=rank: (2, rank))
         shares.append(list(EpochSampler(range(1000), seed=0)))
     for start in range(0, 1000, 100):
         both = [index for share in shares for index in share[start // 2 : start // 2 + 50]]

@@ -1,3 +1,5 @@
+"""Image files of any kind, as images in MNIST's form and as squares."""
+
 import csv
 
 import pytest
@@ -5,9 +7,9 @@ import torch
 from PIL import Image, ImageOps
 
 from datamodules import MNISTDataModule
-from datamodules.common.pictures import PictureDataset, find_pictures, read_digit
+from datamodules.common.image_io import ImageFileDataset, find_images, read_digit, read_image
 from lit_models.cli import main as cli
-from lit_models.training import pictures
+from lit_models.training import figures
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +28,7 @@ def read(path):
     return read_digit(path).float()
 
 
-def test_mnists_own_images_come_back_as_they_are_and_inverted_ones_upright(digit, glyph, tmp_path):
+def test_mnist_images_are_kept_and_inverted_ones_restored(digit, glyph, tmp_path):
     glyph.save(tmp_path / "own.png")
     ImageOps.invert(glyph).save(tmp_path / "inverted.png")
     assert torch.equal(read(tmp_path / "own.png"), digit.float())
@@ -56,7 +58,7 @@ def write(kind, glyph, path):
     "kind",
     ["L", "P", "RGB", "CMYK", "16 bits", "blue on yellow, off centre", "black on see-through", "white on see-through"],
 )
-def test_any_size_mode_and_colour_ends_like_mnist(kind, digit, glyph, tmp_path):
+def test_any_size_mode_and_color_ends_like_mnist(kind, digit, glyph, tmp_path):
     path = tmp_path / ("picture.tiff" if kind == "CMYK" else "picture.png")
     write(kind, glyph, path)
     found = read(path)
@@ -69,14 +71,14 @@ def test_blank_paper_is_black(tmp_path):
     assert not read(tmp_path / "blank.png").any()
 
 
-def test_folder_names_the_files_it_cannot_read_and_goes_on(glyph, tmp_path):
+def test_unreadable_files_are_named_and_skipped(glyph, tmp_path):
     (tmp_path / "below").mkdir()
     glyph.resize((99, 50)).save(tmp_path / "below" / "B.PNG")
     glyph.save(tmp_path / "a.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / ".hidden").touch()
-    data = PictureDataset(find_pictures(tmp_path), read_digit, (1, 28, 28))
+    data = ImageFileDataset(find_images(tmp_path), read_digit, (1, 28, 28))
     with pytest.warns(UserWarning, match="cannot read") as warned:
         images, names = data.__getitems__(list(range(len(data))))
     assert [name.removeprefix(f"{tmp_path}/") for name in names] == ["a.png", "below/B.PNG"]
@@ -107,10 +109,67 @@ def test_predict_of_a_folder(glyph, last, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_pictures_of_a_board():
+def test_confusion_and_misclassified_figures():
     counts = torch.tensor([[5, 1], [0, 7]])
-    figure = pictures.confusion(counts, ["cat", "dog"])
+    figure = figures.plot_confusion_matrix(counts, ["cat", "dog"])
     assert figure.axes[0].get_title() == "12 of 13 right"
     assert [text.get_text() for text in figure.axes[0].texts] == ["5", "1", "7"]
     wrong = (torch.tensor([0.9, -1.0]), torch.tensor([1, 0]), torch.tensor([0, 0]), torch.rand(2, 3, 8, 8))
-    assert [text.get_text() for text in pictures.mistakes(*wrong, ["cat", "dog"]).axes[0].texts] == ["dog 90% (cat)"]
+    assert [text.get_text() for text in figures.plot_misclassified(*wrong, ["cat", "dog"]).axes[0].texts] == [
+        "dog 90% (cat)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("mode", "value", "expected"),
+    [
+        ("L", 100, 100),
+        ("1", 1, 255),
+        ("I;16", 100 * 257, 100),
+        ("I", 65535, 255),
+        ("I", 100, 100),
+        ("F", 0.5, 128),
+        ("F", 100.0, 100),
+        ("CMYK", (0, 0, 0, 155), 100),
+        ("LA", (0, 0), 255),
+        ("RGBA", (100, 100, 100, 255), 100),
+        ("RGBA", (0, 0, 0, 0), 255),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_any_mode_becomes_bytes(mode, value, expected, channels, tmp_path):
+    path = tmp_path / "picture.tiff"
+    Image.new(mode, (20, 30), value).save(path)
+    image = read_image(path, 8, channels)
+    assert (image.shape, image.dtype) == ((channels, 8, 8), torch.uint8)
+    assert (image.int() - expected).abs().max() <= 1
+
+
+def test_first_frame_and_palette_colors(tmp_path):
+    frames = [Image.new("P", (9, 9), colour) for colour in (0, 1)]
+    for frame in frames:
+        frame.putpalette([250, 10, 20, 0, 0, 0])
+    frames[0].save(tmp_path / "animation.gif", save_all=True, append_images=frames[1:])
+    assert read_image(tmp_path / "animation.gif", 4, 3)[:, 2, 2].tolist() == [250, 10, 20]
+
+
+def test_exif_rotation_and_central_square(tmp_path):
+    picture = Image.new("RGB", (300, 100))
+    picture.paste((255, 0, 0), (100, 0, 200, 100))  # the square in the middle
+    picture.paste((255, 255, 255), (100, 0, 200, 20))  # its upper edge
+    picture.save(tmp_path / "plain.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned right by 90 degrees
+    picture.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
+    plain, turned = (read_image(tmp_path / name, 10, 3) for name in ("plain.png", "turned.png"))
+    assert torch.equal(plain, turned)
+    assert plain[:, 0, 5].tolist() == [255, 255, 255]
+    assert plain[:, 9, 5].tolist() == [255, 0, 0]
+
+
+def test_large_jpeg_is_scaled_like_a_png(tmp_path):
+    gradient = Image.linear_gradient("L").resize((1000, 1000))
+    gradient.save(tmp_path / "large.jpg", quality=95)
+    gradient.save(tmp_path / "large.png")
+    small, exact = (read_image(tmp_path / name, 16, 1).int() for name in ("large.jpg", "large.png"))
+    assert (small - exact).abs().max() <= 3

@@ -1,0 +1,226 @@
+"""Base classes of the data modules: loaders of whole batches that resume exactly, and augmentation on the device."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from typing_extensions import override
+
+from datamodules.common.image_io import ImageFileDataset, find_images
+from datamodules.common.samplers import EpochSampler, EvenBatches, WholeBatches, world_and_rank
+from datamodules.common.tensors import BatchDataset
+
+T = TypeVar("T")
+
+
+class BatchDataModule(LightningDataModule):
+    """The base of all data modules: a subclass fills the sets in `setup`.
+
+    The order of the training data depends on the seed and the epoch alone, and the checkpoint stores the position in
+    it, so that a run that is resumed within an epoch trains on the rest of it. With several processes, each gets its
+    own share of every batch.
+
+    The hyperparameters must include `batch_size`, per process, unless the property is overridden, and may include
+    `cache_on_device`.
+
+    Attributes:
+        task: What the data are for, such as "classification"; compared with the model's.
+        resume_may_change: Hyperparameters that may differ when a run is resumed: where data are, how they are read.
+        train_set: Training data; like the others, a dataset whose `__getitems__` returns a whole batch.
+        val_set: Validation data; may be empty.
+        test_set: Test data.
+        num_workers: Number of processes that fetch batches; 0 is the fastest for data in memory.
+        order_seed: Seed of the training order; torch's seed when training starts.
+        position: Epoch at which a resumed run starts, and number of its batches that are done.
+    """
+
+    task: ClassVar[str]
+    resume_may_change: ClassVar[frozenset[str]]
+    train_set: Dataset
+    val_set: Dataset
+    test_set: Dataset
+    num_workers: int = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.order_seed: int | None = None
+        self.position = (0, 0)
+
+    @override
+    def train_dataloader(self) -> DataLoader:
+        return self.train_loader(self.train_set)
+
+    @override
+    def val_dataloader(self) -> DataLoader | list[DataLoader]:
+        return self.eval_loader(self.val_set) if len(self.val_set) else []
+
+    @override
+    def test_dataloader(self) -> DataLoader:
+        return self.eval_loader(self.test_set)
+
+    @override
+    def predict_dataloader(self) -> DataLoader:
+        return self.predict_loader(self.test_set)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        if self.trainer is None:
+            return {}
+        loop = self.trainer.fit_loop
+        epochs, batches = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current.processed
+        # An epoch counts as started until all that belongs to its end is done, its last checkpoint too.
+        within = epochs.processed < epochs.started and batches < self.trainer.num_training_batches
+        epoch, batch = (epochs.started - 1, batches) if within else (epochs.started, 0)
+        return {"order_seed": self.order_seed, "epoch": epoch, "batch": batch, "batch_size": self._global_batch_size()}
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self.trainer is None or not self.trainer.training:
+            return
+        if state["batch"] and state["batch_size"] != self._global_batch_size():
+            raise ValueError(
+                f"the checkpoint is of the middle of an epoch, with batches of {state['batch_size']} over all "
+                f"processes, not {self._global_batch_size()}: go on with as many, or from the end of an epoch"
+            )
+        self.order_seed, self.position = state["order_seed"], (state["epoch"], state["batch"])
+
+    @override
+    def teardown(self, stage: str) -> None:
+        if stage == "fit":
+            self.order_seed, self.position = None, (0, 0)
+
+    @property
+    def batch_size(self) -> int:
+        """Batch size per process."""
+        return self.hparams.batch_size
+
+    def sampler(self, dataset: Dataset, seed: int, epoch: int, skip: int) -> EpochSampler:
+        """The sampler of the training data: see EpochSampler."""
+        return EpochSampler(dataset, seed, epoch, skip)
+
+    def train_loader(self, dataset: Dataset) -> DataLoader:
+        """A loader of shuffled batches."""
+        if self.order_seed is None:
+            seed = torch.initial_seed() % 2**32
+            self.order_seed = seed if self.trainer is None else self.trainer.strategy.broadcast(seed)
+        (epoch, batch), size = self.position, self.batch_size
+        sampler = self.sampler(dataset, self.order_seed, epoch, skip=batch * size)
+        if self.trainer is not None:  # which may ask for a new loader in every epoch
+            sampler.set_epoch(max(epoch, self.trainer.current_epoch))
+        return self._loader(self._cached(dataset), batch_size=size, sampler=sampler)
+
+    def eval_loader(self, dataset: Dataset) -> DataLoader:
+        """A loader of batches in order, each item exactly once, whatever the number of processes."""
+        dataset = self._cached(dataset)
+        if world_and_rank()[0] == 1:
+            return self._loader(dataset, batch_size=self.batch_size)
+        return self._loader(WholeBatches(dataset), batch_size=None, sampler=EvenBatches(dataset, self.batch_size))
+
+    def predict_loader(self, dataset: Dataset) -> DataLoader:
+        """A loader of batches in order, to which Lightning gives a sampler that tracks the index of every item."""
+        return self._loader(dataset, batch_size=self.batch_size)
+
+    def _global_batch_size(self) -> int:
+        return self.batch_size * self.trainer.world_size
+
+    def _cached(self, dataset: Dataset) -> Dataset:
+        """The dataset, in the device's memory with `cache_on_device`."""
+        if not self.hparams.get("cache_on_device"):
+            return dataset
+        if self.num_workers:
+            raise ValueError(
+                f"cache_on_device: these data are read by {self.num_workers} worker process(es), which cannot reach "
+                "a device's memory: set num_workers to 0, or leave cache_on_device out"
+            )
+        if self.trainer is None:
+            raise ValueError("cache_on_device: without a Trainer there is no device: leave it out")
+        return dataset.to(self.trainer.strategy.root_device)
+
+    def _loader(self, dataset: Dataset, **options: Any) -> DataLoader:
+        return DataLoader(
+            dataset,
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available() and not self.hparams.get("cache_on_device"),
+            persistent_workers=self.num_workers > 0,
+            collate_fn=whole_batch,
+            # A loader draws the seed of its workers, by default from the global generator, which the model uses.
+            generator=torch.Generator().manual_seed(torch.initial_seed() % 2**63),
+            **options,
+        )
+
+
+class ImageDataModule(BatchDataModule):
+    """The base of the image data modules: a subclass fills the sets in `setup`, and may override `augment`.
+
+    Attributes:
+        num_classes: Number of classes; like `class_names`, set by `setup`.
+        class_names: Class names by label.
+        shape: Shape of an image, `(channels, height, width)`.
+        read: Reads an image file as a uint8 tensor of that shape.
+    """
+
+    task = "classification"
+    num_classes: int
+    class_names: list[str]
+    shape: tuple[int, int, int]
+    read: Callable[[Path], Tensor]
+
+    def augment(self, images: Tensor) -> Tensor:
+        """Augmented training images, of the same shape; here, unchanged."""
+        return images
+
+    @override
+    def on_after_batch_transfer(self, batch: tuple[Tensor, Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
+        if not self.trainer.training or isinstance(batch, Tensor):
+            return batch  # a tensor alone is the model's example input, for its summary and graph
+        images, labels = batch
+        return self.augment(images), labels
+
+    def image_dataloader(self, folder: str) -> DataLoader:
+        """A loader of the image files in a folder, of any size and mode, brought to the shape of the training images.
+
+        Raises:
+            FileNotFoundError: There is no such folder, or no file in it.
+        """
+        return self.predict_loader(ImageFileDataset(find_images(folder), self.read, self.shape))
+
+    def load_published(self, stage: str, load: Callable[[bool], tuple[Tensor, Tensor]]) -> None:
+        """Fills the sets that a stage needs, from data that are published as a training and a test set.
+
+        Validation is split off the training set, by the hyperparameters `val_size` and `split_seed`.
+
+        Args:
+            stage: Lightning's: "fit" needs train and validation, "validate" validation, any other the test set.
+            load: Returns images and labels, of the training set if called with True, else of the test set.
+
+        Raises:
+            ValueError: Nothing would be left to train on.
+        """
+        if stage not in ("fit", "validate"):
+            self.test_set = BatchDataset(*load(False))
+            return
+        images, labels = load(True)
+        size, count = self.hparams.val_size, len(labels)
+        if size >= count:
+            raise ValueError(f"val_size is {size}: it must be between 0 and {count - 1} images")
+        order = torch.randperm(count, generator=torch.Generator().manual_seed(self.hparams.split_seed))
+        train, val = order[size:].sort().values, order[:size].sort().values
+        self.train_set = BatchDataset(images[train], labels[train])
+        self.val_set = BatchDataset(images[val], labels[val])
+
+
+def check_fractions(val_fraction: float, test_fraction: float) -> None:
+    """Raises a ValueError where validation and test together leave nothing to train on."""
+    if val_fraction + test_fraction >= 1:
+        raise ValueError(
+            f"val_fraction is {val_fraction} and test_fraction {test_fraction}: together they must be below 1"
+        )
+
+
+def whole_batch(batch: T) -> T:
+    """The collate function for a dataset whose `__getitems__` already returns a batch."""
+    return batch

@@ -1,0 +1,308 @@
+"""Image files of any size and mode, read as uint8 tensors: as they are, or in the form of MNIST's digits.
+
+MNIST's digits are 28x28, gray, light on dark, scaled to a box of 20x20 and centered by their mass.
+"""
+
+import contextlib
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.utilities import rank_zero_only
+from PIL import Image, ImageOps
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms.functional import pil_to_tensor
+
+MNIST_SIDE = 28
+DIGIT_SIDE = 20
+MIN_STROKE = 0.2  # what is weaker, relative to the strongest stroke, is paper, shadow or JPEG noise
+MAX_SIDE = 2000  # pixels along the longer side of a photograph
+# What Pillow's readers raise where a file is damaged, or isn't an image.
+UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, RuntimeError, struct.error, zlib.error)
+UNREADABLE += (Image.DecompressionBombError,)
+
+
+class ImageFileDataset(Dataset[tuple[Tensor, list[str]]]):
+    """Image files, read when they are fetched, with their names.
+
+    A file that can't be read is left out of its batch with a warning.
+
+    Args:
+        paths: The files.
+        read: Reads a file as a uint8 tensor.
+        shape: Shape of that tensor, `(channels, height, width)`.
+        threads: Number of files that are read at a time. One per processor, if not given.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        read: Callable[[Path], Tensor],
+        shape: tuple[int, int, int],
+        threads: int | None = None,
+    ) -> None:
+        self.paths, self.read, self.shape, self.threads = paths, read, shape, threads
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, list[str]]:
+        """Images `(batch, *shape)`, uint8, and their files; an empty batch where none can be read."""
+        images, names = [torch.empty(0, *self.shape, dtype=torch.uint8)], []
+        paths = [self.paths[index] for index in indices]
+        for path, image in zip(paths, read_images(paths, self.read, self.threads), strict=True):
+            if isinstance(image, Tensor):
+                images.append(image[None])
+                names.append(str(path))
+            else:
+                warnings.warn(f"cannot read {path}: {image}", stacklevel=2)
+        return torch.cat(images), names
+
+
+def read_images(
+    paths: Sequence[Path], read: Callable[[Path], Tensor], threads: int | None = None
+) -> Iterator[Tensor | Exception]:
+    """Reads files in several threads, one per processor if not given; yields the error of a damaged one."""
+
+    def read_one(path: Path) -> Tensor | Exception:
+        try:
+            return read(path)
+        except UNREADABLE as error:
+            return error
+
+    pool = ThreadPoolExecutor(threads or os.cpu_count())
+    try:
+        yield from pool.map(read_one, paths)
+    finally:  # when interrupted, without reading the rest first
+        pool.shutdown(cancel_futures=True)
+
+
+def read_with_progress(
+    paths: Sequence[Path], read: Callable[[Path], Tensor], threads: int
+) -> Iterable[Tensor | Exception]:
+    """`read_images` with a progress bar."""
+    console = Console(stderr=True)
+    return track(
+        read_images(paths, read, threads),
+        "Reading images",
+        total=len(paths),
+        console=console,
+        transient=True,
+        disable=rank_zero_only.rank != 0 or not console.is_terminal,
+    )
+
+
+def report_unreadable(errors: list[str], count: int, limit: int) -> None:
+    """Warns of the files, of `count`, that can't be read; raises a ValueError where there are more than `limit`."""
+    if not errors:
+        return
+    named = ", ".join(errors[: max(limit, 10)]) + (", ..." if len(errors) > max(limit, 10) else "")
+    if len(errors) > limit or len(errors) == count:
+        raise ValueError(f"{len(errors)} of {count} images cannot be read, and data.max_unreadable is {limit}: {named}")
+    warnings.warn(f"{len(errors)} of {count} images cannot be read and are left out: {named}", stacklevel=2)
+
+
+def subfolders(folder: Path) -> list[str]:
+    """The names of the folders in a folder, sorted, without hidden ones."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def find_images(folder: str | Path, extensions: set[str] | None = None) -> list[Path]:
+    """The files in a folder and its subfolders, sorted, without hidden ones.
+
+    Args:
+        folder: The folder.
+        extensions: Extensions of the files, in lower case, such as `{".png", ".jpg"}`. Any, if not given.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or no such file in it.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        raise FileNotFoundError(f"no folder {folder}")
+    paths = sorted(
+        path
+        for path in root.rglob("*")
+        if (extensions is None or path.suffix.lower() in extensions)
+        and path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    )
+    if not paths:
+        raise FileNotFoundError(f"no images in {folder}")
+    return paths
+
+
+def image_extensions() -> set[str]:
+    """The file extensions that Pillow can read, in lower case."""
+    return {extension for extension, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+
+
+def open_image(path: Path, channels: int, side: int | None = None) -> Image.Image:
+    """An image file in the mode "L" or "RGB", upright, at a size that is enough.
+
+    Of an animation, the first frame. Transparent parts become white. 16 bits are scaled to 8 by their whole range.
+    32-bit numbers are taken to be in the smaller of 0..255 and 0..65535 that holds them, floating-point ones also in
+    0..1.
+
+    Args:
+        path: The file.
+        channels: 1 for grayscale, 3 for RGB.
+        side: Least height and width that are needed: a JPEG file may be decoded at a fraction of its size. If not
+            given, the image is a photograph, scaled down to at most `MAX_SIDE` pixels along its longer side.
+
+    Raises:
+        OSError: Not an image, or a damaged one.
+        ValueError: It has more pixels than Pillow opens.
+    """
+    with open_file(path) as file:
+        if side is None:
+            size = [max(1, length * MAX_SIDE // max(file.size)) for length in file.size]
+        else:
+            size = [2 * side, 2 * side]
+        file.draft(None, tuple(size))  # a JPEG file takes little memory, decoded at a fraction of its size
+        load_upright(file)
+        deep = file.mode.startswith("I") or file.mode == "F"
+        if deep:
+            image = file.convert("F")
+        elif file.has_transparency_data:
+            image = file.convert("RGBA")
+        else:
+            image = file.convert("RGB") if file.mode in ("1", "P") else file
+        if side is None:  # bilinear has no negative weights, so numbers stay in their range
+            image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BILINEAR, reducing_gap=None)
+        if deep:  # convert("L") would clip them at 255
+            numbers = pil_to_tensor(image)[0].nan_to_num()
+            ranges = {"F": (1, 255, 65535), "I": (255, 65535)}.get(file.mode, (65535,))
+            top = next((top for top in ranges if numbers.max() <= top), 65535)
+            image = Image.fromarray(to_uint8(numbers / top)[0].numpy())
+        elif image.mode == "RGBA":
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        return image.convert("L" if channels == 1 else "RGB")
+
+
+def open_file(path: Path) -> Image.Image:
+    """Opens an image file of as many pixels as Pillow opens at all, without its warning of many.
+
+    Raises:
+        OSError: Not an image.
+        ValueError: It has more pixels than Pillow opens.
+    """
+    # Once and for all, unless there is a filter for it: warnings.catch_warnings isn't safe in threads.
+    if not any(kind is Image.DecompressionBombWarning for _, _, kind, _, _ in warnings.filters):
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+    try:
+        return Image.open(path)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"it has more than {2 * Image.MAX_IMAGE_PIXELS} pixels: scale it down first") from error
+
+
+def load_upright(file: Image.Image) -> None:
+    """Loads the pixels of an opened file, rotated according to its EXIF data unless these are damaged."""
+    file.load()
+    with contextlib.suppress(*UNREADABLE):
+        ImageOps.exif_transpose(file, in_place=True)
+
+
+def read_image(path: Path, side: int, channels: int) -> Tensor:
+    """An image file as `(channels, side, side)`, uint8: the largest square in its middle, scaled.
+
+    Args:
+        path: The file, see `open_image`.
+        side: Height and width of the result.
+        channels: 1 for grayscale, 3 for RGB.
+
+    Raises:
+        OSError: Not an image, or a damaged one.
+        ValueError: It has more pixels than Pillow opens.
+    """
+    image = open_image(path, channels, side)
+    return pil_to_tensor(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC))
+
+
+def read_grayscale(path: Path) -> Tensor:
+    """An image file as `(height, width)`, float in 0..1: upright, the first frame, on a background of contrast.
+
+    Raises:
+        OSError: Not an image, or a damaged one.
+        ValueError: It has more pixels than Pillow opens.
+    """
+    with open_file(path) as file:
+        load_upright(file)
+        if file.mode.startswith("I") or file.mode == "F":  # 16 bits and more: convert("L") would clip them
+            deep = pil_to_tensor(file.convert("F"))[0]
+            return (deep - deep.min()) / (deep.max() - deep.min()).clamp(min=1e-6)
+        tone, alpha = pil_to_tensor(file.convert("RGBA").convert("LA")).float() / 255
+    # Transparent strokes are visible only on a background that differs from them.
+    ink = (tone * alpha).sum() / alpha.sum().clamp(min=1e-6)
+    return tone * alpha + (1 - alpha) * (ink < 0.5)
+
+
+def border_pixels(image: Tensor) -> Tensor:
+    """The outermost pixels of `(height, width)`, in one row."""
+    return torch.cat([image[0], image[-1], image[:, 0], image[:, -1]])
+
+
+def light_on_dark(image: Tensor) -> Tensor:
+    """Strokes in 0..1 on a background of 0, from light on dark or dark on light; the border is background."""
+    strokes = (image - border_pixels(image).median()).abs()
+    strokes = strokes / strokes.max().clamp(min=1e-6)
+    return ((strokes - MIN_STROKE) / (1 - MIN_STROKE)).clamp(min=0)
+
+
+def scale_to(image: Tensor, side: int) -> Tensor:
+    """Scales `(height, width)` so that its longer side is `side` pixels."""
+    height, width = image.shape
+    size = [max(1, round(length * side / max(height, width))) for length in (height, width)]
+    return F.interpolate(image[None, None], size=size, mode="bilinear", antialias=True)[0, 0]
+
+
+def read_digit(path: Path) -> Tensor:
+    """A file with a handwritten digit or letter, see `to_mnist_digit`."""
+    return to_mnist_digit(read_grayscale(path))
+
+
+def read_garment(path: Path) -> Tensor:
+    """A file with a garment or a Kuzushiji character, see `to_mnist_garment`."""
+    return to_mnist_garment(read_grayscale(path))
+
+
+def to_mnist_digit(image: Tensor) -> Tensor:
+    """A handwritten digit or letter in MNIST's form: `(1, 28, 28)` uint8, scaled to 20x20, centered by its mass."""
+    if image.shape == (MNIST_SIDE, MNIST_SIDE):  # cut out already, and perhaps one of MNIST's own: inverted at most
+        return to_uint8(1 - image if border_pixels(image).median() > 0.5 else image)
+    strokes = light_on_dark(image)
+    rows, columns = strokes.amax(1).nonzero(), strokes.amax(0).nonzero()
+    if not len(rows):
+        return torch.zeros(1, MNIST_SIDE, MNIST_SIDE, dtype=torch.uint8)
+    digit = scale_to(strokes[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], DIGIT_SIDE)
+    canvas = torch.zeros(MNIST_SIDE, MNIST_SIDE)
+    weights = digit / digit.sum()
+    corner = []
+    for length, mass in zip(digit.shape, (weights.sum(1), weights.sum(0)), strict=True):
+        center = float(mass @ torch.arange(length).float())
+        corner.append(min(max(round(MNIST_SIDE / 2 - center), 0), MNIST_SIDE - length))
+    top, left = corner
+    canvas[top : top + digit.shape[0], left : left + digit.shape[1]] = digit
+    return to_uint8(canvas)
+
+
+def to_mnist_garment(image: Tensor) -> Tensor:
+    """An image that fills the frame, as Fashion-MNIST's and KMNIST's do: `(1, 28, 28)` uint8, centered."""
+    small = scale_to(light_on_dark(image), MNIST_SIDE)
+    height, width = small.shape
+    top, left = (MNIST_SIDE - height) // 2, (MNIST_SIDE - width) // 2
+    return to_uint8(F.pad(small, (left, MNIST_SIDE - width - left, top, MNIST_SIDE - height - top)))
+
+
+def to_uint8(image: Tensor) -> Tensor:
+    """`(1, height, width)` uint8 in 0..255 from `(height, width)` float in 0..1."""
+    return (image.clamp(0, 1) * 255).round().byte()[None]
