@@ -26,7 +26,7 @@ from lit_models.faces.gallery import Gallery
 from lit_models.faces.recogniser import Recogniser, load_embedder, preparation
 from lit_models.faces.recognition import recognised
 from lit_models.faces.verification import pair_similarities, roc
-from lit_models.training.pictures import labelled
+from lit_models.training.figures import draw_boxes
 
 COMPONENTS = 50
 
@@ -124,7 +124,7 @@ def speed(checkpoint: str, root: Path, folder: Path) -> list[str]:
         def identify(known: Gallery = known) -> None:
             seen = recogniser.see(folder / "photograph.jpg")
             words = [name for _, name, _ in recognised(seen, known)]
-            labelled(seen.picture, [face.box for face in seen.faces], words).save(folder / "copy.jpg", quality=90)
+            draw_boxes(seen.picture, [face.box for face in seen.faces], words).save(folder / "copy.jpg", quality=90)
 
         identify()
         lines.append(f"identify, {people} people: {len(seen.faces)} face, ms, median {median(timed(identify), 0)}")

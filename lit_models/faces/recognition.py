@@ -117,7 +117,7 @@ def identify(ckpt_path: str, gallery: str, pictures: list[str], output: str, mod
         OSError: The folder can't be written.
     """
     from datamodules.common.pictures import find_pictures, picture_endings
-    from lit_models.training.pictures import labelled
+    from lit_models.training.figures import draw_boxes
 
     model, _ = load_embedder(ckpt_path, modules)
     known = read_gallery(Path(gallery), model)
@@ -149,7 +149,7 @@ def identify(ckpt_path: str, gallery: str, pictures: list[str], output: str, mod
                     writer.writerow([seen.path, 0, *[""] * 6])
                 copy = free_place(folder, seen.path, sources)
                 sources.add(copy.resolve())
-                labelled(seen.picture, [face.box for face in seen.faces], words).save(copy, quality=90)
+                draw_boxes(seen.picture, [face.box for face in seen.faces], words).save(copy, quality=90)
         if not count:
             raise ValueError("none of the pictures can be read")
         partial.replace(folder / "faces.csv")

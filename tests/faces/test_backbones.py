@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from lit_models.faces.backbones import DIRECTIONS, SHORTEST, WAVELENGTHS, GaborEnergy, Residual, compact
+from lit_models.faces.backbones import DIRECTIONS, SHORTEST, WAVELENGTHS, GaborEnergy, Residual, gabor_backbone
 
 ENERGIES = DIRECTIONS * len(WAVELENGTHS)
 
@@ -56,11 +56,11 @@ def test_a_residual_block_adds_nothing_at_first_and_then_what_it_learns():
 @pytest.mark.parametrize(("channels", "features"), [(1, 775), (3, 825)])
 @pytest.mark.parametrize("side", [32, 48, 75])
 def test_the_number_of_features_is_the_same_for_every_size(channels, features, side):
-    network, count = compact(channels, side)
+    network, count = gabor_backbone(channels, side)
     assert count == features
     assert network(torch.randn(2, channels, side, side)).shape == (2, features)
 
 
 def test_parameters_counted_by_hand():
-    parameters = sum(parameter.numel() for parameter in compact(1, 48)[0].parameters())
+    parameters = sum(parameter.numel() for parameter in gabor_backbone(1, 48)[0].parameters())
     assert parameters == 2 * 31 + 31 * 64 * 9 + 2 * 64 + 64 * 31 * 9

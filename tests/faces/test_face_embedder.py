@@ -122,8 +122,8 @@ def test_the_centres_are_the_means_of_what_each_person_shows():
         model.training_step((images(8), labels), 0)
     features = model.features(model.normalize(images(8))).detach()
     means = torch.stack([features[labels == person].mean(dim=0) for person in range(4)])
-    torch.testing.assert_close(model.centres[:4], means * (1 - 0.9**5), atol=1e-4, rtol=0)
-    assert not model.centres[4].any()  # of whom there is no picture
+    torch.testing.assert_close(model.prototypes[:4], means * (1 - 0.9**5), atol=1e-4, rtol=0)
+    assert not model.prototypes[4].any()  # of whom there is no picture
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
@@ -146,7 +146,7 @@ def test_what_is_impossible_is_one_line(monkeypatch, tmp_path):
         ({"embedding_dim": 800}, "embedding_dim is 800: the network has 775 features, so at most that"),
         ({"margin": "arc"}, "margin is 'arc': it must be arcface or cosface or none"),
         ({"margin": "none", "margin_size": 0.3}, "margin is none: leave it out"),
-        ({"in_channels": 2}, "in_channels is 2: it must be 1 for grey or 3 for colour"),
+        ({"in_channels": 2}, "in_channels is 2: it must be 1 or 3"),
         ({"scale": 0.0}, "must be above 0"),
         ({"num_classes": 1}, "num_classes is 1: it must be at least 2"),
     ):
@@ -200,7 +200,7 @@ def test_data_of_others_need_only_images_and_labels():
     (result,) = trainer.test(model, loader(labels), verbose=False)
     assert result["test/auc"] == pytest.approx(metrics["val/auc"].item(), abs=1e-6)
     assert (len(model.evaluation.genuine), len(model.evaluation.impostor)) == (4 * 15, 6 * 36)
-    people = F.normalize(model.discriminants(model.centres))
+    people = F.normalize(model.discriminants(model.prototypes))
     nearest = (model.evaluation.embeddings @ people.T).amax(dim=1)
     assert model.stranger_threshold > nearest.sort().values[-2]  # one of 24 would be more than a hundredth
     accepted = (model.evaluation.impostor >= model.threshold).float().mean()

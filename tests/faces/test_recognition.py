@@ -19,7 +19,7 @@ from PIL import Image
 from datamodules.face_data.detection import FaceDetector, align
 from lit_models import FaceEmbedder, Net
 from lit_models.cli import main as cli
-from lit_models.faces.verification import evaluation, stranger_similarities, threshold_at
+from lit_models.faces.verification import compare, stranger_similarities, threshold_at
 
 pytest.importorskip("cv2", reason="needs the extra faces")
 pytest.importorskip("safetensors", reason="needs the extra faces")
@@ -67,8 +67,8 @@ def embedder(place):
         optimizer.step()
     with torch.no_grad():
         embeddings, unseen = model.eval()(images[~training]), labels[~training]
-        result = evaluation(embeddings, unseen, torch.arange(len(unseen)), torch.zeros(len(unseen), dtype=torch.bool))
-        strangers = stranger_similarities(result, F.normalize(model.discriminants(model.centres)))
+        result = compare(embeddings, unseen, torch.arange(len(unseen)), torch.zeros(len(unseen), dtype=torch.bool))
+        strangers = stranger_similarities(result, F.normalize(model.discriminants(model.prototypes)))
     model.threshold.fill_(threshold_at(result.impostor, 0.01))
     model.stranger_threshold.fill_(threshold_at(strangers, 0.01))
     return save(model, place / "embedder.ckpt")

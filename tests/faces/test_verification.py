@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from lit_models.faces.verification import (
-    evaluation,
-    figures,
+    compare,
+    metrics,
     most_confused,
     own_ranks,
     pair_similarities,
@@ -97,7 +97,7 @@ def test_ten_folds_choose_their_thresholds_from_the_others():
 
 def test_an_evaluation_counts_pictures_once_and_leaves_enrolled_ones_out_of_the_pairs():
     embeddings = at(0, 5, 90, 95, 90)
-    result = evaluation(
+    result = compare(
         embeddings[[3, 0, 1, 2, 0]],
         torch.tensor([1, 0, 0, 1, 0]),
         torch.tensor([3, 0, 1, 2, 0]),
@@ -107,7 +107,7 @@ def test_an_evaluation_counts_pictures_once_and_leaves_enrolled_ones_out_of_the_
     assert result.labels.tolist() == [0, 0, 1, 1]
     torch.testing.assert_close(result.embeddings, embeddings[:4])
     assert (len(result.genuine), len(result.impostor)) == (1, 2)
-    assert figures(result)["rank_1"] == 1
+    assert metrics(result)["rank_1"] == 1
     # To known people at 200 and 20 degrees, of which the second is 15 from the picture at 5.
     strangers = stranger_similarities(result, at(200, 20))
     degrees = torch.tensor([20.0, 15.0, 70.0, 75.0])
