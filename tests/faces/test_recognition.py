@@ -68,7 +68,7 @@ def embedder(place):
     with torch.no_grad():
         embeddings, unseen = model.eval()(images[~training]), labels[~training]
         result = compare(embeddings, unseen, torch.arange(len(unseen)), torch.zeros(len(unseen), dtype=torch.bool))
-        strangers = stranger_similarities(result, F.normalize(model.discriminants(model.prototypes)))
+        strangers = stranger_similarities(result.embeddings, result.labels, F.normalize(model.lda(model.prototypes)))
     model.threshold.fill_(threshold_at(result.impostor, 0.01))
     model.stranger_threshold.fill_(threshold_at(strangers, 0.01))
     return save(model, place / "embedder.ckpt")
@@ -468,11 +468,11 @@ def test_what_cannot_be_enrolled_is_said_in_a_line(args, message, refuses, enrol
 
 
 def test_what_enrolling_needs_is_missed_before_pictures_are_read(capsys, embedder, people, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
     new = (f"--ckpt_path={embedder}", f"--gallery={tmp_path / 'new'}", f"--pictures={people}")
     assert cli.main(["enrol", *new]) == 1
     said = capsys.readouterr()
-    assert "galleries need the extra faces: pip install -e '.[faces]'" in said.err
+    assert "a gallery needs the extra faces: pip install -e '.[faces]'" in said.err
     assert not said.out
 
 
@@ -497,7 +497,7 @@ def test_what_cannot_be_identified_is_said_in_a_line(refuses, gallery, people, t
     (tmp_path / "file").write_text("mine")
     for output in (tmp_path / "file", tmp_path / "file" / "below"):
         said = refuses("identify", known, f"--output={output}", one)
-        assert said.startswith(f"error: cannot write into {output} (")
+        assert said.startswith(f"error: cannot write {output / 'faces.csv'} (")
         assert said.endswith("give another --output")
     assert (tmp_path / "file").read_text() == "mine"
 
