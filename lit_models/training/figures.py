@@ -232,5 +232,6 @@ def draw_boxes(
 def font_for(text: str) -> str | None:
     """File of a font that has all letters of a text, matplotlib's own if possible; None, if there is none."""
     own = Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
-    files = (str(own), *(entry.fname for entry in fontManager.ttflist if entry.style == "normal"))
+    fonts = [font for font in fontManager.ttflist if font.style == "normal" and not font.name.startswith("Last Resort")]
+    files = (str(own), *(font.fname for font in fonts))  # Last Resort has a box for every letter
     return next((path for path in files if all(map(get_font(path).get_char_index, map(ord, text)))), None)

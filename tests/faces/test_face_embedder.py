@@ -130,8 +130,8 @@ def test_prototypes_are_the_means_of_each_persons_features():
 def test_networks_of_torchvision_as_backbones(name):
     model = embedder(num_classes=5, backbone=name).eval()
     assert model(images(2)).shape == (2, 128)
-    colour = embedder(num_classes=5, backbone=name, in_channels=3).eval()
-    assert colour(images(2, channels=3)).shape == (2, 128)
+    color = embedder(num_classes=5, backbone=name, in_channels=3).eval()
+    assert color(images(2, channels=3)).shape == (2, 128)
     model.log = lambda *args, **options: None
     model.train().training_step((images(4), torch.arange(4)), 0).backward()
     assert model.head.grad.shape == (5, 128)

@@ -519,7 +519,7 @@ def test_galleries_that_do_not_fit_are_refused(verb, refuses, gallery, people, t
 
 
 @pytest.mark.parametrize("verb", ["enrol", "identify", "verify"])
-def test_another_model_recognises_nobody(verb, refuses, people, tmp_path):
+def test_another_model_recognizes_nobody(verb, refuses, people, tmp_path):
     path, one = save(Net(), tmp_path / "net.ckpt"), people / "Person 30" / "0.png"
     args = {
         "enrol": [f"--gallery={tmp_path / 'new'}", f"--pictures={people}"],
