@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Timer
+from lit_models.training.pictures import labelled
 from PIL import Image
 from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsClassifier
@@ -26,7 +27,6 @@ from lit_models.faces.gallery import Gallery
 from lit_models.faces.recogniser import Recogniser, load_embedder, preparation
 from lit_models.faces.recognition import recognised
 from lit_models.faces.verification import pair_similarities, roc
-from lit_models.training.pictures import labelled
 
 COMPONENTS = 50
 

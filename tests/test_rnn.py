@@ -6,13 +6,13 @@ import pytest
 import torch
 from conftest import ROOT
 from lightning import Trainer
+from lit_models.training.writers import shortest
 from torch import nn
 from torch.utils.data import DataLoader, StackDataset
 
 from datamodules import TimeSeriesDataModule
 from lit_models import RNN, RNNClassifier
 from lit_models.cli import main as cli
-from lit_models.training.writers import shortest
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 

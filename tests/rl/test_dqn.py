@@ -24,11 +24,11 @@ from torch.optim.lr_scheduler import LinearLR, OneCycleLR
 
 from lit_models.cli import main as cli
 from rl import DQN
-from rl.environments import make_environments
-from rl.network import QNetwork, as_channels
-from rl.playing import play_episodes
-from rl.replay import Transitions
-from rl.state import capture, restore
+from rl.buffers import Transitions
+from rl.env_state import get_env_state, set_env_state
+from rl.envs import make_vector_env
+from rl.evaluation import play_episodes
+from rl.networks import QNetwork, as_channels
 
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
 CARTPOLE = ROOT / "configs" / "dqn_cartpole.yaml"
@@ -141,7 +141,10 @@ def test_gradients_are_clipped_to_their_norm():
 
 
 def test_target_network_is_copied_or_follows():
-    for options, share in (({"tau": 1.0, "target_interval": 2}, 1.0), ({"tau": 0.25, "target_interval": 2}, 0.25)):
+    for options, share in (
+        ({"tau": 1.0, "target_update_interval": 2}, 1.0),
+        ({"tau": 0.25, "target_update_interval": 2}, 0.25),
+    ):
         seed_everything(0)
         agent = DQN(hidden_sizes=(), gradient_steps=1, **options)
         Trainer(max_epochs=1, limit_train_batches=0, limit_val_batches=0, **QUIET).fit(agent)
@@ -154,7 +157,7 @@ def test_target_network_is_copied_or_follows():
 
 def test_average_of_the_weights_is_the_greedy_policy():
     seed_everything(0)
-    agent = DQN(hidden_sizes=(), gradient_steps=2, weight_average=0.9)
+    agent = DQN(hidden_sizes=(), gradient_steps=2, ema_decay=0.9)
     Trainer(max_epochs=1, limit_train_batches=0, limit_val_batches=0, **QUIET).fit(agent)
     expected = agent.network.advantage.weight.detach().clone()
     seen = []
@@ -164,8 +167,8 @@ def test_average_of_the_weights_is_the_greedy_policy():
     agent.training_step(Transitions(*(part.expand(2, *part.shape[1:]) for part in stack([4.0, 2.0], [True] * 2))), 0)
     for weight in seen:
         expected = expected * 0.9 + weight * 0.1
-    torch.testing.assert_close(agent.average.advantage.weight, expected)
-    torch.testing.assert_close(agent(torch.eye(4)).T, expected + agent.average.advantage.bias[:, None])
+    torch.testing.assert_close(agent.ema_network.advantage.weight, expected)
+    torch.testing.assert_close(agent(torch.eye(4)).T, expected + agent.ema_network.advantage.bias[:, None])
 
 
 def test_epsilon_falls_linearly_and_stays():
@@ -177,10 +180,10 @@ def test_epsilon_falls_linearly_and_stays():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"double": True, "dueling": True, "prioritized": True}, {"tau": 0.05, "target_interval": 1}]
+    "options", [{}, {"double": True, "dueling": True, "prioritized": True}, {"tau": 0.05, "target_update_interval": 1}]
 )
 def test_learns_the_values_of_two_states(options):
-    agent = learn(4, env_id="TwoStates-v0", gamma=0.9, **{"target_interval": 5} | options)
+    agent = learn(4, env_id="TwoStates-v0", gamma=0.9, **{"target_update_interval": 5} | options)
     values = agent(torch.eye(2))
     # Of state 1: 2, or 0.9 times state 0's; of state 0: 0.9 times 2, or 1.
     torch.testing.assert_close(values, torch.tensor([[1.8, 1.0], [2.0, 0.9 * 1.8]]), atol=0.05, rtol=0)
@@ -188,7 +191,7 @@ def test_learns_the_values_of_two_states(options):
 
 @pytest.mark.parametrize("n_steps", [1, 3])
 def test_a_break_is_not_an_end(n_steps):
-    options = {"env_id": "Wages-v0", "gamma": 0.9, "n_steps": n_steps, "tau": 0.2, "target_interval": 1}
+    options = {"env_id": "Wages-v0", "gamma": 0.9, "n_steps": n_steps, "tau": 0.2, "target_update_interval": 1}
     broken_off = learn(4, **options)(torch.ones(1, 1))
     torch.testing.assert_close(broken_off, torch.full((1, 2), 10.0), atol=0.3, rtol=0)  # 1 / (1 - 0.9)
     ended = learn(4, env_options={"terminates": True}, **options)(torch.ones(1, 1))
@@ -252,7 +255,7 @@ def test_actions_of_one_and_of_many_observations():
 
 
 def test_every_environment_plays_as_many_episodes_as_the_others():
-    environments = make_environments("CartPole-v1", 8)
+    environments = make_vector_env("CartPole-v1", 8)
 
     # Pushing one way ends within 11 steps, balancing a little later: the first 16 to end would be the shortest.
     def policy(seen):
@@ -265,7 +268,7 @@ def test_every_environment_plays_as_many_episodes_as_the_others():
 
 
 def test_evaluation_is_the_same_for_the_same_seed():
-    environments = make_environments("CartPole-v1", 3)
+    environments = make_vector_env("CartPole-v1", 3)
     play = partial(play_episodes, environments, lambda seen: (seen[:, 2] > 0).astype(int), 10)
     assert np.array_equal(play(seed=1)[0], play(seed=1)[0])
     assert not np.array_equal(play(seed=1)[0], play(seed=2)[0])
@@ -281,16 +284,16 @@ def test_evaluation_is_the_same_for_the_same_seed():
     ],
 )
 def test_an_environment_goes_on_from_its_state(env_id, options):
-    first, second = (make_environments(env_id, 3, **options) for _ in range(2))
+    first, second = (make_vector_env(env_id, 3, **options) for _ in range(2))
     draw = np.random.default_rng(0)
     for number, environments in enumerate((first, second)):
         environments.reset(seed=number)
     for _ in range(30):
         first.step(draw.integers(2, size=3))
     content = io.BytesIO()
-    torch.save(capture(first), content)
+    torch.save(get_env_state(first), content)
     content.seek(0)
-    restore(second, torch.load(content, weights_only=True))
+    set_env_state(second, torch.load(content, weights_only=True))
     for _ in range(300):  # over many an episode's end
         action = draw.integers(2, size=3)
         for one, other in zip(first.step(action)[:4], second.step(action)[:4], strict=True):
@@ -303,15 +306,15 @@ class Light(Enum):
 
 def test_what_could_not_be_put_back_is_not_captured():
     board = np.zeros((2, 2))
-    assert capture(board) is not None
+    assert get_env_state(board) is not None
     for value in (Light.GREEN, [Light.RED], {"board": board, "cells": board.reshape(-1)}, partial(max, 1)):
-        assert capture(value) is None
+        assert get_env_state(value) is None
 
 
 def test_state_that_is_an_object_is_not_captured():
-    environments = make_environments("Emulator-v0", 2)
+    environments = make_vector_env("Emulator-v0", 2)
     environments.reset(seed=0)
-    assert capture(environments) is None
+    assert get_env_state(environments) is None
 
 
 class Kept(Checkpoint):
@@ -338,7 +341,7 @@ class Kept(Checkpoint):
 def small_agent(**options):
     small = {"num_envs": 4, "steps_per_epoch": 200, "learning_starts": 100, "buffer_size": 500, "eval_episodes": 2}
     return DQN(
-        **{"gradient_steps": 2, "batch_size": 16, "epsilon_steps": 700, "target_interval": 3} | small | options,
+        **{"gradient_steps": 2, "batch_size": 16, "epsilon_steps": 700, "target_update_interval": 3} | small | options,
         lr_scheduler=partial(LinearLR, start_factor=1.0, end_factor=0.1, total_iters=4),
     )
 
@@ -347,7 +350,7 @@ def small_agent(**options):
     "options",
     [
         {},
-        {"n_steps": 3, "prioritized": True, "double": True, "weight_average": 0.9, "tau": 0.1},
+        {"n_steps": 3, "prioritized": True, "double": True, "ema_decay": 0.9, "tau": 0.1},
         {"env_id": "Acrobot-v1"},
     ],
     ids=["plain", "everything", "sync"],
@@ -418,7 +421,7 @@ def test_another_environment_than_the_checkpoints_is_refused(tmp_path):
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
 def test_other_precisions(precision):
-    agent = small_agent(max_grad_norm=1.0, weight_average=0.9)
+    agent = small_agent(max_grad_norm=1.0, ema_decay=0.9)
     Trainer(max_epochs=2, precision=precision, enable_checkpointing=False, **QUIET).fit(agent)
     assert agent.network.advantage.weight.dtype == (torch.float64 if precision == "64-true" else torch.float32)
     assert agent.evaluated[-1][1] > 5
@@ -469,7 +472,7 @@ class Compared(Callback):
 if __name__ == "__main__":
     seed_everything(0)
     torch.set_num_threads(1)
-    agent = DQN(num_envs=4, steps_per_epoch=400, learning_starts=8, eval_episodes=2, weight_average=0.5)
+    agent = DQN(num_envs=4, steps_per_epoch=400, learning_starts=8, eval_episodes=2, ema_decay=0.5)
     start = torch.cat([parameter.detach().flatten() for parameter in agent.parameters()])
     trainer = Trainer(
         max_epochs=2, accelerator="cpu", devices=2, strategy="ddp", logger=False, callbacks=[Compared()],

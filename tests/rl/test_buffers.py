@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from rl.replay import ReplayBuffer, ReplayDataset
+from rl.buffers import ReplayBuffer, ReplayDataset
 
 NO = torch.tensor([False])
 YES = torch.tensor([True])
