@@ -12,11 +12,11 @@ NO = torch.tensor([False])
 YES = torch.tensor([True])
 
 
-def add(buffer, number, *, terminated=NO, truncated=NO, skip=None, reward=None):
+def add(buffer, number, *, terminated=NO, truncated=NO, autoreset=None, reward=None):
     """A step of one environment from the observation `number` to the next number."""
     observation = torch.tensor([[float(number)]])
     reward = torch.tensor([float(number) if reward is None else reward])
-    buffer.add(observation, torch.tensor([number % 2]), reward, observation + 1, terminated, truncated, skip)
+    buffer.add(observation, torch.tensor([number % 2]), reward, observation + 1, terminated, truncated, autoreset)
 
 
 def kept(buffer, name="observation"):
@@ -106,7 +106,7 @@ def test_no_return_crosses_the_end_of_an_episode(n_steps):
 def test_what_only_resets_is_not_kept():
     buffer = ReplayBuffer(10, (1,))
     add(buffer, 1, terminated=YES)
-    add(buffer, 2, skip=YES)
+    add(buffer, 2, autoreset=YES)
     add(buffer, 3)
     assert kept(buffer) == [1, 3]
 

@@ -24,6 +24,7 @@ from torch.optim.lr_scheduler import LinearLR, OneCycleLR
 
 from lit_models.cli import main as cli
 from rl import DQN
+from rl.agent import COUNTERS
 from rl.buffers import Transitions
 from rl.env_state import get_env_state, set_env_state
 from rl.envs import make_vector_env
@@ -119,9 +120,9 @@ def test_loss_and_gradient_by_hand(loss, expected):
     Trainer(max_epochs=1, limit_train_batches=0, limit_val_batches=0, **QUIET).fit(agent)
     table(agent.network, [[1.0, 0.0], [2.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
     batch = stack([4.0, 2.5], [True, True], weight=[0.5, 1.0])
-    agent.sums["loss"] = 0.0
+    agent.means.reset("train")
     agent.training_step(batch, 0)
-    assert agent.sums["loss"] == pytest.approx(expected)
+    assert agent.means.totals["train"]["loss"].item() == pytest.approx(expected)
     moved = {"mse": (0.5 * 2 * 3 / 2, 2 * 0.5 / 2), "huber": (0.5 * 1 / 2, 0.5 / 2)}[loss]
     weight = agent.network.advantage.weight.detach()
     assert weight[0].tolist() == pytest.approx([1 + moved[0], 2 + moved[1], 0, 0])
@@ -141,18 +142,15 @@ def test_gradients_are_clipped_to_their_norm():
 
 
 def test_target_network_is_copied_or_follows():
-    for options, share in (
-        ({"tau": 1.0, "target_update_interval": 2}, 1.0),
-        ({"tau": 0.25, "target_update_interval": 2}, 0.25),
-    ):
+    for tau in (1.0, 0.25):
         seed_everything(0)
-        agent = DQN(hidden_sizes=(), gradient_steps=1, **options)
+        agent = DQN(hidden_sizes=(), gradient_steps=1, tau=tau, target_update_interval=2)
         Trainer(max_epochs=1, limit_train_batches=0, limit_val_batches=0, **QUIET).fit(agent)
         old = agent.target.advantage.weight.clone()
         agent.training_step(stack([4.0, 2.0], [True, True]), 0)
         assert torch.equal(agent.target.advantage.weight, old)
         agent.training_step(stack([4.0, 2.0], [True, True]), 1)
-        torch.testing.assert_close(agent.target.advantage.weight, old.lerp(agent.network.advantage.weight, share))
+        torch.testing.assert_close(agent.target.advantage.weight, old.lerp(agent.network.advantage.weight, tau))
 
 
 def test_average_of_the_weights_is_the_greedy_policy():
@@ -370,7 +368,7 @@ def test_resumed_is_as_if_it_had_not_stopped(hook, options, tmp_path):
     torch.rand(100)  # what another process would not have drawn
     resumed = train(tmp_path / "stopped.ckpt")
     assert whole["global_step"] == resumed["global_step"]
-    for key in ("state_dict", "optimizer_states", "lr_schedulers", "processes", "env_steps", "played", "evaluated"):
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "processes", *COUNTERS):
         same(whole[key], resumed[key], key)
 
 
@@ -400,7 +398,7 @@ def test_resuming_without_the_replay_or_the_environments_says_so(tmp_path, caplo
         return agent
 
     train()
-    assert torch.load(tmp_path / "stopped.ckpt", weights_only=True)["processes"][0]["replay"] is None
+    assert torch.load(tmp_path / "stopped.ckpt", weights_only=True)["processes"][0]["module"]["buffer"] is None
     caplog.clear()
     agent = train(tmp_path / "stopped.ckpt")
     assert "The checkpoint holds no replay" in caplog.text
@@ -424,7 +422,7 @@ def test_other_precisions(precision):
     agent = small_agent(max_grad_norm=1.0, ema_decay=0.9)
     Trainer(max_epochs=2, precision=precision, enable_checkpointing=False, **QUIET).fit(agent)
     assert agent.network.advantage.weight.dtype == (torch.float64 if precision == "64-true" else torch.float32)
-    assert agent.evaluated[-1][1] > 5
+    assert agent.eval_returns[-1][1] > 5
 
 
 def test_errors_become_priorities():
@@ -481,7 +479,7 @@ if __name__ == "__main__":
     trainer.fit(agent)
     states = torch.load("two.ckpt", weights_only=True)["processes"]
     assert len(states) == 2
-    assert not torch.equal(*(state["player"]["observation"] for state in states))
+    assert not torch.equal(*(state["module"]["collector"]["observation"] for state in states))
     open(f"compared {trainer.global_rank}", "w").close()
 """
 
@@ -518,7 +516,7 @@ def test_evaluate_policy_of_stable_baselines3():
         ({"grayscale": True}, "cannot make CartPole-v1: GrayscaleObservation requires an image"),
         ({"buffer_size": 50}, "buffer_size is 50, but batch_size is 64: the buffer must hold as many"),
         ({"buffer_size": 500}, "buffer_size is 500, but learning_starts is 1000"),
-        ({"gamma": 1.5}, "gamma is 1.5: it must be from 0 to 1"),
+        ({"gamma": 1.5}, "gamma is 1.5: it must be at least 0 and at most 1"),
         ({"num_envs": 0}, "num_envs is 0: it must be at least 1"),
     ],
 )
@@ -604,7 +602,7 @@ def test_from_the_command_line(tmp_path, capsys, monkeypatch):
         assert name in curves.Tags()["scalars"]
     assert "returns" in curves.Tags()["images"]
     points = curves.Scalars("eval/return")
-    assert [(point.step, pytest.approx(point.value)) for point in points] == content["evaluated"]
+    assert [(point.step, pytest.approx(point.value)) for point in points] == content["eval_returns"]
     assert curves.Scalars("train/epsilon")[-1].step == content["env_steps"]
     message = fails(capsys, "fit", f"--ckpt_path={run / 'checkpoints' / 'last.ckpt'}", "--model.env_id=Acrobot-v1")
     assert "model.env_id: CartPole-v1 -> Acrobot-v1" in message
