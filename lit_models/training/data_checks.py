@@ -70,8 +70,8 @@ def check_several(labels: Tensor) -> None:
     """Raises a ValueError where a training batch is a single image, which batch normalization does not take."""
     if len(labels) < 2:
         raise ValueError(
-            "a training batch has 1 image, but takes 2 at least: raise data.identities_per_batch or data.images_per_identity, or "
-            "set drop_last in a loader of your own"
+            "a training batch has 1 image, but takes 2 at least: raise data.identities_per_batch or "
+            "data.images_per_identity, or set drop_last in a loader of your own"
         )
 
 

@@ -1,8 +1,5 @@
 """All private names of Lightning that are used because nothing public does it."""
 
-`lit_models.training.resume.RunCheckpoint` overrides further methods of ModelCheckpoint, which are private too.
-"""
-
 from typing import Any
 
 from lightning import Trainer
