@@ -1,4 +1,4 @@
-"""Turns what jsonargparse says of a wrong option or config file into one line, with the nearest name that exists."""
+"""Error messages of the command line: one line, with the nearest name that exists."""
 
 import importlib
 import inspect
@@ -24,9 +24,9 @@ def format_parser_error(message: str, options: Iterable[str], verbs: Iterable[st
     """One line for a parser's message.
 
     Args:
-        message: As jsonargparse gives it: several lines, the cause among them.
-        options: The names of the parser's own options, `trainer.max_epochs` for one.
-        verbs: Further commands than the message knows of.
+        message: jsonargparse's message of several lines.
+        options: Names of the parser's options, such as `trainer.max_epochs`.
+        verbs: Further commands.
     """
     options = list(options)
     key = ".".join(re.findall(r'Parser key "([\w.]+)"', message))
@@ -73,7 +73,7 @@ def format_parser_error(message: str, options: Iterable[str], verbs: Iterable[st
 
 
 def format_error(message: str) -> str:
-    """One line for an error, without what jsonargparse and a DataLoader's worker wrap it in.
+    """One line for an error, unwrapped from the messages of jsonargparse and of DataLoader workers.
 
     jsonargparse reports what a class's constructor raises as one of several failed readings of an option.
     """
@@ -85,12 +85,12 @@ def format_error(message: str) -> str:
 
 
 def keywords(path: str) -> list[str]:
-    """The keywords of a class's `__init__`, given where it is imported from."""
+    """Keywords of the `__init__` of a class, given its import path."""
     module, _, name = path.rpartition(".")
     return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
 
 
 def class_names() -> list[str]:
-    """The classes that can be given by name alone."""
+    """Classes that can be given by name alone."""
     modules = (lit_models, datamodules, rl, torch.optim, torch.optim.lr_scheduler, callbacks, loggers)
     return [name for module in modules for name in dir(module) if name[0].isupper()]

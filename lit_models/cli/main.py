@@ -1,4 +1,4 @@
-"""The command line: LightningCLI, with defaults that keep a run's results, and checkpoints that stand alone."""
+"""The command line: LightningCLI with default logger and callbacks, self-contained checkpoints, more commands."""
 
 import argparse
 import json
@@ -22,6 +22,7 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from torch.jit import TracerWarning
+from typing_extensions import override
 
 from datamodules.common.base import BatchDataModule
 from lit_models.cli.errors import format_error, format_parser_error  # imports all classes, to be known by name
@@ -30,10 +31,10 @@ from lit_models.faces.recognition import enrol, identify, verify
 from lit_models.training.callbacks import ProgressBar, Throughput
 from lit_models.training.checkpoint import (
     AtomicCheckpointIO,
+    check_resume,
     modules_option,
     read_checkpoint,
     recorded_config,
-    refuse_changes,
     run_folder,
     with_config,
 )
@@ -45,7 +46,7 @@ from lit_models.training.resume import RunCheckpoint
 from lit_models.training.runs import RunRecord, runs
 from lit_models.training.trust import Command, Modules, allow_imports, modules_of, packages_in, restored_settings
 
-# Beside Lightning's: no model or Trainer is given to them.
+# Commands beside Lightning's, without a model or Trainer of their own.
 COMMANDS: dict[str, Callable[..., None]] = {
     "enrol": enrol,
     "export": export,
@@ -62,31 +63,30 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
 
+    @override
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Ends the program with one line and exit status 2."""
         parser = getattr(ex, "subcommand_parser", None) or self
         names = [option.lstrip("-") for action in parser._actions for option in action.option_strings or [action.dest]]
         self.exit(2, f"error: {format_parser_error(message, names, COMMANDS)}\n")
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """jsonargparse's, which leaves the lines of the text below the options as they are."""
+    """Keeps the line breaks of the text below the options."""
 
 
 class CLI(LightningCLI):
-    """Parses, builds and runs; see LightningCLI, whose parts are overridden here where a run would lose something.
+    """Parses, builds and runs; see LightningCLI.
 
-    A value comes from the defaults, over them from config files, over those from the checkpoint, and over all from
-    flags. A run that is resumed must not contradict its checkpoint at all.
+    Precedence: defaults < config files < checkpoint < flags. A resumed run must not contradict its checkpoint.
 
     Attributes:
-        modules: Those that the command names, of which alone a checkpoint's classes may be; from then on also those
-            that the model and the data are of.
+        modules: Modules that the command names, from which a checkpoint may import classes; after parsing also those of
+            the model and the data.
     """
 
     def __init__(self, args: ArgsType = None) -> None:
         if not torch.cuda.is_available():
-            # Lightning's, with which every step of an optimizer looks for the driver again: 0.1 ms without a GPU.
+            # Set by Lightning: every optimizer step would look for the driver again, 0.1 ms without a GPU.
             os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
         with restored_settings():
             super().__init__(
@@ -109,14 +109,14 @@ class CLI(LightningCLI):
             )
 
     @staticmethod
+    @override
     def subcommands() -> dict[str, set[str]]:
-        """The verbs, with the Trainer's arguments that are not options."""
         verbs = {verb: skip | {"weights_only"} for verb, skip in LightningCLI.subcommands().items()}
         verbs["predict"].add("return_predictions")
         return verbs
 
+    @override
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """What every run gets without asking; each has its section in the config."""
         parser.add_argument(
             "--name",
             type=str | None,
@@ -173,8 +173,8 @@ class CLI(LightningCLI):
             )
         return parser
 
+    @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Parses the arguments, with those of the checkpoint among them."""
         args = list(sys.argv[1:] if args is None else args)
         scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         scan.error = parser.error
@@ -198,15 +198,15 @@ class CLI(LightningCLI):
         if not recorded:
             self.config = parser.parse_args(args)
         else:
-            # By itself first: a text in it may be the path of a function, or of a config file with classes.
+            # By itself first: a string in it may be the path of a function, or of a config file with classes.
             allow_imports(self.modules)
             alone = parser.parse_args(with_config(args[:1], recorded, first=True))
             its_own = packages_in(json.dumps(recorded, ensure_ascii=False))
             allow_imports({*self.modules, *command.mentioned - its_own}, command.urls)
-            # Before the files and flags, the checkpoint shows what they contradict.
+            # With the checkpoint before files and flags, what they contradict can be found.
             self.config = parser.parse_args(with_config(args, recorded, first=True))
             verb = self.config.subcommand
-            refuse_changes(self.config[verb], alone[verb], path, resuming=verb == "fit")
+            check_resume(self.config[verb], alone[verb], path, resuming=verb == "fit")
             if verb != "fit":
                 self.config = parser.parse_args(with_config(args, recorded, first=False))
         verb = self.config.subcommand
@@ -222,7 +222,7 @@ class CLI(LightningCLI):
     def _last_checkpoint(
         self, parser: LightningArgumentParser, args: list[str], required: bool
     ) -> tuple[str | None, dict[str, Any]]:
-        """The newest checkpoint of the run's name that is not damaged, and what it holds."""
+        """The newest undamaged checkpoint of the run's name, and its content."""
         config = parser.parse_args(args)
         config = config[config.subcommand]
         folder = Path(config.trainer.default_root_dir, run_name(config))
@@ -239,17 +239,17 @@ class CLI(LightningCLI):
         return None, {}
 
     def _parse_ckpt_path(self) -> None:
-        """Nothing: Lightning's lets a checkpoint win over flags, ours is in `parse_arguments`."""
+        """Nothing: in Lightning's a checkpoint has precedence over flags; ours is in `parse_arguments`."""
 
+    @override
     def before_instantiate_classes(self) -> None:
-        """Refuses what the machine cannot do, before anything is built."""
         every = self._get(self.config, "checkpoint_every_n_steps")
         if every is not None and every < 1:
             raise ValueError(f"checkpoint_every_n_steps is {every}: it must be at least 1")
         check_hardware(self._get(self.config, "trainer"))
 
+    @override
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Builds the Trainer, with a TensorBoard logger unless another one, or none, is asked for."""
         if self.subcommand == "predict":
             kwargs["logger"] = False
         elif self._get(self.config, "trainer").logger in (None, True):
@@ -280,7 +280,6 @@ class CLI(LightningCLI):
         return TensorBoardLogger(root, name, version, log_graph=graph, default_hp_metric=False, **options)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        """Lets a default callback step aside where its switch is off or the config brings one of its kind."""
         if self.subcommand == "predict":  # it trains nothing
             config["enable_checkpointing"] = False
         given = config["callbacks"] or []
@@ -290,7 +289,6 @@ class CLI(LightningCLI):
             lightning_callbacks.ProgressBar: "enable_progress_bar",
             LearningRateMonitor: "logger",
         }
-        # A callback costs every step something, also one that has nothing to do.
         useful = {LearningRateMonitor: getattr(self.model, "lr_monitor", True)}
 
         def wanted(callback: Callback) -> bool:
@@ -340,7 +338,7 @@ class CLI(LightningCLI):
             counts = self.checkpoint_step
             set_logged_step(self.trainer, counts.get("global_step", 0), counts.get("epoch", 0))
         if self.datamodule is None or isinstance(self.datamodule, BatchDataModule):
-            # They do, by a state of their own; other people's may not.
+            # They are, by a state of their own.
             warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
         if self._get(self.config, "compile") and compile_available(self.trainer.strategy.root_device):
             self.model.compile()
@@ -363,8 +361,8 @@ class CLI(LightningCLI):
             path = self.config[subcommand].ckpt_path
             raise ValueError(f"{path} does not fit the model that is asked for: {mismatch}") from error
 
+    @override
     def after_fit(self) -> None:
-        """Prints the best checkpoint and the command that tests it."""
         checkpoint_callback = self.trainer.checkpoint_callback
         path = checkpoint_callback and (checkpoint_callback.best_model_path or checkpoint_callback.last_model_path)
         if path and os.path.exists(path) and self.trainer.is_global_zero:
@@ -382,7 +380,7 @@ class CLI(LightningCLI):
 
 
 def run_name(config: Any) -> str:
-    """The run's name: as given, else the stem of the first config file, else the model's class."""
+    """The run's name: `--name`, else the stem of the first config file, else the model's class."""
     files = [path for path in config.config or [] if path is not None]
     if config.name or not files:
         return config.name or config.model.class_path.rpartition(".")[2]
@@ -390,12 +388,12 @@ def run_name(config: Any) -> str:
 
 
 def summary(verb: Callable[..., None]) -> str:
-    """The first line of a verb's documentation."""
+    """The first line of a command's docstring."""
     return (verb.__doc__ or "").partition("\n")[0]
 
 
-def run_verb(name: str, args: list[str]) -> None:
-    """Runs one of our own verbs, whose options are the parameters of its function."""
+def run_command(name: str, args: list[str]) -> None:
+    """Runs one of our own commands, whose options are the parameters of its function."""
     verb = COMMANDS[name]
     parser = Parser(prog=f"python -m lit_models {name}", description=summary(verb))
     skip = {"pictures"} if name in PICTURES else set()
@@ -409,7 +407,7 @@ def run_verb(name: str, args: list[str]) -> None:
 
 
 def filter_warnings() -> None:
-    """Keeps other libraries' advice out of the output, and warnings to one line each."""
+    """Hides other libraries' advice, and prints warnings in one line each."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # LightningCLI calls what jsonargparse renamed
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     warnings.filterwarnings("ignore", message=".*torch.jit.trace.*")  # how TensorBoard's writer draws the graph
@@ -431,7 +429,7 @@ def filter_warnings() -> None:
 
 
 def process_rank() -> int:
-    """Which of several processes of a run this is, as far as is known before they have met: 0 for the first."""
+    """The rank of this process, as far as the environment tells it before the processes have met."""
     node = os.environ.get("NODE_RANK", os.environ.get("GROUP_RANK", "0"))
     if not node.isdigit():
         raise ValueError(f"NODE_RANK is {node!r}: it must be the number of this machine among all, from 0")
@@ -447,7 +445,7 @@ def main(args: list[str] | None = None) -> int:
     try:
         filter_warnings()
         if verb in COMMANDS:
-            run_verb(verb, options)
+            run_command(verb, options)
         else:
             CLI(args)
     except SIGTERMException:

@@ -89,14 +89,14 @@ def export(ckpt_path: str, format: Format, output: str, overwrite: bool = False,
 
 
 def export_spec(model: LightningModule) -> ExportSpec:
-    """What a model says of its export, or of a module of other people, its `example_input_array`."""
+    """A model's own export spec; for other LightningModules, that of their `example_input_array`."""
     if not isinstance(model.example_input_array, Tensor):
         raise ValueError("it has no example_input_array, a tensor, that tells its input")
     return model.export_spec() if hasattr(model, "export_spec") else LitModule.export_spec(model)
 
 
 def metadata(model: LightningModule, spec: ExportSpec) -> dict[str, str]:
-    """What a file says of itself, as strings: names, or JSON.
+    """Metadata of an exported file, as strings: names, or JSON.
 
     The keys are `model_class`, `hyperparameters`, `inputs` and `outputs` (shape and type by name), `lit_models`, the
     version of this package, and where the model has them, `class_names`, `mean` and `std`.
@@ -158,7 +158,7 @@ def traceable(
 
 
 def run_onnx(path: Path, modules: Modules) -> Run:
-    """What computes the outputs from the inputs by name, in onnxruntime."""
+    """A function from inputs by name to outputs, in onnxruntime."""
     from onnxruntime import InferenceSession
 
     session = InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -230,7 +230,7 @@ def type_name(dtype: torch.dtype) -> str:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """Keeps what the exporters print, warn of and log to themselves; errors get through."""
+    """Hides what the exporters print, log and warn of, but not errors."""
     disabled = logging.root.manager.disable
     sink = io.StringIO()
     with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink), warnings.catch_warnings():

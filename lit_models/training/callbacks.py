@@ -11,10 +11,10 @@ from typing_extensions import override
 
 
 class ProgressBar(RichProgressBar):
-    """Lightning's progress bar, which gathers and draws its numbers by the clock and not in every training step.
+    """RichProgressBar that refreshes by the clock instead of at every training step.
 
     Args:
-        interval: Seconds from one drawing to the next.
+        interval: Seconds between refreshes.
     """
 
     def __init__(self, interval: float = 0.5) -> None:
@@ -33,16 +33,15 @@ class ProgressBar(RichProgressBar):
 
 
 class Throughput(Callback):
-    """Logs the speed of every training epoch, over all processes, validation left out.
+    """Logs training throughput per epoch, over all processes and without validation.
 
-    It is `throughput/samples_per_second`; of an agent, which counts its `env_steps` and `gradient_steps` itself,
+    The tag is `throughput/samples_per_second`; for a model that counts `env_steps` and `gradient_steps` itself,
     `throughput/env_steps_per_second` and `throughput/gradient_steps_per_second`.
     """
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock also where a run is resumed in the middle of an epoch."""
-        self.on_train_epoch_start(trainer, pl_module)
+        self.on_train_epoch_start(trainer, pl_module)  # left out where a run is resumed within an epoch
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -64,7 +63,6 @@ class Throughput(Callback):
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lets the clock go on, unless the epoch's last batch is done."""
         self.started = None if trainer.is_last_batch else time.perf_counter()
 
     @override
@@ -78,22 +76,21 @@ class Throughput(Callback):
 
 
 def clock(device: torch.device) -> float:
-    """The time in seconds, once a GPU has done what it was given: training steps only queue up their work there."""
+    """The time in seconds, after the GPU has finished its queue."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter()
 
 
 class FreezeBackbone(Callback):
-    """Trains the rest of a model, whose submodules named here stay as they are.
+    """Freezes submodules: no gradients, and eval mode.
 
-    Their parameters get no gradients, and they stay in eval mode: dropout is off, and the statistics of batch
-    normalisation neither move nor give way to a batch's own, as they do with Lightning's `BaseFinetuning.freeze`. A
-    model that comes in eval mode, as from `lit_models.load`, is put into training mode but for them. They stay frozen
-    after training.
+    So dropout is off, and batch normalization uses and keeps its running statistics, unlike with Lightning's
+    `BaseFinetuning.freeze`. The rest of a model in eval mode, as from `lit_models.load`, is put into training mode.
+    Submodules stay frozen after training.
 
     Args:
-        modules: The name of a submodule, or several: `features` of Net and CNN, `rnn` of RNN and RNNClassifier,
+        modules: Name of a submodule, or several: `features` of Net and CNN, `rnn` of RNN and RNNClassifier,
             `network` of FaceEmbedder.
 
     Raises:
@@ -122,7 +119,6 @@ class FreezeBackbone(Callback):
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Back to eval mode, where something has put the whole model into training mode."""
-        for module in self.frozen:
+        for module in self.frozen:  # after something has put the whole model into training mode
             if module.training:
                 module.eval()

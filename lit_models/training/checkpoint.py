@@ -1,4 +1,4 @@
-"""What a checkpoint says of itself: reading one without running what is in it, and running as it was run."""
+"""Self-describing checkpoints: safe reading, rebuilding of the model, and the config of the run."""
 
 import contextlib
 import importlib
@@ -19,9 +19,13 @@ from jsonargparse import Namespace
 from lightning import LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from typing_extensions import override
 
+from lit_models.common.files import atomic_write
+from lit_models.common.messages import require_extra
 from lit_models.training.trust import (
     Modules,
+    check_foreign,
     covered,
     foreign,
     free,
@@ -29,19 +33,18 @@ from lit_models.training.trust import (
     listed,
     module_of,
     plain_settings,
-    refuse_foreign,
 )
 
 RESUMED = ("model", "data", "seed_everything")  # what a resumed run must not contradict
-# What may differ then, of data modules that don't say: where the data are, and how they are read.
+# What may differ then for data modules without `resume_may_change`: where data are, and how they are read.
 READING = frozenset({"data_dir", "root", "path", "download", "num_workers"})
 
-# What zipfile raises where a file is no archive, is cut, or a flipped bit says that it is compressed or encrypted.
+# What zipfile raises for other files, truncated ones, and flipped bits that mark an entry as compressed or encrypted.
 UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError, RuntimeError)
 
 FOLDER = 0x10  # zip's mark for one, among an entry's external attributes
 
-# What the parts of a checkpoint are that are read here, and what an error calls that.
+# Types of the parts of a checkpoint that are read here, and their names in errors.
 KINDS = {"state_dict": dict, "config": dict, "hyper_parameters": dict, "datamodule_hyper_parameters": dict}
 KINDS |= {
     "input_shape": list,
@@ -52,7 +55,7 @@ KINDS |= {
     "env_steps": int,
 }
 WORDS = {dict: "dictionary with names as keys", list: "list", str: "text", int: "number"}
-# What a constructor raises where it is given other kinds of values than it takes.
+# What a constructor raises for arguments of other types than it takes.
 UNFIT = (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError)
 NOT_TAKEN = {"ckpt_path", "config", "modules"}  # of the config of a run that goes on: what its command was given
 
@@ -64,6 +67,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     file in memory, which a replay buffer may be too large for.
     """
 
+    @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Writes a checkpoint to a local file; to a URL, as Lightning does.
 
@@ -72,24 +76,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """
         if "://" in str(path):
             return super().save_checkpoint(checkpoint, path, storage_options)
-        path = Path(path)
-        partial = path.with_name(f"{path.name}.partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(checkpoint, partial)
-            partial.replace(path)
-        except (OSError, RuntimeError) as error:  # a RuntimeError is how PyTorch's writer says that the disk is full
-            with contextlib.suppress(OSError):
-                partial.unlink(missing_ok=True)
-            reason = getattr(error, "strerror", None) or "is the disk full?"
-            raise OSError(
-                f"cannot write {path} ({reason}): make room, then go on with --ckpt_path last, or set "
-                "--trainer.default_root_dir to another disk"
-            ) from error
+        way_out = "make room, then go on with --ckpt_path last, or set --trainer.default_root_dir to another disk"
+        with atomic_write(Path(path), way_out) as partial:
+            try:
+                torch.save(checkpoint, partial)
+            except RuntimeError as error:  # how PyTorch's writer says that the disk is full
+                raise OSError(0, "is the disk full?") from error
 
 
 def class_path(value: object) -> str:
-    """Where an object's class is imported from, the package itself if that has it: `lit_models.Net`."""
+    """The import path of an object's class, the shortest one: `lit_models.Net`."""
     module, name = type(value).__module__, type(value).__qualname__
     package = module.partition(".")[0]
     return f"{package if getattr(sys.modules[package], name, None) is type(value) else module}.{name}"
@@ -131,12 +127,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     for key in ("state_dict", "pytorch-lightning_version"):
         if not isinstance(checkpoint, dict) or key not in checkpoint:
             raise ValueError(f"{path} is not a Lightning checkpoint: it has no {key}")
-    refuse_other_kinds(checkpoint, path)
+    check_types(checkpoint, path)
     return checkpoint
 
 
-def refuse_other_kinds(checkpoint: dict[str, Any], path: str | Path) -> None:
-    """Raises a ValueError where a part of a checkpoint is not what it is in every checkpoint."""
+def check_types(checkpoint: dict[str, Any], path: str | Path) -> None:
+    """Raises a ValueError where a part of a checkpoint has another type than in every checkpoint."""
     for key, kind in KINDS.items():
         part = checkpoint.get(key)
         if part is None and key != "state_dict":
@@ -151,7 +147,7 @@ def refuse_other_kinds(checkpoint: dict[str, Any], path: str | Path) -> None:
 
 
 def load(path: str | Path, num_classes: int | None = None, modules: Modules = None) -> LightningModule:
-    """The model of a checkpoint, or of an export to safetensors, of the class that the file names.
+    """Rebuilds the model of a checkpoint, or of an export to safetensors.
 
     Args:
         path: The file. None of what is in it is run.
@@ -174,16 +170,15 @@ def load(path: str | Path, num_classes: int | None = None, modules: Modules = No
 
 
 def read_model(path: str | Path) -> dict[str, Any]:
-    """What `build_model` takes, of a checkpoint or an export to safetensors; raises what `load` does."""
+    """The content of a checkpoint or an export to safetensors, for `build_model`; raises what `load` does."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"no checkpoint {path}")
     with open(path, "rb") as file:
         if file.read(9)[8:] != b"{":  # where a safetensors file's header begins, after its length
             return read_checkpoint(path)
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise ValueError(f"{path}: reading safetensors needs the extra export: pip install -e '.[export]'") from error
+    require_extra("export", f"{path}: reading safetensors", "safetensors")
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
@@ -196,14 +191,14 @@ def read_model(path: str | Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: its hyperparameters are no JSON") from error
     model = {"state_dict": state, "model_class": metadata.get("model_class"), "hyper_parameters": hyperparameters}
-    refuse_other_kinds(model, path)
+    check_types(model, path)
     return model
 
 
 def build_model(
     checkpoint: dict[str, Any], path: str | Path, num_classes: int | None = None, modules: Modules = None
 ) -> LightningModule:
-    """The model of a checkpoint that has been read from `path`; the rest is as in `load`."""
+    """Rebuilds the model of a checkpoint that was read from `path`; otherwise as `load`."""
     name = checkpoint.get("model_class")
     if name is None:
         raise ValueError(f"{path} does not name its model's class: load it with that class's load_from_checkpoint")
@@ -211,7 +206,7 @@ def build_model(
     parameters = inspect.signature(kind).parameters
     required = [key for key, parameter in parameters.items() if parameter.default is parameter.empty]
     hyperparameters = unfetched(checkpoint.get("hyper_parameters"), required)
-    refuse_foreign(hyperparameters, path, modules)
+    check_foreign(hyperparameters, path, modules)
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         # Lightning records those of the base class too, whose constructor a subclass calls.
         hyperparameters = {key: value for key, value in hyperparameters.items() if key in parameters}
@@ -249,7 +244,7 @@ def build_model(
 
 @contextlib.contextmanager
 def fitting(path: str | Path, name: str) -> Iterator[None]:
-    """Turns what a class makes of values that it was not written for into a ValueError of one line."""
+    """Turns what a class raises for arguments of other types into a ValueError of one line."""
     try:
         yield
     except UNFIT as error:
@@ -257,7 +252,7 @@ def fitting(path: str | Path, name: str) -> Iterator[None]:
 
 
 def unfetched(hyperparameters: dict[str, Any] | None, required: Iterable[str] = ()) -> dict[str, Any]:
-    """The hyperparameters of a file without those that would have something downloaded, if they are not required."""
+    """Hyperparameters without those that would start a download, unless they are required."""
 
     def fetches(key: str, value: Any) -> bool:
         return (key == "download" and bool(value)) or (key == "weights" and isinstance(value, str))
@@ -287,17 +282,17 @@ def find_class(name: str, path: str | Path, modules: Modules = None) -> type[Lig
 def recorded_config(
     checkpoint: dict[str, Any], path: str, modules: Modules = None, resuming: bool = False
 ) -> dict[str, Any]:
-    """What a command takes over of the config that a checkpoint records: its model and data.
+    """The part of a checkpoint's config that a command takes over: model and data.
 
-    To go on with training, also the seed and plain settings. What has effect elsewhere, callbacks, loggers and places,
-    is never the checkpoint's: it is that of the `config.yaml` that a run has written, where the checkpoint lies in its
-    folder, and otherwise left out, with a warning.
+    To resume training, also the seed and plain settings. What has effects elsewhere (callbacks, loggers, paths) is
+    never taken from a checkpoint, but from the `config.yaml` of the run in whose folder it lies; outside of one it is left
+    out, with a warning.
 
     Args:
-        checkpoint: What has been read.
-        path: Where from.
-        modules: Those that the user has named.
-        resuming: Whether training goes on.
+        checkpoint: Content of the checkpoint.
+        path: Its path.
+        modules: Modules that the user has named.
+        resuming: Whether training is resumed.
 
     Raises:
         ValueError: A part is damaged, or names a class of a module that is not to be imported.
@@ -313,15 +308,15 @@ def recorded_config(
         if class_path is not None:
             if class_path.startswith("__main__."):
                 raise ValueError(f"{path} holds {class_path}: move the class into a module that can be imported")
-            # The hyperparameters last: a model may have learnt some, such as the names of its classes.
+            # The hyperparameters last: a model takes over some from its data, such as class names.
             known = known | (checkpoint.get(hyperparameters) or {})
         if (class_path := class_path or section.get("class_path")) is not None:
             config[key] = {"class_path": class_path, "init_args": unfetched(known)}
-            refuse_dotted(known, path)
+            check_keys(known, path)
     if resuming and recorded:
-        refuse_dotted(recorded, path)
+        check_keys(recorded, path)
         for section in recorded.values():
-            refuse_dotted(section, path)
+            check_keys(section, path)
         rest = {key: value for key, value in recorded.items() if key not in {"model", "data"} | NOT_TAKEN}
         kept, left = plain_settings(rest)
         run = run_folder(path)
@@ -339,25 +334,25 @@ def recorded_config(
         config = json.loads(json.dumps(config))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{path} cannot be used from the command line: in its config, {error}") from error
-    refuse_foreign({key: config[key] for key in ("model", "data") if key in config}, path, modules)
+    check_foreign({key: config[key] for key in ("model", "data") if key in config}, path, modules)
     return config
 
 
-def refuse_dotted(content: Any, path: str | Path) -> None:
-    """Raises a ValueError where keys have dots, which jsonargparse takes for keys within one another."""
+def check_keys(content: Any, path: str | Path) -> None:
+    """Raises a ValueError where keys have dots, which jsonargparse takes for nested keys."""
     for key in content if isinstance(content, dict) else ():
         if not isinstance(key, str) or "." in key:
             raise ValueError(f"{path} is damaged: {key!r} in its config is no name")
 
 
 def run_folder(path: str | Path) -> Path | None:
-    """The folder of the run that a checkpoint lies in, `<run>/checkpoints/last.ckpt`, if it is one's."""
+    """The run folder of a checkpoint at `<run>/checkpoints/last.ckpt`, or None."""
     run = Path(path).parent.parent
     return run if (run / "config.yaml").is_file() else None
 
 
 def run_settings(run: Path, modules: Modules) -> dict[str, Any]:
-    """What a run's own `config.yaml` says of all but the model, the data and the seed."""
+    """The settings in a run's own `config.yaml`, except model, data and seed."""
     path = run / "config.yaml"
     try:
         config = yaml.safe_load(path.read_text())
@@ -366,16 +361,16 @@ def run_settings(run: Path, modules: Modules) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise ValueError(f"{path} is damaged: give all options anew, without --ckpt_path, or mend it")
     config = {key: value for key, value in config.items() if key not in {*RESUMED, *NOT_TAKEN}}
-    refuse_foreign(config, path, modules, built=(object,))  # callbacks, loggers and all else; no functions
+    check_foreign(config, path, modules, built=(object,))  # callbacks, loggers and all else; no functions
     return config
 
 
 def modules_option(trainer: Trainer, named: Iterable[str] = ()) -> str:
-    """` --modules my_module`, as a command needs it to go on from a checkpoint; nothing where all is `covered`.
+    """The option ` --modules my_module` that a command needs for a checkpoint of this run, or an empty string.
 
     Args:
-        trainer: Its model and data module count.
-        named: The modules that the run's own command has named.
+        trainer: The Trainer, with model and data module.
+        named: Modules that the run's own command has named.
     """
     model, data = trainer.lightning_module, trainer.datamodule
     names = [class_path(value) for value in (model, data) if value is not None]
@@ -387,7 +382,7 @@ def modules_option(trainer: Trainer, named: Iterable[str] = ()) -> str:
 
 
 def with_config(args: list[str], config: dict[str, Any], first: bool) -> list[str]:
-    """Arguments with a config put in: right after the verb, or after the last `--config`."""
+    """Arguments with a config inserted: right after the command, or after the last `--config`."""
     at = 1
     if not first:
         for index, arg in enumerate(args):
@@ -398,8 +393,8 @@ def with_config(args: list[str], config: dict[str, Any], first: bool) -> list[st
     return [*args[:at], "--config", json.dumps(config), *args[at:]]
 
 
-def refuse_changes(asked: Any, recorded: Any, path: str, resuming: bool) -> None:
-    """Raises a ValueError where a command asks for another model class, or would resume something else."""
+def check_resume(asked: Any, recorded: Any, path: str, resuming: bool) -> None:
+    """Raises a ValueError where a command asks for another model class, or would resume another run."""
     if asked.model.class_path != recorded.model.class_path:
         raise ValueError(f"{path} holds {recorded.model.class_path}, but {asked.model.class_path} is asked for")
     if not resuming:
@@ -426,7 +421,7 @@ def import_class(path: str) -> Any:
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries or namespaces as one, keys joined with dots; a class stands under its object's key."""
+    """Flattens nested dictionaries or namespaces, keys joined with dots; a class path gets its object's key."""
     value = vars(value) if isinstance(value, Namespace) else value
     if not isinstance(value, dict):
         return {prefix: value}

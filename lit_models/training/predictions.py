@@ -1,4 +1,4 @@
-"""Predictions as CSV files."""
+"""Prediction files (CSV)."""
 
 import csv
 from pathlib import Path
@@ -8,6 +8,7 @@ import numpy as np
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
+from typing_extensions import override
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -16,7 +17,7 @@ class PredictionWriter(BasePredictionWriter):
     NumPy's float32 numbers are written in the fewest digits that tell them apart, NaN as an empty cell.
 
     Args:
-        output: The file. Its folder is made if needed; a file of that name is replaced, once all is written.
+        output: The file. Its folder is made if needed; an existing file is replaced once all is written.
     """
 
     def __init__(self, output: str) -> None:
@@ -25,6 +26,7 @@ class PredictionWriter(BasePredictionWriter):
         self.file: TextIO | None = None
         self.partial = self.output.with_name(f"{self.output.name}.partial")
 
+    @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the file.
 
@@ -46,13 +48,14 @@ class PredictionWriter(BasePredictionWriter):
             if self.output.is_dir():
                 raise IsADirectoryError(0, "it is a folder")
             self.output.parent.mkdir(parents=True, exist_ok=True)
-            # Beside its place, so that what fails leaves an earlier file as it was; names may be other than UTF-8.
+            # Names of files need not be UTF-8.
             self.file = self.partial.open("w", newline="", encoding="utf-8", errors="surrogateescape")
         except OSError as error:
             raise OSError(f"cannot write {self.output} ({error.strerror}): give another file with --output") from error
         self.writer = csv.writer(self.file)
         self.rows = 0
 
+    @override
     def write_on_batch_end(
         self,
         trainer: Trainer,
@@ -63,20 +66,20 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        """Writes the rows of a batch."""
         if batch_idx == 0:
             self.writer.writerow(prediction[0])
         self.writer.writerows(map(format_cell, row.values()) for row in prediction)
         self.rows += len(prediction)
 
+    @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leaves no half of a file behind."""
         if self.file is not None:
             self.file.close()
             self.partial.unlink(missing_ok=True)
 
+    @override
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Closes the file and says where it is.
+        """Renames the file to its final name.
 
         Raises:
             ValueError: No picture could be read.

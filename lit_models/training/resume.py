@@ -1,7 +1,4 @@
-"""Going on as if a run had never stopped: a last checkpoint whatever happens, and in it what Lightning leaves out.
-
-That is, of every process, the random generators, the epoch in progress, and gradients that are still being summed.
-"""
+"""Exact resumption: a last checkpoint whatever happens, and in it the state that Lightning leaves out."""
 
 import io
 import os
@@ -22,47 +19,47 @@ from typing_extensions import override
 from lit_models.layers import EpochMeans
 from lit_models.training.checkpoint import modules_option
 from lit_models.training.internals import is_accumulating
-from lit_models.training.schedule import refuse_longer_training
+from lit_models.training.schedule import check_schedule
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Lightning's ModelCheckpoint, with additions, and without the file that it writes in a `fast_dev_run`.
+    """ModelCheckpoint whose `last.ckpt` is always the latest state; it writes nothing in a `fast_dev_run`.
 
-    `last.ckpt` is the last one: Lightning writes it only where a best one is written too. It is also written when
-    training is interrupted or fails (`save_on_exception` would write a second file under the name of a best one as
-    well); and a run whose folder has moved, or is given by another path, knows its checkpoints again.
+    Lightning writes `last.ckpt` only where a best one is written too. Here it is also written when training is
+    interrupted or fails (`save_on_exception` would add a second file under the name of a best one), and a run finds its
+    checkpoints in a folder that was moved, or is given by another path.
 
-    Writing `last.ckpt` takes no more than about 2% of a run: it is left out where the last one took more than a
-    fiftieth of the time since. The end of training always writes it, and so do the steps that are asked for.
+    Writing `last.ckpt` takes at most about 2% of a run: it is skipped where the last one took more than a fiftieth of
+    the time since, except at the end of training and at steps that were asked for.
 
     Attributes:
-        every_n_steps: Steps of the optimizer from one `last.ckpt` to the next within an epoch; None for none.
-        last_step: The step that `last.ckpt` is of.
+        every_n_steps: Optimizer steps between `last.ckpt` files within an epoch; None for none.
+        last_step: Step of the latest `last.ckpt`.
         written: When it was written, in seconds of the monotonic clock.
         seconds: How long that took.
-        modules: Those that the run's command has named.
+        modules: Modules that the run's command has named.
     """
 
     every_n_steps: int | None = None
     modules: list[str] | tuple[str, ...] = ()
 
+    @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over the best and last checkpoints, if they lie in the folder, under its present path."""
         if own := own_checkpoints(self, state_dict):
             # What lies there was written by this run, before it was killed: it is written again, under the same name.
             self._enable_version_counter = False
             super().load_state_dict(own)
 
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes where training starts."""
         super().on_train_start(trainer, pl_module)
         self.first_step = self.step_before = trainer.global_step
         self.last_step, self.written, self.seconds = -1, 0.0, 0.0
 
+    @override
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Writes `last.ckpt` in the middle of an epoch, if that is asked for."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         step, before, self.step_before = trainer.global_step, self.step_before, trainer.global_step
         due = self.every_n_steps and step // self.every_n_steps > before // self.every_n_steps
@@ -72,13 +69,13 @@ class RunCheckpoint(ModelCheckpoint):
             # A validation that follows has still to write the best one of this step.
             self._last_global_step_saved, self._last_checkpoint_saved = saved
 
+    @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes `last.ckpt` also where the score is not among the best."""
         super().on_train_epoch_end(trainer, pl_module)
         self._also_save_last(trainer, after_epoch=True)
 
+    @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The same, where checkpoints are written then."""
         super().on_validation_end(trainer, pl_module)
         self._also_save_last(trainer, after_epoch=False)
 
@@ -98,13 +95,13 @@ class RunCheckpoint(ModelCheckpoint):
         self.last_step, self.written = trainer.global_step, time.monotonic()
         self.seconds = self.written - start
 
+    @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes `last.ckpt`, unless the last step's is there."""
         if not trainer.fast_dev_run and self.last_step != trainer.global_step > self.first_step:
             self._write_last(trainer)
 
+    @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Writes `last.ckpt` as it is now, if anything was trained."""
         trained = trainer.global_step > getattr(self, "first_step", trainer.global_step)
         # Another process may wait elsewhere, and would never get to writing.
         if not (trained and self.save_last) or trainer.fast_dev_run or trainer.world_size > 1:
@@ -119,30 +116,34 @@ class RunCheckpoint(ModelCheckpoint):
         rank_zero_info(f"  python -m lit_models fit --ckpt_path {shlex.quote(self.last_model_path)}{modules}")
 
 
-def own_checkpoints(keeper: ModelCheckpoint, state: dict[str, Any]) -> dict[str, Any]:
-    """A ModelCheckpoint's state with the names of its checkpoints in its present folder; nothing if they aren't there.
+def own_checkpoints(checkpoint_callback: ModelCheckpoint, state: dict[str, Any]) -> dict[str, Any]:
+    """A ModelCheckpoint's state with its checkpoints' paths in the present folder; empty if they aren't there.
 
-    As Lightning takes a state over, it writes and deletes where that says, and follows a `..` out of the folder.
+    Lightning would write and delete wherever a restored state says, and follow a `..` out of the folder.
     """
 
     def here(path: str) -> str:
         name = os.path.basename(path)
-        return os.path.join(keeper.dirpath, name) if name.endswith(keeper.FILE_EXTENSION) else ""
+        return (
+            os.path.join(checkpoint_callback.dirpath, name) if name.endswith(checkpoint_callback.FILE_EXTENSION) else ""
+        )
 
     try:
         own = {key: here(state[key]) for key in ("best_model_path", "last_model_path", "kth_best_model_path")}
         scores = {here(path): score for path, score in state["best_k_models"].items() if here(path)}
-        own |= {"best_k_models": scores, "dirpath": str(keeper.dirpath)}
+        own |= {"best_k_models": scores, "dirpath": str(checkpoint_callback.dirpath)}
         own |= {key: state[key] for key in ("best_model_score", "kth_value")}
     except (KeyError, TypeError, AttributeError):  # Lightning has not written it
         return {}
-    there = state.get("dirpath") == keeper.dirpath or any(map(os.path.exists, (*list(own.values())[:3], *scores)))
-    full = len(scores) == keeper.save_top_k
+    there = state.get("dirpath") == checkpoint_callback.dirpath or any(
+        map(os.path.exists, (*list(own.values())[:3], *scores))
+    )
+    full = len(scores) == checkpoint_callback.save_top_k
     return own if there and not (full and own["kth_best_model_path"] not in scores) else {}
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
-    """The state of the generators that everybody shares: PyTorch's, its one on a GPU, NumPy's and Python's."""
+    """State of the global random generators: PyTorch's, its GPU's, NumPy's and Python's."""
     _, key, *rest = np.random.get_state()
     numpy = [torch.from_numpy(key.copy()), *rest]
     state = {"torch": torch.get_rng_state(), "numpy": numpy, "python": random.getstate()}
@@ -150,7 +151,7 @@ def random_state(device: torch.device) -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any], device: torch.device) -> None:
-    """Puts the shared generators into a state of `random_state`; a GPU's only if it was taken on one."""
+    """Restores a `random_state`; a GPU's only if it was taken on one."""
     torch.set_rng_state(state["torch"])
     key, *rest = state["numpy"]
     np.random.set_state(("MT19937", key.numpy(), *rest))
@@ -160,10 +161,10 @@ def set_random_state(state: dict[str, Any], device: torch.device) -> None:
 
 
 class ExactResume(Callback):
-    """Puts into a checkpoint what Lightning leaves out, and goes on from it as if training had not stopped.
+    """Stores in checkpoints the state that Lightning leaves out, so that a resumed run ends with the same weights.
 
-    That is, of every process: the random generators, gradients that are still being accumulated, the means over the
-    epoch in progress, and `training_state()` of a model that has more. A model's `configure_callbacks` attaches it.
+    For every process: random generators, gradients being accumulated, means over the epoch in progress, and a model's
+    `training_state()`, if it has one. `LitModule.configure_callbacks` attaches it in any Trainer.
     """
 
     states: list[dict[str, Any]] | None = None  # of all processes, from the checkpoint
@@ -183,7 +184,7 @@ class ExactResume(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        refuse_longer_training(trainer)
+        check_schedule(trainer)
         states, self.states = self.states, None
         if states is None:
             return
@@ -217,7 +218,7 @@ class ExactResume(Callback):
 
 
 def epoch_means(module: LightningModule) -> dict[str, EpochMeans]:
-    """All of a model's, by name."""
+    """The `EpochMeans` of a model by name."""
     return {name: part for name, part in module.named_modules() if isinstance(part, EpochMeans)}
 
 

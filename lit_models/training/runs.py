@@ -1,4 +1,4 @@
-"""The record of a run, in its folder: what it takes to run it again, and what has come of it."""
+"""Run metadata: `config.yaml` and `run.json` in the run's folder, and the table of runs."""
 
 import json
 import math
@@ -19,7 +19,9 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
+from typing_extensions import override
 
+from lit_models.common.files import atomic_write
 from lit_models.training.checkpoint import RESUMED, flat
 from lit_models.training.resume import own_checkpoints
 
@@ -27,18 +29,18 @@ PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "gymnasium", "l
 
 
 class RunRecord(SaveConfigCallback):
-    """Keeps what a run is and has come to.
+    """Records how a run was started and its results.
 
-    The resolved config is written into the run's folder as `config.yaml`, and into its checkpoints and TensorBoard's
-    HPARAMS tab; into `run.json` the commands, the machine and the versions, the seed, the best checkpoint and the last
-    metrics, those of `test` and `validate` too.
+    The resolved config goes into the run's folder as `config.yaml`, into its checkpoints, and into TensorBoard's
+    HPARAMS tab; commands, machine, versions, seed, best checkpoint and latest metrics, also of `test` and `validate`, into
+    `run.json`.
     """
 
     folder: Path | None = None
     first_step: int | None = None
 
+    @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Saves the config as training starts, where there is a folder for it."""
         self.config = self.config.clone()
         self.config.ckpt_path = None  # the saved config starts a run like this one, it doesn't resume it
         self.content = json.loads(self.parser.dump(self.config, format="json", skip_none=False))
@@ -61,8 +63,8 @@ class RunRecord(SaveConfigCallback):
             }
             self._write(trainer)
 
+    @override
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Writes the hyperparameters; TensorBoard's HPARAMS tab finds the metrics in the run's own curves."""
         from torch.utils.tensorboard.summary import hparams
 
         sections = {key: self.content.get(key) for key in RESUMED}
@@ -75,39 +77,40 @@ class RunRecord(SaveConfigCallback):
                 writer.add_summary(start)
                 writer.add_summary(end)
 
+    @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds the config to a checkpoint, so that it can be tested or resumed without any file beside it."""
         checkpoint["config"] = self.content
         if trainer.state.fn == "fit":
             self._write(trainer)
 
+    @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keeps Lightning's own ModelCheckpoint, too, from writing and deleting where a checkpoint says."""
+        # Lightning's own ModelCheckpoint, too, would write and delete where a checkpoint says.
         states = checkpoint["callbacks"]
         for keeper in trainer.checkpoint_callbacks:
             if isinstance(keeper, ModelCheckpoint) and keeper.state_key in states:
                 states[keeper.state_key] = own_checkpoints(keeper, states[keeper.state_key])
 
+    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes where training starts."""
         self.first_step = trainer.global_step
 
+    @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Records that training has come to its end, and to what."""
         self._write(trainer, state="finished")
 
+    @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Records that training was broken off, if anything was trained."""
         if trainer.state.fn == "fit" and self.folder is not None:
             trained = self.first_step is not None and trainer.global_step > self.first_step
             self._write(trainer, state="stopped" if trained or self.before is None else self.before)
 
+    @override
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Records the metrics of the test."""
         self._write(trainer)
 
+    @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Records the metrics of a validation by itself."""
         if trainer.state.fn == "validate":
             self._write(trainer)
 
@@ -122,11 +125,9 @@ class RunRecord(SaveConfigCallback):
             if isinstance(keeper, ModelCheckpoint) and keeper.monitor and keeper.best_model_score is not None:
                 best = {"metric": keeper.monitor, "value": finite(keeper.best_model_score), "mode": keeper.mode}
                 self.record["best"] = best | {"checkpoint": os.path.basename(keeper.best_model_path)}
-        partial = self.folder / "run.json.partial"
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            partial.write_text(json.dumps(self.record, indent=2) + "\n")
-            partial.replace(self.folder / "run.json")
+            with atomic_write(self.folder / "run.json", "make room") as partial:
+                partial.write_text(json.dumps(self.record, indent=2) + "\n")
         except OSError as error:  # training is worth more than its record
             warnings.warn(f"cannot write {self.folder / 'run.json'}: {error.strerror}", stacklevel=2)
 
@@ -146,7 +147,7 @@ def version(package: str) -> str | None:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What is recorded of a run; nothing if nothing is, or if it can't be read."""
+    """The record of a run; empty if there is none, or it can't be read."""
     path = folder / "run.json"
     try:
         record = json.loads(path.read_text()) if path.is_file() else {}
@@ -162,7 +163,7 @@ def now() -> str:
 
 
 def environment(trainer: Trainer) -> dict[str, Any]:
-    """What a run depends on beside its config: versions, the state of this code, and the machine."""
+    """Versions, commit and hardware of a run."""
     device = trainer.strategy.root_device
     return {
         "python": platform.python_version(),
@@ -176,7 +177,7 @@ def environment(trainer: Trainer) -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """The commit of this code, `-dirty` after it if the code has been changed since; None outside its repository."""
+    """The commit of this code, with `-dirty` if it was changed since; None outside its repository."""
     options: dict[str, Any] = {"cwd": Path(__file__).parent, "capture_output": True, "text": True, "check": True}
     try:
         # A package that is installed within another project's folder is not of that project.
@@ -191,7 +192,7 @@ def runs(folder: str) -> None:
     """Lists the runs in a folder and below it, with their best metric.
 
     Args:
-        folder: Where runs are, `logs` for one.
+        folder: Folder of runs, such as `logs`.
 
     Raises:
         FileNotFoundError: There is no such folder, or no run in it.
@@ -215,7 +216,7 @@ def runs(folder: str) -> None:
 
 
 def row(name: str, record: dict[str, Any]) -> tuple[str, ...]:
-    """A run's line in the table."""
+    """One row of the table."""
     best, metrics = record.get("best"), record.get("metrics", {})
     monitored = f"test/{best['metric'].rpartition('/')[2]}" if best else ""
     tests = [tag for tag in (monitored, *metrics) if tag in metrics and tag.startswith("test/") and tag != "test/loss"]
@@ -231,5 +232,5 @@ def row(name: str, record: dict[str, Any]) -> tuple[str, ...]:
 
 
 def natural(path: Path) -> list[tuple[int, str]]:
-    """A key that puts `version_10` after `version_9`."""
+    """Sort key: `version_10` after `version_9`."""
     return [(int(part.rpartition("_")[2]) if part.rpartition("_")[2].isdigit() else -1, part) for part in path.parts]

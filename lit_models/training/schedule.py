@@ -49,7 +49,7 @@ def optimizer_and_schedule(
     return {"optimizer": optimizing, "lr_scheduler": scheduler}
 
 
-def refuse_longer_training(trainer: Trainer) -> None:
+def check_schedule(trainer: Trainer) -> None:
     """Raises a ValueError where training would go on for longer than a resumed run's schedule was made for."""
     planned = trainer.estimated_stepping_batches
     for config in trainer.lr_scheduler_configs:

@@ -1,6 +1,6 @@
-"""What a file from elsewhere may decide: values for classes that are ours, torch's, or of a module that the user names.
+"""Trust in files from elsewhere: they may import and build only classes of ours, torch's, or of modules the user names.
 
-Without this, a checkpoint would choose what is imported (a file beside the command, for one), and where a run writes.
+Otherwise a checkpoint could choose what is imported, such as a file beside the command, and where a run writes.
 """
 
 import contextlib
@@ -22,43 +22,43 @@ Modules = list[str] | str | None
 
 TRUSTED = ("lit_models", "datamodules", "rl", "torch", "torchvision", "lightning")
 FETCHING = ("lightning.pytorch.demos",)  # but for these, of which a data module downloads into any folder
-# The options whose value is a class, or holds one, and those that may be a config file beside `--config`.
+# Options whose value is or contains a class, and those that may be a config file beside `--config`.
 CLASSES = {"model", "data", "class_path", "optimizer", "lr_scheduler", "callbacks", "logger", "profiler", "plugins"}
 CLASSES |= {"strategy", "env_id"}
 SECTIONS = {"config", "trainer"}
-# The settings whose text is no place, name or class; those of the last line are spans of time.
+# Settings whose text is no path, name or class; those of the last line are durations.
 TEXTS = {"precision", "accelerator", "strategy", "devices", "deterministic", "gradient_clip_algorithm"}
 TEXTS |= {"monitor", "mode", "logging_interval"}
 TEXTS |= {"max_time", "val_check_interval", "train_time_interval"}
-# What a checkpoint may have built. A function would be called with what the checkpoint says.
+# What a checkpoint may build. A function would be called with arguments from the checkpoint.
 BUILT = (LightningModule, LightningDataModule, nn.Module, Optimizer, LRScheduler)
-DEEPEST = 50  # of a config; Python itself gives up at a thousand calls
+MAX_DEPTH = 50  # of a config; Python itself gives up at a thousand calls
 DOTTED = re.compile(r"([^\W\d]\w*)(?:\.[^\W\d]\w*)+")  # what may be the path of a class, with its package
 
 
 def listed(modules: Modules) -> list[str]:
-    """Modules as a list; the command line may give one by itself."""
+    """Modules as a list; the command line may give a single one."""
     return [modules] if isinstance(modules, str) else list(modules or ())
 
 
 def within(name: str, packages: Iterable[str]) -> bool:
-    """Whether a name is that of something in one of the packages, modules or classes, or of one itself."""
+    """Whether a dotted name lies in one of the packages, modules or classes, or is one."""
     return any(f"{name}.".startswith(f"{package}.") for package in packages)
 
 
 def covered(name: str, modules: Iterable[str] = ()) -> bool:
-    """Whether a class or module may be imported for a file: it is trusted, within one of the modules, or running."""
+    """Whether a file may import a class or module: it is trusted, in one of the modules, or in `__main__`."""
     return within(name, [*modules, "__main__"]) or (within(name, TRUSTED) and not within(name, FETCHING))
 
 
 def module_of(name: str) -> str:
-    """What is to be named for a class `package.module.Class`, or an environment `module:Name-v0`: the package."""
+    """What `--modules` needs for a class `package.module.Class` or an environment `module:Name-v0`: the package."""
     package = re.split("[.:]", name)[0]
     return name.rpartition(".")[0] if package in TRUSTED else package
 
 
 def foreign(holder: object, name: str) -> str:
-    """What is said where a file names a class of a module that nobody has named."""
+    """The error for a file with a class of a module that the user has not named."""
     module = module_of(name)
     return (
         f"{holder} holds {name}, from a module that is imported only if you name it: add --modules {module} "
@@ -66,17 +66,17 @@ def foreign(holder: object, name: str) -> str:
     )
 
 
-def refuse_foreign(content: Any, path: object, modules: Modules, built: tuple[type, ...] = BUILT) -> None:
-    """Raises a ValueError where a file names what it may not.
+def check_foreign(content: Any, path: object, modules: Modules, built: tuple[type, ...] = BUILT) -> None:
+    """Raises a ValueError where a file contains a class or function that it may not import or build.
 
-    That is, a class or an environment of a module that is not `covered`, and of the trusted modules anything but
-    classes of some kinds, such as functions.
+    That is, a class or environment of a module that is not `covered`, or of trusted modules anything but classes of
+    some kinds.
 
     Args:
-        content: Nested dictionaries and lists of the file: its config, or hyperparameters.
+        content: Nested dictionaries and lists: config or hyperparameters.
         path: The file.
-        modules: Those that the user has named.
-        built: The kinds of classes.
+        modules: Modules that the user has named.
+        built: Kinds of classes that may be built.
     """
     named = listed(modules)
     for keys, value in leaves(content):
@@ -85,7 +85,7 @@ def refuse_foreign(content: Any, path: object, modules: Modules, built: tuple[ty
             # jsonargparse would build any class there, a writer too, since any value will do.
             raise ValueError(f"{path} holds {value!r} in env_options: a class there is taken from the command only")
         if isinstance(inner := parsed(value), dict | list):  # jsonargparse reads a text so where none will do
-            refuse_foreign({key: inner}, path, modules, built)
+            check_foreign({key: inner}, path, modules, built)
         elif key in ("class_path", "optimizer", "lr_scheduler") and "." in value and not within(value, named):
             if not covered(value):
                 raise ValueError(foreign(path, value))
@@ -100,7 +100,7 @@ def refuse_foreign(content: Any, path: object, modules: Modules, built: tuple[ty
 
 
 def free(name: str, kinds: tuple[type, ...] = BUILT) -> bool:
-    """Whether a file may have something built that nobody has named: it is `covered`, and a class of some kinds."""
+    """Whether a file may build a class that the user has not named: it is `covered`, and of one of the kinds."""
     module, _, attribute = name.rpartition(".")
     if not covered(name) or within(name, ["__main__"]):
         return covered(name)
@@ -112,13 +112,13 @@ def free(name: str, kinds: tuple[type, ...] = BUILT) -> bool:
 
 
 def leaves(content: Any, keys: tuple[Any, ...] = ("",), depth: int = 0) -> Iterator[tuple[tuple[Any, ...], str]]:
-    """The texts within nested dictionaries and lists, each with the keys that it stands under.
+    """The strings in nested dictionaries and lists, each with its keys.
 
     Raises:
-        ValueError: They are within one another more often than `DEEPEST`, or without end.
+        ValueError: They are nested deeper than `MAX_DEPTH`, or without end.
     """
-    if depth > DEEPEST:
-        raise ValueError(f"there are dictionaries or lists within one another, more than {DEEPEST}")
+    if depth > MAX_DEPTH:
+        raise ValueError(f"there are dictionaries or lists within one another, more than {MAX_DEPTH}")
     if isinstance(content, str):
         yield keys, content
     elif isinstance(content, dict):
@@ -130,12 +130,12 @@ def leaves(content: Any, keys: tuple[Any, ...] = ("",), depth: int = 0) -> Itera
 
 
 class Command:
-    """What a command line names, its config files with it.
+    """The modules in a command line and its config files.
 
     Attributes:
-        modules: Those of its classes, and of `--modules`. Options such as `--output model.onnx` name none.
-        mentioned: The packages of whatever could be a class, be it `model` of `model.onnx`.
-        urls: Whether it has any.
+        modules: Modules of its classes, and of `--modules`; not of options such as `--output model.onnx`.
+        mentioned: Packages of all that could be a class, such as `model` of `model.onnx`.
+        urls: Whether it contains URLs.
     """
 
     def __init__(self, args: list[str]) -> None:
@@ -151,7 +151,7 @@ class Command:
                 self._collect({"config": arg[2:].lstrip("=") or following}, Path())
 
     def _collect(self, content: Any, folder: Path) -> None:
-        """Adds what a config in a folder names."""
+        """Adds a config that lies in a folder."""
         for keys, text in leaves(content):
             self.mentioned |= packages_in(text)
             self.urls |= "://" in text
@@ -169,7 +169,7 @@ class Command:
 
 
 def modules_of(config: Any) -> set[str]:
-    """What is to be named of a config, as it has been parsed: modules, and classes that are not `free`."""
+    """Modules of a parsed config that are to be named, and classes that are not `free`."""
     if isinstance(config, list):
         return set().union(*map(modules_of, config))
     if isinstance(config, Namespace | dict):
@@ -183,7 +183,7 @@ def modules_of(config: Any) -> set[str]:
 
 
 def parsed(text: str) -> Any:
-    """What a text says as YAML; itself if it is none."""
+    """A string parsed as YAML, or itself if it is none."""
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError):  # 2026-13-01 is a ValueError
@@ -192,7 +192,7 @@ def parsed(text: str) -> Any:
 
 @contextlib.contextmanager
 def restored_settings() -> Iterator[None]:
-    """Puts back what `allow_imports` sets for all of jsonargparse, which has nothing public to undo it."""
+    """Restores the settings that `allow_imports` changes in jsonargparse, which has no public way to undo it."""
     saved = dict(_common.parsing_settings)
     try:
         yield
@@ -202,11 +202,11 @@ def restored_settings() -> Iterator[None]:
 
 
 def allow_imports(modules: Iterable[str], urls: bool = False) -> None:
-    """Lets jsonargparse import what is `covered`, and nothing else.
+    """Lets jsonargparse import only what is `covered`.
 
     Args:
-        modules: Those beside the trusted ones.
-        urls: Whether config files may be at URLs, each kind of which has a module of its own imported.
+        modules: Modules beside the trusted ones.
+        urls: Whether config files may be at URLs, each scheme of which imports a module.
     """
     named = [name for name in modules if all(map(str.isidentifier, name.split(".")))]
     allowed = [*TRUSTED, *(name for name in named if module_of(name) != "jsonargparse")]  # it lets none name itself
@@ -218,12 +218,12 @@ def allow_imports(modules: Iterable[str], urls: bool = False) -> None:
 
 
 def packages_in(text: str) -> set[str]:
-    """The packages of whatever in a text could be a class."""
+    """Packages of all that could be a class in a string."""
     return set(DOTTED.findall(text))
 
 
 def plain_settings(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Of a config's sections, the settings that are numbers, switches or null, or text of `TEXTS`.
+    """Settings in a config's sections that are numbers, booleans, null, or strings of `TEXTS`.
 
     Returns:
         Those, and the keys of the others, if they are of any effect; not the run's folder and name.
