@@ -285,8 +285,8 @@ def recorded_config(
     """The part of a checkpoint's config that a command takes over: model and data.
 
     To resume training, also the seed and plain settings. What has effects elsewhere (callbacks, loggers, paths) is
-    never taken from a checkpoint, but from the `config.yaml` of the run in whose folder it lies; outside of one it is left
-    out, with a warning.
+    never taken from a checkpoint, but from the `config.yaml` of the run in whose folder it lies; outside of one it is
+    left out, with a warning.
 
     Args:
         checkpoint: Content of the checkpoint.

@@ -32,8 +32,8 @@ class RunRecord(SaveConfigCallback):
     """Records how a run was started and its results.
 
     The resolved config goes into the run's folder as `config.yaml`, into its checkpoints, and into TensorBoard's
-    HPARAMS tab; commands, machine, versions, seed, best checkpoint and latest metrics, also of `test` and `validate`, into
-    `run.json`.
+    HPARAMS tab; commands, machine, versions, seed, best checkpoint and latest metrics, also of `test` and `validate`,
+    into `run.json`.
     """
 
     folder: Path | None = None
@@ -87,9 +87,9 @@ class RunRecord(SaveConfigCallback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         # Lightning's own ModelCheckpoint, too, would write and delete where a checkpoint says.
         states = checkpoint["callbacks"]
-        for keeper in trainer.checkpoint_callbacks:
-            if isinstance(keeper, ModelCheckpoint) and keeper.state_key in states:
-                states[keeper.state_key] = own_checkpoints(keeper, states[keeper.state_key])
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.state_key in states:
+                states[callback.state_key] = own_checkpoints(callback, states[callback.state_key])
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -121,15 +121,15 @@ class RunRecord(SaveConfigCallback):
         self.record |= {"metrics": self.record.get("metrics", {}) | metrics, **changes}
         if trainer.state.fn == "fit":
             self.record |= {"epoch": trainer.current_epoch, "step": trainer.global_step, "written": now()}
-            keeper = trainer.checkpoint_callback
-            if isinstance(keeper, ModelCheckpoint) and keeper.monitor and keeper.best_model_score is not None:
-                best = {"metric": keeper.monitor, "value": finite(keeper.best_model_score), "mode": keeper.mode}
-                self.record["best"] = best | {"checkpoint": os.path.basename(keeper.best_model_path)}
+            callback = trainer.checkpoint_callback
+            if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_score is not None:
+                best = {"metric": callback.monitor, "value": finite(callback.best_model_score), "mode": callback.mode}
+                self.record["best"] = best | {"checkpoint": os.path.basename(callback.best_model_path)}
         try:
-            with atomic_write(self.folder / "run.json", "make room") as partial:
+            with atomic_write(self.folder / "run.json", "the run goes on without its record") as partial:
                 partial.write_text(json.dumps(self.record, indent=2) + "\n")
         except OSError as error:  # training is worth more than its record
-            warnings.warn(f"cannot write {self.folder / 'run.json'}: {error.strerror}", stacklevel=2)
+            warnings.warn(str(error), stacklevel=2)
 
 
 def finite(value: Tensor) -> float | str:
