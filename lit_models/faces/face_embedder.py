@@ -173,6 +173,8 @@ class FaceEmbedder(LitModule):
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """The embeddings of a batch, which are compared at the end of the epoch."""
+        if batch_idx == 0:
+            self.collector.reset()  # an evaluation that failed has left something
         embeddings = self(batch[0])
         self.collector.update(self.trainer, embeddings, *batch[1:])
         return embeddings

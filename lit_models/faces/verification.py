@@ -167,6 +167,10 @@ class Collector:
     """Collects the embeddings of an epoch over batches and processes."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Begins a new epoch."""
         self.batches: list[tuple[Tensor, ...]] = []
 
     def update(
@@ -187,7 +191,8 @@ class Collector:
 
     def compute(self, trainer: Trainer) -> VerificationResult:
         """Compares the images of all processes, and begins a new epoch."""
-        processes, self.batches = [self.batches], []
+        processes = [self.batches]
+        self.reset()
         if trainer.world_size > 1:
             processes = all_gather(processes, trainer.world_size)
         return compare(*map(torch.cat, zip(*(batch for batches in processes for batch in batches), strict=True)))

@@ -1,4 +1,4 @@
-"""The figures of a face embedder in TensorBoard."""
+"""Figures of face embeddings in TensorBoard: ROC, similarities, hardest pairs, projector."""
 
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ THUMBNAIL_SIZE = 32  # pixels
 
 
 class VerificationPlots(EvaluationPlots):
-    """Draws, at the end of validation and test, how well a FaceEmbedder tells people apart.
+    """Draws the verification of a FaceEmbedder at the end of validation and test.
 
     In the IMAGES tab, `val/roc` or `test/roc` is the receiver operating characteristic, `val/similarities` has the
     histograms of genuine and impostor pairs, `val/confused_different` shows the most similar images of two people,

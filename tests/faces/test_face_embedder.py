@@ -212,6 +212,18 @@ def test_data_of_others_need_only_images_and_labels():
     assert accepted <= 1e-2 < accepted + 2 / 216
 
 
+def test_an_evaluation_that_failed_leaves_nothing_behind():
+    model, labels = embedder(num_classes=4), torch.arange(24) % 4
+    trainer = Trainer(accelerator="cpu", **QUIET)
+    expected = trainer.test(model, loader(labels), verbose=False)
+    broken = [(images(5).flip(2), labels[5:10]), (images(5, side=40), labels[:5])]
+    with pytest.raises(ValueError, match="40x40 pixels"):
+        trainer.test(model, DataLoader(broken, batch_size=None), verbose=False)
+    assert len(model.collector.batches) == 1
+    assert trainer.test(model, loader(labels), verbose=False) == expected
+    assert len(model.result.indices) == 24
+
+
 def test_figures_of_a_run_are_those_of_its_embeddings(tmp_path):
     data = FaceDataModule(
         str(noise_people(tmp_path)),
