@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 def prepare(threads: int) -> None:
     """Pins the threads, keeps the output to the figures, and says what they are measured with."""
     torch.set_num_threads(threads)
-    cli.quieten()
+    cli.filter_warnings()
     for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
     versions = f"torch {torch.__version__}, lightning {lightning.__version__}"

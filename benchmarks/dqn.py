@@ -18,8 +18,8 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from benchmarks.common import prepare, spread, train
-from rl.environments import make_environments
-from rl.playing import play_episodes
+from rl.envs import make_vector_env
+from rl.evaluation import play_episodes
 
 TARGET = 475
 CADENCE = 2_000
@@ -96,7 +96,7 @@ def zoo(seed: int) -> Run:
     from stable_baselines3 import DQN
     from stable_baselines3.common.callbacks import BaseCallback
 
-    run, evaluators = Run(), make_environments("CartPole-v1", 100)
+    run, evaluators = Run(), make_vector_env("CartPole-v1", 100)
 
     class Evaluated(BaseCallback):
         def _on_training_start(self) -> None:

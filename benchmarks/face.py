@@ -23,10 +23,10 @@ from torch import Tensor
 
 from benchmarks.common import median, prepare, spread, test, train
 from lit_models.faces.gallery import Gallery
-from lit_models.faces.recogniser import Recogniser, load_embedder, preparation
-from lit_models.faces.recognition import recognised
+from lit_models.faces.recognition import recognize
+from lit_models.faces.recognizer import FaceRecognizer, empty_metadata, load_embedder
 from lit_models.faces.verification import pair_similarities, roc
-from lit_models.training.figures import labelled
+from lit_models.training.figures import draw_boxes
 
 COMPONENTS = 50
 
@@ -107,28 +107,32 @@ def speed(checkpoint: str, root: Path, folder: Path) -> list[str]:
     """How long it takes to identify the one face of a photograph of a megapixel, on one thread, after start-up."""
     torch.set_num_threads(1)
     model, trained = load_embedder(checkpoint)
-    facts = preparation(model, trained, detect=True, detector=None)
-    recogniser = Recogniser(model, facts)
+    metadata = empty_metadata(model, trained, detect=True, detector=None)
+    recognizer = FaceRecognizer(model, metadata)
     noise = np.random.default_rng(0).normal(120, 12, (800, 1250, 3)).clip(0, 255).astype(np.uint8)
     photograph = Image.fromarray(noise)
     photograph.paste(Image.open(next(root.glob("s1/1.pgm"))).convert("RGB").resize((276, 336)), (500, 200))
     photograph.save(folder / "photograph.jpg", quality=90)
     lines = []
     for people in (10, 10_000):
-        facts.names[:] = [f"person {number}" for number in range(people)]
-        facts.threshold = -1.0
+        metadata.names[:] = [f"person {number}" for number in range(people)]
+        metadata.threshold = -1.0
         embeddings = F.normalize(torch.randn(people, model.hparams.embedding_dim))
-        known = Gallery(facts, embeddings, torch.arange(people))
-        seen = recogniser.see(folder / "photograph.jpg")
+        known = Gallery(metadata, embeddings, torch.arange(people))
+        detections = recognizer.embed_faces(folder / "photograph.jpg")
 
         def identify(known: Gallery = known) -> None:
-            seen = recogniser.see(folder / "photograph.jpg")
-            words = [name for _, name, _ in recognised(seen, known)]
-            labelled(seen.picture, [face.box for face in seen.faces], words).save(folder / "copy.jpg", quality=90)
+            detections = recognizer.embed_faces(folder / "photograph.jpg")
+            captions = [name for _, name, _ in recognize(detections, known)]
+            draw_boxes(detections.picture, [face.box for face in detections.faces], captions).save(
+                folder / "copy.jpg", quality=90
+            )
 
         identify()
-        lines.append(f"identify, {people} people: {len(seen.faces)} face, ms, median {median(timed(identify), 0)}")
-        matching = timed(lambda seen=seen, known=known: list(recognised(seen, known)))
+        lines.append(
+            f"identify, {people} people: {len(detections.faces)} face, ms, median {median(timed(identify), 0)}"
+        )
+        matching = timed(lambda detections=detections, known=known: list(recognize(detections, known)))
         lines.append(f"of it, to compare it with them: ms, median {median(matching, 2)}")
     return lines
 

@@ -55,8 +55,8 @@ def main() -> None:
     optimizer = agent.optimizer(agent.network.parameters())
     batch = buffer.sample(*stack)
     parts = {
-        f"a step of {own.num_envs} environments": lambda: agent.player.environments.step(action),
-        f"the network's actions for {own.num_envs}": lambda: agent.act(agent.player.observation.numpy()),
+        f"a step of {own.num_envs} environments": lambda: agent.collector.envs.step(action),
+        f"the network's actions for {own.num_envs}": lambda: agent.act(agent.collector.observation.numpy()),
         f"adding {own.num_envs} steps, returns of {own.n_steps}": lambda: buffer.add(*step),
         f"sampling {stack[0]} x {stack[1]}": lambda: buffer.sample(*stack),
         "  prioritized": lambda: prioritized.sample(*stack),

@@ -1,4 +1,4 @@
-"""What every model shares and no paper describes: optimizer and schedule, epoch means, callbacks, checks of the data."""
+"""What all models share and no paper describes: optimizer, schedule, epoch means, callbacks, checks of the data."""
 
 from typing import Any, ClassVar, NamedTuple
 

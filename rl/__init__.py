@@ -1,6 +1,6 @@
 """Reinforcement-learning agents as LightningModules."""
 
+from rl.buffers import ReplayBuffer, ReplayDataset
 from rl.dqn import DQN
-from rl.replay import ReplayBuffer, ReplayDataset
 
 __all__ = ["DQN", "ReplayBuffer", "ReplayDataset"]

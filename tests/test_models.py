@@ -1,69 +1,171 @@
-"""What holds for every model."""
+"""What holds for every model of the registry."""
+
+import importlib.util
 
 import pytest
 import torch
-from lightning import Trainer
-from torch.nn.functional import cross_entropy
-from torch.utils.data import DataLoader, StackDataset
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
+from registry import MODELS
 
-from lit_models import CNN, Net, RNNClassifier
+import lit_models
+import rl
+from lit_models.cli import main as cli
+from lit_models.training.resume import ExactResume
 
-MODELS = {"Net": Net, "CNN": CNN, "RNNClassifier": RNNClassifier}
+QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+FEW = {"limit_val_batches": 1, "limit_test_batches": 2, "limit_predict_batches": 2, "num_sanity_val_steps": 0}
+
+
+def image_models():
+    return [name for name, row in MODELS.items() if row.make().example_input_array.dtype == torch.uint8]
 
 
 @pytest.fixture(params=MODELS)
-def model(request):
-    torch.manual_seed(0)
-    return MODELS[request.param]()
+def row(request):
+    seed_everything(0)
+    return MODELS[request.param]
 
 
-@pytest.fixture
-def batch(model):
-    shape = (16, *model.example_input_array.shape[1:])
-    draw = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=draw), torch.arange(16) % model.num_classes
+def trainer(*callbacks, **options):
+    return Trainer(accelerator="cpu", callbacks=list(callbacks), **QUIET | FEW | {"max_epochs": 1} | options)
 
 
-def test_logits_have_a_row_an_image(model, batch):
-    assert model(batch[0]).shape == (16, model.num_classes)
-    assert model(batch[0][:0]).shape == (0, model.num_classes)
+def examples(model, count):
+    example, draw = model.example_input_array, torch.Generator().manual_seed(0)
+    shape = (count, *example.shape[1:])
+    if example.is_floating_point():
+        return torch.randn(shape, generator=draw)
+    return torch.randint(0, 256, shape, dtype=example.dtype, generator=draw)
 
 
-def test_every_parameter_gets_a_gradient(model, batch):
-    cross_entropy(model(batch[0]), batch[1]).backward()
-    assert [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()] == []
+def output(model, x):
+    with torch.no_grad():
+        found = model(x)
+    return found[0] if isinstance(found, tuple) else found
 
 
-def test_overfits_one_batch(model, batch):
-    model.eval()  # without dropout, which would hide what has been learnt
-    optimizer = model.optimizer(model.parameters())  # its own, which is meant to train it well
-    for _ in range(150):
-        optimizer.zero_grad()
-        loss = cross_entropy(model(batch[0]), batch[1])
-        loss.backward()
-        optimizer.step()
-    assert loss < 0.05
+def test_every_public_model_has_a_row():
+    named = [getattr(package, name) for package in (lit_models, rl) for name in package.__all__]
+    models = {kind for kind in named if hasattr(kind, "task")}
+    assert models - {lit_models.Classifier} == {row.kind for row in MODELS.values()}
 
 
-def test_bytes_and_floats_are_the_same_picture(model, batch):
-    model.eval()
-    torch.testing.assert_close(model(batch[0]), model(batch[0].float() / 255))
+def test_one_output_per_input(row):
+    model = row.make().eval()
+    whole = output(model, examples(model, 5))
+    assert len(whole) == 5
+    assert len(output(model, examples(model, 0))) == 0
+    torch.testing.assert_close(output(model, examples(model, 5)[2:3]), whole[2:3], atol=1e-5, rtol=1e-4)
 
 
-def test_input_is_left_as_it_was(model, batch):
-    images = batch[0].float() / 255
-    before = images.clone()
-    model(images)
-    assert torch.equal(images, before)
+class Gradients(Callback):
+    """Which parameters had one, in any step."""
+
+    def __init__(self):
+        self.found = set()
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        named = pl_module.named_parameters()
+        self.found |= {name for name, weight in named if weight.grad is not None and weight.grad.any()}
 
 
-def test_checkpoint_from_python_loads_by_itself(model, batch, tmp_path):
-    loader = DataLoader(StackDataset(*batch), batch_size=4)
-    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, **options)
-    trainer.fit(model, loader)
-    trainer.save_checkpoint(tmp_path / "model.ckpt")
+def test_every_parameter_gets_a_gradient(row):
+    model, gradients = row.make(), Gradients()
+    # More than one step, since a residual block that starts at zero passes none on in the first.
+    trainer(gradients, limit_train_batches=3).fit(model, datamodule=row.data())
+    assert gradients.found == {name for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+class Losses(Callback):
+    def __init__(self):
+        self.found = []
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.found.append(trainer.callback_metrics["train/loss"].item())
+
+
+@pytest.mark.parametrize("name", [name for name, row in MODELS.items() if row.data()])
+def test_overfits_one_batch(name):
+    seed_everything(0)
+    row, losses = MODELS[name], Losses()
+    model = row.make(optimizer=lambda parameters: torch.optim.Adam(parameters, lr=3e-3))
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.Dropout | torch.nn.Dropout2d):
+            layer.p = 0.0  # which would hide what has been learnt
+    fitting = trainer(losses, max_epochs=120, overfit_batches=1, limit_val_batches=0)
+    fitting.fit(model, datamodule=row.data())
+    assert losses.found[-1] < 0.1 * losses.found[0]
+
+
+@pytest.mark.parametrize("name", image_models())
+def test_bytes_and_floats_are_the_same_image(name):
+    model = MODELS[name].make().eval()
+    images = examples(model, 4)
+    torch.testing.assert_close(output(model, images), output(model, images.float() / 255))
+
+
+def test_input_is_left_as_it_was(row):
+    model = row.make().eval()
+    x = examples(model, 4).float()
+    before = x.clone()
+    output(model, x)
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_trains_in_bf16_and_sums_in_fp32(row, precision):
+    model, data, metrics = row.make(), row.data(), {}
+    running = trainer(precision=precision, limit_train_batches=4)
+    running.fit(model, datamodule=data)
+    metrics |= running.callback_metrics
+    running.test(model, datamodule=data, verbose=False)
+    metrics |= running.callback_metrics
+    assert all(value.isfinite() for value in metrics.values())
+    assert {value.dtype for value in metrics.values()} <= {torch.float32, torch.float64}
+    weights = {parameter.dtype for parameter in model.parameters()}
+    assert weights == {torch.bfloat16 if precision == "bf16-true" else torch.float32}
+    # Eight bits would leave no more than three digits of any of these.
+    assert any((value.float() != value.bfloat16().float()).item() for value in metrics.values())
+
+
+def test_checkpoint_from_python_loads_by_itself(row, tmp_path):
+    model, running = row.make(), trainer(limit_train_batches=2)
+    running.fit(model, datamodule=row.data())
+    running.save_checkpoint(tmp_path / "model.ckpt")
     content = torch.load(tmp_path / "model.ckpt", weights_only=True)
-    assert content["model_class"] == f"lit_models.{type(model).__name__}"
-    loaded = type(model).load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True).cpu().eval()
-    assert torch.equal(loaded(batch[0]), model.cpu().eval()(batch[0]))
+    assert content["model_class"].split(".")[1:] == [row.kind.__name__]
+    x = examples(model, 3)
+    for loaded in (lit_models.load(tmp_path / "model.ckpt"), row.kind.load_from_checkpoint(tmp_path / "model.ckpt")):
+        assert torch.equal(output(loaded.cpu().eval(), x), output(model.cpu().eval(), x))
+
+
+def test_a_plain_trainer_gets_exact_resume_once(row):
+    model, running = row.make(), trainer(limit_train_batches=1)
+    for _ in range(2):
+        running.fit(model, datamodule=row.data())
+    assert sum(isinstance(callback, ExactResume) for callback in running.callbacks) == 1
+    own = ExactResume()
+    given = trainer(own, limit_train_batches=1)
+    given.fit(row.make(), datamodule=row.data())
+    assert [callback for callback in given.callbacks if isinstance(callback, ExactResume)] == [own]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("onnxscript") is None, reason="needs the extra export")
+@pytest.mark.parametrize("form", ["onnx", "torch_export", "safetensors"])
+def test_exports(row, form, tmp_path, capsys):
+    model, running = row.make(), trainer(limit_train_batches=1)
+    running.fit(model, datamodule=row.data())
+    running.save_checkpoint(tmp_path / "model.ckpt")
+    command = ["export", f"--ckpt_path={tmp_path / 'model.ckpt'}", f"--format={form}", f"--output={tmp_path / 'file'}"]
+    assert cli.main(command) == 0
+    assert (tmp_path / "file").is_file()
+
+
+def test_predictions_are_rows(row):
+    model, data = row.make(), row.data()
+    running = trainer(limit_train_batches=1)
+    running.fit(model, datamodule=data)
+    rows = [one for batch in running.predict(model, datamodule=data) for one in batch]
+    assert rows
+    assert len({tuple(one) for one in rows}) == 1  # the same columns in all

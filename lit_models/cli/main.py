@@ -40,6 +40,7 @@ from lit_models.training.checkpoint import (
 from lit_models.training.hardware import check_hardware, compile_available
 from lit_models.training.internals import set_logged_step
 from lit_models.training.predictions import PredictionWriter
+from lit_models.training.profiler import NoProfiler
 from lit_models.training.resume import RunCheckpoint
 from lit_models.training.runs import RunRecord, runs
 from lit_models.training.trust import Command, Modules, allow_imports, modules_of, packages_in, restored_settings
@@ -312,6 +313,7 @@ class CLI(LightningCLI):
         plugins = plugins if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             config["plugins"] = [*plugins, AtomicCheckpointIO()]
+        config["profiler"] = config["profiler"] or NoProfiler()
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter(self.config.predict.output))
         return super()._instantiate_trainer(config, callbacks)

@@ -1,14 +1,14 @@
-"""Networks from faces to features: a compact one, written here, and those of torchvision.
+"""Backbones from faces to features: a small one of Gabor filters, and those of torchvision.
 
 Images `(batch, channels, height, width)` of mean 0 and standard deviation 1 -> `(batch, features)`, each feature of
 mean 0 and standard deviation 1 over the training images.
 
-The compact one is meant for some hundred pictures, not millions, so it does not learn to see: it begins with the
-energies of Gabor filters, as cells in the visual cortex are thought to (Adelson and Bergen, "Spatiotemporal energy
-models for the perception of motion", 1985), long used for faces (Liu and Wechsler, "Gabor feature based classification
-using the enhanced Fisher linear discriminant model for face recognition", 2002). A residual block (He, Zhang, Ren and
-Sun, "Identity mappings in deep residual networks", 2016, https://arxiv.org/abs/1603.05027) learns what to add to them,
-from nothing on: the few people that are trained on can refine what tells strangers apart, and hardly spoil it.
+The small one is made for some hundred images, not millions. It begins with the energies of fixed Gabor filters, as in
+models of the visual cortex (Adelson and Bergen, "Spatiotemporal energy models for the perception of motion", 1985) and
+in face recognition before deep learning (Liu and Wechsler, "Gabor feature based classification using the enhanced
+Fisher linear discriminant model for face recognition", 2002). A residual block (He, Zhang, Ren and Sun, "Identity
+mappings in deep residual networks", 2016, https://arxiv.org/abs/1603.05027), zero at initialization, refines them: few
+people to train on suffice to improve features that separate strangers, and hardly spoil them.
 
 Legend for 48x48: height and width are 48 -> 24 -> 5.
 """
@@ -23,38 +23,37 @@ from torchvision import models
 from lit_models.common.messages import suggest
 from lit_models.layers import AdaptiveAvgPool2d
 
-DIRECTIONS = 6
+ORIENTATIONS = 6
 WAVELENGTHS = [2 ** (step / 2) / 16 for step in range(5)]  # in image sides: 3 to 12 pixels of 48
-SHORTEST = 2.5  # pixels; of a wave of two, some filters see nothing where its crests lie between them
+MIN_WAVELENGTH = 2.5  # pixels; at two, the response of some filters vanishes where the crests lie between pixels
 BANDWIDTH = 0.65  # standard deviation of a filter's Gaussian, in wavelengths
-HIDDEN = 64
-GRID = 5  # height and width of the last feature map
+HIDDEN_CHANNELS = 64
+GRID_SIZE = 5  # height and width of the last feature map
 
 
 class GaborEnergy(nn.Module):
-    """How strongly an image is striped, at every place, for each wavelength and direction; nothing of it is learnt.
+    """Fixed Gabor filters: the image's channels, and the square root of the energy per wavelength and orientation.
 
-    The energy is the amplitude of a wave, wherever its crests are, so that it hardly changes where a face moves by a
-    pixel. Beside the energies, of which the square root is taken, stand the image's own channels.
+    Energy is the amplitude of a wave, whatever its phase, so it changes little where a face moves by a pixel.
 
     Args:
-        image_size: Height and width of the images, which the wavelengths follow.
+        image_size: Height and width of the images, to which the wavelengths are proportional.
     """
 
     def __init__(self, image_size: int) -> None:
         super().__init__()
         self.stride = max(image_size // 24, 1)
         for number, wavelength in enumerate(WAVELENGTHS):
-            filters = gabor_filters(max(wavelength * image_size, SHORTEST))
+            filters = gabor_filters(max(wavelength * image_size, MIN_WAVELENGTH))
             self.register_buffer(f"filters_{number}", filters, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """`(batch, channels + 30, height / stride, width / stride)`."""
-        grey = images.mean(dim=1, keepdim=True)
+        gray = images.mean(dim=1, keepdim=True)
         maps = [F.avg_pool2d(images, self.stride, ceil_mode=True)]
         for filters in self.buffers():
             margin = filters.shape[-1] // 2
-            padded = F.pad(grey, (margin,) * 4, mode="replicate")
+            padded = F.pad(gray, (margin,) * 4, mode="replicate")
             even, odd = F.conv2d(padded, filters, stride=self.stride).float().chunk(2, dim=1)
             energies = (even.square() + odd.square() + 1e-6).sqrt()
             maps.append(energies.sqrt().to(images.dtype))
@@ -62,15 +61,15 @@ class GaborEnergy(nn.Module):
 
 
 def gabor_filters(wavelength: float) -> Tensor:
-    """Filters `(2 * DIRECTIONS, 1, side, side)`, the even ones and then the odd ones, of a wavelength in pixels.
+    """Even, then odd filters `(2 * ORIENTATIONS, 1, size, size)` of a wavelength in pixels.
 
-    A wave of that length and amplitude 1 has the energy 1.
+    A wave of that wavelength and amplitude 1 has energy 1.
     """
     deviation = BANDWIDTH * wavelength
     reach = math.ceil(2.2 * deviation)
     y, x = torch.meshgrid(*[torch.arange(-reach, reach + 1, dtype=torch.float64)] * 2, indexing="ij")
-    angle = torch.arange(DIRECTIONS, dtype=torch.float64)[:, None, None] * math.pi / DIRECTIONS
-    phase = (x * angle.cos() + y * angle.sin()) * 2 * math.pi / wavelength  # (DIRECTIONS, side, side)
+    angle = torch.arange(ORIENTATIONS, dtype=torch.float64)[:, None, None] * math.pi / ORIENTATIONS
+    phase = (x * angle.cos() + y * angle.sin()) * 2 * math.pi / wavelength  # (ORIENTATIONS, size, size)
     window = torch.exp(-(x.square() + y.square()) / (2 * deviation**2))
     window = 2 * window / window.sum()
     even = window * phase.cos()
@@ -79,10 +78,10 @@ def gabor_filters(wavelength: float) -> Tensor:
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions, whose result, zero at first, is added to what comes in.
+    """A residual block of two 3x3 convolutions, the identity at initialization.
 
     Args:
-        channels: Channels of what comes in and goes out.
+        channels: Channels of input and output.
         hidden: Channels between the convolutions.
     """
 
@@ -98,18 +97,44 @@ class Residual(nn.Module):
         nn.init.zeros_(self.layers[-1].weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What comes in `(batch, channels, height, width)`, and what is added to it."""
+        """`(batch, channels, height, width)` -> the same shape."""
         return x + self.layers(x)
 
 
+def build_backbone(
+    name: str | None, weights: str | None, in_channels: int, image_size: int, embedding_dim: int
+) -> tuple[nn.Module, int]:
+    """A backbone, and its number of features.
+
+    Args:
+        name: A classification network of torchvision; the Gabor backbone, if not given.
+        weights: The torchvision network's weights.
+        in_channels: Number of image channels, which torchvision's networks don't depend on.
+        image_size: Height and width of the images.
+        embedding_dim: Number of features of a torchvision network; at most those of the Gabor backbone.
+
+    Raises:
+        ValueError: The keywords don't go together; torchvision has no such network, or its last layer is not linear.
+        ConnectionError: The weights could not be downloaded.
+    """
+    if name is not None:
+        return torchvision_backbone(name, weights, embedding_dim), embedding_dim
+    if weights:
+        raise ValueError(f"weights is {weights}, but they are for a network of torchvision: name it as backbone")
+    network, features = gabor_backbone(in_channels, image_size)
+    if embedding_dim > features:
+        raise ValueError(f"embedding_dim is {embedding_dim}: the network has {features} features, so at most that")
+    return network, features
+
+
 def gabor_backbone(in_channels: int, image_size: int) -> tuple[nn.Sequential, int]:
-    """The network written here, and how many features it gives: 775 of grey images, 825 of coloured ones."""
-    channels = in_channels + DIRECTIONS * len(WAVELENGTHS)
-    features = channels * GRID**2
+    """The Gabor backbone, and its number of features: 775 for grayscale images, 825 for RGB."""
+    channels = in_channels + ORIENTATIONS * len(WAVELENGTHS)
+    features = channels * GRID_SIZE**2
     network = nn.Sequential(
         GaborEnergy(image_size),  # (batch, 31, 24, 24)
-        Residual(channels, HIDDEN),
-        AdaptiveAvgPool2d(GRID),  # (batch, 31, 5, 5)
+        Residual(channels, HIDDEN_CHANNELS),
+        AdaptiveAvgPool2d(GRID_SIZE),  # (batch, 31, 5, 5)
         nn.Flatten(),  # (batch, 775)
         nn.BatchNorm1d(features, affine=False),
     )
@@ -117,13 +142,13 @@ def gabor_backbone(in_channels: int, image_size: int) -> tuple[nn.Sequential, in
 
 
 def torchvision_backbone(name: str, weights: str | None, features: int) -> nn.Module:
-    """A classification network of torchvision, whose last linear layer gives features."""
+    """A classification network of torchvision, with a new last layer that gives features."""
     names = models.list_models(module=models)
     if name not in names:
         raise ValueError(f"torchvision has no network '{name}'{suggest(name, names)}")
     try:
         network = models.get_model(name, weights=weights)
-    except OSError as error:  # of urllib, which says no more than what the system says
+    except OSError as error:  # of urllib, whose message is no more than the system's
         raise ConnectionError(
             f"could not download the weights of {name}: {error}; with no network here, set model.weights to null, or "
             f"bring the file from another machine into {torch.hub.get_dir()}/checkpoints"

@@ -3,10 +3,9 @@
 Images `(batch, in_channels, image_size, image_size)`, one face each -> embeddings `(batch, embedding_dim)` of length 1,
 whose inner products are cosine similarities.
 
-The network is that of `lit_models.faces.backbones`, or one of torchvision. It is trained as a classifier of the people
-in the training data with an additive-margin softmax (`lit_models.faces.margins`); the head, one row per person, is
-needed for training only. Embeddings are the network's features after linear discriminant analysis
-(`lit_models.faces.discriminants`).
+A backbone (`lit_models.faces.backbones`) is trained as a classifier of the people in the training data, with an
+additive-margin softmax (`lit_models.faces.margins`) over a head of one row per person. Embeddings are its features
+after linear discriminant analysis (`lit_models.faces.lda`), without the head.
 """
 
 from collections.abc import Callable
@@ -29,14 +28,13 @@ from lit_models.common.arguments import (
     check_arguments,
 )
 from lit_models.faces import verification
-from lit_models.faces.backbones import gabor_backbone, torchvision_backbone
-from lit_models.faces.discriminants import Discriminants
-from lit_models.faces.margins import MARGINS, Margin, with_margin
+from lit_models.faces.backbones import build_backbone
+from lit_models.faces.lda import OnlineLDA
+from lit_models.faces.margins import Margin, choose_size, with_margin
 from lit_models.faces.verification_plots import VerificationPlots
 from lit_models.layers import EpochMeans
 from lit_models.module import ExportSpec, LitModule
-
-Batch = tuple[Tensor, Tensor]
+from lit_models.training.data_checks import check_images, check_several, match_people
 
 
 class FaceEmbedder(LitModule):
@@ -50,8 +48,8 @@ class FaceEmbedder(LitModule):
     Args:
         in_channels: Number of image channels: 1 for grayscale, 3 for RGB.
         image_size: Height and width of the images.
-        embedding_dim: Embedding size; without `backbone` at most 775 for grayscale images, 825 for RGB. Larger ones
-            separate strangers better where there are few people to train on.
+        embedding_dim: Embedding size; without `backbone` at most 775 for grayscale images, 825 for RGB. With few people
+            to train on, larger embeddings separate strangers better.
         num_classes: Number of people to train on; that of the data, if not given.
         margin: "arcface" adds an angle between a feature vector and its person's row of the head, "cosface" subtracts
             from their cosine, "none" is a softmax of the cosines.
@@ -60,21 +58,21 @@ class FaceEmbedder(LitModule):
         dropout: Probability of dropping a feature in training.
         flip_average: Whether an embedding, except in training, averages the image and its mirror image.
         backbone: Name of a classification network of torchvision, such as "resnet18", instead of the one written here.
-        weights: "DEFAULT" starts the backbone from torchvision's weights, which are downloaded once.
+        weights: "DEFAULT" starts `backbone` from torchvision's weights, which are downloaded once.
         optimizer: Factory: parameters -> optimizer.
         lr_scheduler: Factory: optimizer -> schedule, see `lit_models.training.schedule`.
 
     Attributes:
         threshold: Verification threshold: FAR 1% on validation pairs; infinite before the first validation.
-        stranger_threshold: Open-set identification threshold: 1% of validation images are falsely accepted as somebody
-            trained on, or as somebody else in validation. Infinite before the first validation on other people than
-            those trained on.
+        stranger_threshold: Open-set identification threshold: FAR 1% on validation images, each against everybody
+            trained on and everybody else in validation; infinite before the first validation on new people.
         prototypes: `(num_classes, features)`, running mean of the features of each person trained on.
-        evaluation: What the last validation or test compared.
+        result: The comparisons of the last validation or test.
 
     Raises:
         ValueError: An argument is out of range; images have another size or other channels; the data have another
-            number of people; torchvision has no such network, or its last layer is not linear.
+            number of people; a training batch is a single image; torchvision has no such network, or its last layer is
+            not linear.
         ConnectionError: The weights could not be downloaded.
     """
 
@@ -106,21 +104,12 @@ class FaceEmbedder(LitModule):
     ) -> None:
         super().__init__(optimizer, lr_scheduler)
         check_arguments(FaceEmbedder, locals())
-        if margin == "none" and margin_size:
-            raise ValueError(f"margin_size is {margin_size}, but margin is none: leave it out, or choose a margin")
-        if weights and not backbone:
-            raise ValueError(f"weights is {weights}, but they are for a network of torchvision: name it as backbone")
-        if backbone is None:
-            self.network, features = gabor_backbone(in_channels, image_size)
-        else:
-            self.network, features = torchvision_backbone(backbone, weights, embedding_dim), embedding_dim
-        if embedding_dim > features:
-            raise ValueError(f"embedding_dim is {embedding_dim}: the network has {features} features, so at most that")
-        self.discriminants = Discriminants(features, embedding_dim)
+        self.network, features = build_backbone(backbone, weights, in_channels, image_size, embedding_dim)
+        self.lda = OnlineLDA(features, embedding_dim)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.hparams.weights = None  # those it started from are in every checkpoint
-        self.in_channels, self.image_size = in_channels, image_size
-        self.margin_size = MARGINS[margin] if margin_size is None else margin_size
+        self.in_channels, self.image_size, self.sizes = in_channels, image_size, range(image_size, image_size + 1)
+        self.margin_size = choose_size(margin, margin_size)
         self.register_parameter("head", None)
         self.register_buffer("prototypes", None)
         if num_classes is not None:
@@ -130,7 +119,7 @@ class FaceEmbedder(LitModule):
         self.example_input_array = torch.zeros(1, in_channels, image_size, image_size, dtype=torch.uint8)
         self.means = EpochMeans(train=("loss", "accuracy"))
         self.collector = verification.Collector()
-        self.evaluation: verification.Evaluation | None = None
+        self.result: verification.VerificationResult | None = None
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -147,17 +136,9 @@ class FaceEmbedder(LitModule):
         return self.network(pixels)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Images with mean 0 and standard deviation 1 each, against light and contrast, in the network's dtype.
-
-        Raises:
-            ValueError: The network doesn't take images of this size, or with these channels.
-        """
-        expected = (self.in_channels, self.image_size, self.image_size)
-        if not torch.jit.is_tracing() and tuple(images.shape[1:]) != expected:
-            raise ValueError(
-                f"the images are (channels, height, width) = {tuple(images.shape[1:])}, but FaceEmbedder takes "
-                f"{expected}: set model.in_channels and model.image_size, or the data's mode and image_size"
-            )
+        """Images with mean 0 and standard deviation 1 each, against light and contrast, in the network's dtype."""
+        if not torch.jit.is_tracing():  # which has no numbers to compare, and warns
+            check_images(self, images.shape)
         pixels = images.float() if images.is_floating_point() else images.float() / 255
         mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
         std = (pixels - mean).square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
@@ -168,42 +149,23 @@ class FaceEmbedder(LitModule):
         return [VerificationPlots()]
 
     def setup(self, stage: str) -> None:
-        """Sizes the head for the data's people."""
+        """Sizes the head for the people in the data."""
         super().setup(stage)
-        if stage != "fit":
-            return
-        data, known = self.trainer.datamodule, self.hparams.num_classes
-        people = getattr(data, "num_classes", known)
-        if people is None:
-            raise ValueError("the data do not say how many people they show: set model.num_classes")
-        if known is not None and people != known:
-            raise ValueError(
-                f"{type(data).__name__} has {people} people to train on, but num_classes of FaceEmbedder is {known}: "
-                f"leave model.num_classes out, or lit_models.load(path, num_classes={people}) for a fresh head"
-            )
-        if self.head is None:
-            self.hparams.num_classes = people
-            self._add_head(people)
+        if stage == "fit":
+            self.hparams.num_classes = match_people(self, self.trainer.datamodule)
+            if self.head is None:
+                self._add_head(self.hparams.num_classes)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of a batch `(images, labels)`, labels in 0..num_classes - 1.
-
-        Raises:
-            ValueError: It is of a single image, which has nothing to be normalised with.
-        """
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The loss of a batch `(images, labels)`, labels in 0..num_classes - 1."""
         images, labels = batch
-        if len(labels) < 2:
-            raise ValueError(
-                "a training batch has 1 image, but takes 2 at least: raise data.identities_per_batch or "
-                "data.images_per_identity, or set drop_last in a loader of your own"
-            )
+        check_several(labels)
         features = self.features(self.normalize(images))
         self._update_statistics(features.detach().float(), labels)
         dropped = F.normalize(F.dropout(features, self.hparams.dropout).float())
         cosines = F.linear(dropped, F.normalize(self.head.float()))  # (batch, num_classes)
-        loss = F.cross_entropy(
-            self.hparams.scale * with_margin(cosines, labels, self.hparams.margin, self.margin_size), labels
-        )
+        logits = self.hparams.scale * with_margin(cosines, labels, self.hparams.margin, self.margin_size)
+        loss = F.cross_entropy(logits, labels)
         right = (cosines.argmax(dim=1) == labels).sum()  # without the margin
         self.means.update("train", len(labels), loss=loss.detach() * len(labels), accuracy=right)
         self.log("train/loss_step", loss, prog_bar=True)
@@ -211,23 +173,25 @@ class FaceEmbedder(LitModule):
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """The embeddings of a batch, which are compared at the end of the epoch."""
-        return self._collect(batch)
+        embeddings = self(batch[0])
+        self.collector.update(self.trainer, embeddings, *batch[1:])
+        return embeddings
 
-    def test_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
-        """The embeddings of a batch, which are compared at the end of the epoch."""
-        return self._collect(batch)
+    test_step = validation_step
 
     @override
     def epoch_metrics(self, stage: str) -> dict[str, Any]:
         if stage == "train":
             return super().epoch_metrics(stage)
-        self.evaluation = self.collector.compute(self.trainer.world_size)
+        self.result = self.collector.compute(self.trainer)
         if self.trainer.sanity_checking:
             return {}
-        if stage == "val" and len(self.evaluation.impostor):
-            self._choose_thresholds(self.evaluation)
+        if stage == "val":
+            known = None if self.prototypes is None else F.normalize(self.lda(self.prototypes)).cpu()
+            for name, value in verification.choose_thresholds(self.result, known).items():
+                getattr(self, name).fill_(value)
         pairs = getattr(self.trainer.datamodule, "pairs", None) if stage == "test" else None
-        return verification.metrics(self.evaluation, pairs)
+        return verification.metrics(self.result, pairs)
 
     def predict_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> list[dict[str, Any]]:
         """One row per image of a batch of images and their files or labels: that, and the embedding's numbers."""
@@ -236,46 +200,28 @@ class FaceEmbedder(LitModule):
         numbers = self(batch[0]).tolist()
         return [{key: name} | dict(enumerate(row)) for name, row in zip(names, numbers, strict=True)]
 
-    @override
     def export_spec(self) -> ExportSpec:
+        """What is exported: the model without its head, which is removed."""
         self.head, self.prototypes, self.hparams.num_classes = None, None, None  # needed for training only
         return super().export_spec()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FaceEmbedder":
-        """Moves and casts the model; thresholds and prototypes stay float32, since 16 bits are too few."""
-        kept = dict(self.named_buffers(recurse=False))
+        kept = dict(self.named_buffers(recurse=False))  # thresholds, prototypes: 16 bits are too few, so never cast
         super()._apply(fn, recurse)
         for name, value in kept.items():
             setattr(self, name, value.to(getattr(self, name).device))
         return self
 
     def _add_head(self, people: int) -> None:
-        features = len(self.discriminants.projection)
+        features = len(self.lda.projection)
         self.head = nn.Parameter(nn.init.xavier_normal_(torch.empty(people, features)))
         self.prototypes = torch.zeros(people, features, dtype=torch.float32)
 
     def _update_statistics(self, features: Tensor, labels: Tensor) -> None:
-        """Updates discriminants and prototypes with a training batch."""
-        self.discriminants.update(features, labels)
-        alike = (labels[:, None] == labels).sum(dim=1, keepdim=True)
-        self.prototypes.index_add_(0, labels, (features - self.prototypes[labels]) / alike, alpha=0.1)
+        """Updates LDA and prototypes with a training batch."""
+        self.lda.update(features, labels)
+        same = (labels[:, None] == labels).sum(dim=1, keepdim=True)
+        self.prototypes.index_add_(0, labels, (features - self.prototypes[labels]) / same, alpha=0.1)
 
     def _embed(self, pixels: Tensor) -> Tensor:
-        return F.normalize(self.discriminants(self.features(pixels)))
-
-    def _collect(self, batch: tuple[Tensor, ...]) -> Tensor:
-        images, labels, *rest = batch
-        embeddings = self(images)
-        if not rest:  # other data, with nobody enrolled
-            first = sum(len(part[1]) for part in self.collector.batches)
-            indices = torch.arange(len(labels)) + first
-            rest = [indices * self.trainer.world_size + self.global_rank, torch.zeros_like(labels, dtype=torch.bool)]
-        self.collector.update(embeddings, labels, *rest)
-        return embeddings
-
-    def _choose_thresholds(self, evaluation: verification.Evaluation) -> None:
-        self.threshold.fill_(verification.threshold_at(evaluation.impostor, 1e-2))
-        if self.prototypes is not None and not evaluation.enrolled.any():
-            people = F.normalize(self.discriminants(self.prototypes)).cpu()
-            strangers = verification.stranger_similarities(evaluation, people)
-            self.stranger_threshold.fill_(verification.threshold_at(strangers, 1e-2))
+        return F.normalize(self.lda(self.features(pixels)))

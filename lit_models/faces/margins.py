@@ -1,7 +1,7 @@
-"""Softmax losses over cosines with an additive margin, which make training harder than what it is for.
+"""Additive-margin softmax (ArcFace, CosFace).
 
-"ArcFace", Deng, Guo, Xue and Zafeiriou, 2019 (https://arxiv.org/abs/1801.07698), adds to the angle between an embedding
-and its person's row of the head; "CosFace", Wang et al., 2018 (https://arxiv.org/abs/1801.09414), subtracts from the
+ArcFace: Deng, Guo, Xue and Zafeiriou, 2019, https://arxiv.org/abs/1801.07698, adds to the angle between an embedding
+and its person's row of the head. CosFace: Wang et al., 2018, https://arxiv.org/abs/1801.09414, subtracts from the
 cosine.
 """
 
@@ -12,25 +12,36 @@ import torch
 from torch import Tensor
 
 Margin = Literal["arcface", "cosface", "none"]
-MARGINS = {"arcface": 0.5, "cosface": 0.35, "none": 0.0}  # with their sizes in the papers
+PAPER_SIZES = {"arcface": 0.5, "cosface": 0.35, "none": 0.0}
+
+
+def choose_size(margin: Margin, size: float | None) -> float:
+    """The size of a margin, that of its paper if none is given.
+
+    Raises:
+        ValueError: A size is given, but no margin.
+    """
+    if margin == "none" and size:
+        raise ValueError(f"margin_size is {size}, but margin is none: leave it out, or choose a margin")
+    return PAPER_SIZES[margin] if size is None else size
 
 
 def with_margin(cosines: Tensor, labels: Tensor, margin: Margin, size: float) -> Tensor:
-    """Cosines in which the true person's is made less.
+    """Cosines `(batch, people)`, of which the true person's is reduced by the margin.
 
     Args:
         cosines: `(batch, people)`, in -1..1.
-        labels: `(batch,)`, int64, the true people.
-        margin: "arcface", "cosface", or "none", which leaves them as they are.
-        size: Of the margin: for ArcFace an angle in radians, for CosFace what is subtracted.
+        labels: `(batch,)`, int64.
+        margin: "arcface", "cosface", or "none", which leaves the cosines as they are.
+        size: Size of the margin: an angle in radians for ArcFace, a difference of cosines for CosFace.
     """
-    own = labels[:, None]
-    true = cosines.gather(1, own)
+    index = labels[:, None]
+    target = cosines.gather(1, index)
     if margin == "cosface":
-        true = true - size
+        target = target - size
     elif margin == "arcface":
-        sine = (1 - true.square()).clamp(min=1e-9).sqrt()  # its slope is infinite at 0
-        added = true * math.cos(size) - sine * math.sin(size)
-        # Where the angles come to more than half a circle, whose cosine would rise again, it is subtracted.
-        true = torch.where(true > -math.cos(size), added, true - size * math.sin(size))
-    return cosines.scatter(1, own, true)
+        sine = (1 - target.square()).clamp(min=1e-9).sqrt()  # its slope is infinite at 0
+        added = target * math.cos(size) - sine * math.sin(size)
+        # Beyond an angle of pi the cosine would rise again: there a constant is subtracted instead.
+        target = torch.where(target > -math.cos(size), added, target - size * math.sin(size))
+    return cosines.scatter(1, index, target)

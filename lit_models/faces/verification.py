@@ -1,19 +1,21 @@
-"""How well similarities tell people apart: receiver operating characteristic, error rates, and identification.
+"""Metrics of verification and identification: ROC, EER, TAR at FAR, ranks.
 
-Two pictures of one person are a genuine pair, those of two people an impostor pair. A pair is accepted where its
-similarity, a cosine in -1..1, is at the threshold or above. FAR, the false-accept rate, is the share of impostor pairs
-that are accepted; TAR, the true-accept rate, that of genuine pairs.
+Two images of one person are a genuine pair, those of two people an impostor pair. A pair is accepted if its similarity,
+a cosine in -1..1, reaches the threshold. FAR, the false-accept rate, is the fraction of impostor pairs that are
+accepted; TAR, the true-accept rate, that of genuine pairs.
 """
 
 from typing import Any, NamedTuple
 
 import torch
+from lightning import Trainer
 from torch import Tensor
 from torchmetrics.functional.classification import binary_roc
 
 from lit_models.training.resume import all_gather
 
-MOST = 5_000  # pictures that all pairs are made of: 12.5 million
+MAX_IMAGES = 5_000  # compared pairwise: 12.5 million pairs
+CHUNK_SIZE = 1_000  # images that are compared with all others at a time
 
 
 class ROC(NamedTuple):
@@ -28,24 +30,24 @@ class ROC(NamedTuple):
     tar: Tensor
 
     def area(self) -> float:
-        """The area under the curve: 1 if every genuine pair is more similar than every impostor pair, 0.5 by chance."""
+        """Area under the curve: 1 if every genuine pair is more similar than every impostor pair, 0.5 by chance."""
         return torch.trapezoid(self.tar, self.far).item()
 
     def equal_error_rate(self) -> float:
-        """The rate at which as many impostor pairs are accepted as genuine ones are refused, between points a line."""
-        gap = self.far + self.tar - 1  # FAR less the share refused: rises from -1 to 1
+        """The rate at which FAR equals 1 - TAR, linearly interpolated between the curve's points."""
+        gap = self.far + self.tar - 1  # rises from -1 to 1
         after = int((gap >= 0).nonzero()[0])
         before = max(after - 1, 0)
-        share = (-gap[before] / (gap[after] - gap[before]).clamp(min=1e-12)).clamp(0, 1)
-        return torch.lerp(self.far[before], self.far[after], share).item()
+        weight = (-gap[before] / (gap[after] - gap[before]).clamp(min=1e-12)).clamp(0, 1)
+        return torch.lerp(self.far[before], self.far[after], weight).item()
 
     def tar_at(self, far: float) -> float:
-        """The greatest true-accept rate whose false-accept rate is `far` or less."""
+        """The highest TAR whose FAR is `far` or less."""
         return self.tar[self.far <= far + 1e-8].max().item()  # torchmetrics gives float32
 
 
 def roc(genuine: Tensor, impostor: Tensor) -> ROC:
-    """The characteristic of the similarities of genuine and impostor pairs, each `(pairs,)` and at least one."""
+    """The ROC of the similarities of genuine and impostor pairs, each `(pairs,)` and at least one."""
     similarities = torch.cat([genuine, impostor]).double()
     same = torch.cat([torch.ones_like(genuine, dtype=torch.int64), torch.zeros_like(impostor, dtype=torch.int64)])
     # In 0..1, outside of which torchmetrics would take them for logits.
@@ -54,161 +56,187 @@ def roc(genuine: Tensor, impostor: Tensor) -> ROC:
 
 
 def threshold_at(impostor: Tensor, far: float) -> float:
-    """The least threshold at which no more than the share `far` of impostors is accepted.
+    """The lowest threshold whose FAR is `far` or less.
 
     Args:
-        impostor: `(count,)`, their similarities, at least one.
-        far: The share, in 0..1.
+        impostor: `(count,)`, similarities of impostors, at least one.
+        far: False-accept rate, in 0..1.
     """
     accepted = int(far * len(impostor) + 1e-9)
     if accepted >= len(impostor):
         return -1.0
-    refused = impostor.float().sort(descending=True).values[accepted]
-    return torch.nextafter(refused, torch.tensor(2.0)).item()
+    rejected = impostor.float().sort(descending=True).values[accepted]
+    return torch.nextafter(rejected, torch.tensor(2.0)).item()
 
 
 def pair_similarities(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The similarities of all genuine and of all impostor pairs, each `(pairs,)`.
+    """Similarities of all genuine and of all impostor pairs, each `(pairs,)`.
 
     Args:
-        embeddings: `(pictures, dim)`, of length 1.
-        labels: `(pictures,)`, who it is.
+        embeddings: `(images, dim)`, of length 1.
+        labels: `(images,)`, int64, people.
     """
     first, second = torch.triu_indices(len(labels), len(labels), offset=1)
     similarities, same = (embeddings @ embeddings.T)[first, second], labels[first] == labels[second]
     return similarities[same], similarities[~same]
 
 
-def own_ranks(embeddings: Tensor, labels: Tensor, enrolled: Tensor) -> Tensor:
-    """Which place a picture's own person has among all, by similarity, for every picture that can be looked for.
+def match_ranks(embeddings: Tensor, labels: Tensor, enrolled: Tensor) -> Tensor:
+    """Rank of the true person among all, by similarity, of every image whose person is among the others.
 
-    A person is as similar as the most similar of their enrolled pictures. Where no picture is enrolled, every picture
-    is looked for among all the others.
+    The similarity to a person is that to the most similar of their enrolled images. If no image is enrolled, every
+    image is compared with all others.
 
     Args:
-        embeddings: `(pictures, dim)`, of length 1.
-        labels: `(pictures,)`, who it is.
-        enrolled: `(pictures,)`, bool.
+        embeddings: `(images, dim)`, of length 1.
+        labels: `(images,)`, int64, people.
+        enrolled: `(images,)`, bool.
 
     Returns:
-        `(pictures looked for,)`, 1 for the first place; ties count against.
+        `(probes,)`, 1 for the most similar person; ties count as worse.
     """
     labels = labels.unique(return_inverse=True)[1]
     people = int(labels.max()) + 1
-    leave_out = not enrolled.any()
-    gallery = torch.ones_like(enrolled) if leave_out else enrolled
+    leave_one_out = not enrolled.any()
+    gallery = torch.ones_like(enrolled) if leave_one_out else enrolled
     counts = labels[gallery].bincount(minlength=people)
-    probes = counts[labels] > 1 if leave_out else ~enrolled & (counts[labels] > 0)
+    probes = counts[labels] > 1 if leave_one_out else ~enrolled & (counts[labels] > 0)
     similarities = embeddings[probes] @ embeddings[gallery].T
-    if leave_out:
+    if leave_one_out:
         similarities[:, probes] = similarities[:, probes].fill_diagonal_(-torch.inf)
     owners = labels[gallery].expand(len(similarities), -1)
     best = similarities.new_full((len(similarities), people), -torch.inf)
-    best = best.scatter_reduce(1, owners, similarities, "amax")  # (pictures looked for, people)
+    best = best.scatter_reduce(1, owners, similarities, "amax")  # (probes, people)
     return (best >= best.gather(1, labels[probes][:, None])).sum(dim=1)
 
 
 def ten_fold_accuracy(similarities: Tensor, same: Tensor, folds: Tensor) -> float:
-    """The share of pairs that are told right, each fold with the threshold that is the best for the other folds.
+    """Verification accuracy by cross-validation: each fold with the threshold that is best on the others.
 
     Huang, Ramesh, Berg and Learned-Miller, "Labeled Faces in the Wild", 2007.
 
     Args:
         similarities: `(pairs,)`.
-        same: `(pairs,)`, bool: whether a pair is genuine.
-        folds: `(pairs,)`, int: which fold a pair is of; two folds or more.
+        same: `(pairs,)`, bool, whether a pair is genuine.
+        folds: `(pairs,)`, int, the fold of a pair; two folds or more.
     """
     accuracies = []
     for fold in folds.unique():
         train, test = folds != fold, folds == fold
         order = similarities[train].argsort(descending=True)
         ranked = same[train][order].long()
-        right = ranked.cumsum(0) + (1 - ranked).sum() - (1 - ranked).cumsum(0)  # where the first so many are accepted
-        threshold = similarities[train][order][right.argmax()]
+        correct = ranked.cumsum(0) + (1 - ranked).sum() - (1 - ranked).cumsum(0)  # by the number of accepted pairs
+        threshold = similarities[train][order][correct.argmax()]
         accuracies.append(((similarities[test] >= threshold) == same[test]).double().mean())
     return torch.stack(accuracies).mean().item()
 
 
-class Evaluation(NamedTuple):
-    """Pictures that were evaluated, in the order of their places in the data, and how similar their pairs are.
+class VerificationResult(NamedTuple):
+    """Embeddings of an evaluation, in the order of the data, and the similarities of their pairs.
 
     Attributes:
-        embeddings: `(pictures, dim)`, of length 1.
-        labels: `(pictures,)`, who it is.
-        places: `(pictures,)`, where in the data a picture stands.
-        enrolled: `(pictures,)`, bool: those that others are identified by, which were trained on.
-        genuine: `(pairs,)`, the similarities of all genuine pairs of pictures that are not enrolled.
-        impostor: `(pairs,)`, those of all impostor pairs.
+        embeddings: `(images, dim)`, of length 1.
+        labels: `(images,)`, int64, people.
+        indices: `(images,)`, int64, positions in the data.
+        enrolled: `(images,)`, bool: images that were trained on, by which the others are identified.
+        genuine: `(pairs,)`, similarities of the genuine pairs of images that are not enrolled.
+        impostor: `(pairs,)`, those of their impostor pairs.
     """
 
     embeddings: Tensor
     labels: Tensor
-    places: Tensor
+    indices: Tensor
     enrolled: Tensor
     genuine: Tensor
     impostor: Tensor
 
 
-def compare(embeddings: Tensor, labels: Tensor, places: Tensor, enrolled: Tensor) -> Evaluation:
-    """Compares pictures, each `(pictures, ...)`; a picture that comes twice, by its place, counts once."""
-    places, inverse = places.unique(return_inverse=True)
-    kept = torch.empty_like(places).scatter_(0, inverse, torch.arange(len(inverse)))
+def compare(embeddings: Tensor, labels: Tensor, indices: Tensor, enrolled: Tensor) -> VerificationResult:
+    """Compares images, each argument `(images, ...)`; an image that comes twice, by its index, counts once."""
+    indices, inverse = indices.unique(return_inverse=True)
+    kept = torch.empty_like(indices).scatter_(0, inverse, torch.arange(len(inverse)))
     embeddings, labels, enrolled = embeddings[kept], labels[kept], enrolled[kept]
-    # Pairs of more would not fit into memory.
     compared = (~enrolled).nonzero().flatten()
-    if len(compared) > MOST:
-        compared = compared[torch.randperm(len(compared), generator=torch.Generator().manual_seed(0))[:MOST]]
+    if len(compared) > MAX_IMAGES:  # whose pairs would not fit into memory
+        compared = compared[torch.randperm(len(compared), generator=torch.Generator().manual_seed(0))[:MAX_IMAGES]]
     genuine, impostor = pair_similarities(embeddings[compared], labels[compared])
-    return Evaluation(embeddings, labels, places, enrolled, genuine, impostor)
+    return VerificationResult(embeddings, labels, indices, enrolled, genuine, impostor)
 
 
 class Collector:
-    """Gathers, over an epoch, embeddings that are to be compared."""
+    """Collects the embeddings of an epoch over batches and processes."""
 
     def __init__(self) -> None:
         self.batches: list[tuple[Tensor, ...]] = []
 
-    def update(self, embeddings: Tensor, labels: Tensor, indices: Tensor, enrolled: Tensor) -> None:
-        """Adds a batch, each `(batch, ...)`; see Evaluation."""
+    def update(
+        self,
+        trainer: Trainer,
+        embeddings: Tensor,
+        labels: Tensor,
+        indices: Tensor | None = None,
+        enrolled: Tensor | None = None,
+    ) -> None:
+        """Adds a batch, each `(batch, ...)`, see VerificationResult; without `enrolled`, nobody is."""
+        if indices is None:  # in the order in which a distributed sampler deals them out
+            start = sum(len(batch[1]) for batch in self.batches)
+            indices = torch.arange(start, start + len(labels)) * trainer.world_size + trainer.global_rank
+        if enrolled is None:
+            enrolled = torch.zeros_like(labels, dtype=torch.bool)
         self.batches.append(tuple(part.cpu() for part in (embeddings, labels, indices, enrolled)))
 
-    def compute(self, processes: int) -> Evaluation:
-        """The evaluation of all processes' batches, and begins a new epoch."""
-        batches, self.batches = [self.batches], []
-        if processes > 1:
-            batches = all_gather(batches, processes)
-        return compare(*map(torch.cat, zip(*(batch for own in batches for batch in own), strict=True)))
+    def compute(self, trainer: Trainer) -> VerificationResult:
+        """Compares the images of all processes, and begins a new epoch."""
+        processes, self.batches = [self.batches], []
+        if trainer.world_size > 1:
+            processes = all_gather(processes, trainer.world_size)
+        return compare(*map(torch.cat, zip(*(batch for batches in processes for batch in batches), strict=True)))
 
 
-def stranger_similarities(result: Evaluation, known: Tensor) -> Tensor:
-    """How similar every picture is to the most similar of known people and of the other people evaluated.
+def stranger_similarities(embeddings: Tensor, labels: Tensor, known: Tensor | None = None) -> Tensor:
+    """Similarity of every image to the most similar other person, `(images,)`: how a stranger's face would score.
 
     Args:
-        result: The evaluation.
-        known: `(people, dim)`, of length 1: an embedding of each person who is known.
-
-    Returns:
-        `(pictures,)`.
+        embeddings: `(images, dim)`, of length 1.
+        labels: `(images,)`, int64, people.
+        known: `(people, dim)`, of length 1, embeddings of more people, who are not among the labels.
     """
+    known = embeddings[:0] if known is None else known
     found = []
-    for rows, labels in zip(result.embeddings.split(1_000), result.labels.split(1_000), strict=True):
-        others = (rows @ result.embeddings.T).masked_fill(labels[:, None] == result.labels, -1.0)
+    for rows, own in zip(embeddings.split(CHUNK_SIZE), labels.split(CHUNK_SIZE), strict=True):
+        others = (rows @ embeddings.T).masked_fill(own[:, None] == labels, -1.0)
         found.append(torch.cat([others, rows @ known.T], dim=1).amax(dim=1))
     return torch.cat(found)
 
 
-def most_confused(result: Evaluation, same: bool, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The pairs that are the hardest to tell: the least similar ones of one person, or the most similar ones of two.
+def choose_thresholds(result: VerificationResult, known: Tensor | None) -> dict[str, float]:
+    """Thresholds for FAR 1%, by name, as far as the images allow: `threshold` for pairs, `stranger_threshold`.
 
     Args:
-        result: The evaluation; of many pictures, the first are looked at.
-        same: Whether the pairs are of one person.
-        count: How many to return at most.
+        result: The comparisons.
+        known: `(people, dim)`, of length 1, embeddings of the people trained on, if there are any.
+    """
+    found = {}
+    if len(result.impostor):
+        found["threshold"] = threshold_at(result.impostor, 1e-2)
+        if known is not None and not result.enrolled.any():  # those trained on are no strangers
+            similarities = stranger_similarities(result.embeddings, result.labels, known)
+            found["stranger_threshold"] = threshold_at(similarities, 1e-2)
+    return found
+
+
+def most_confused(result: VerificationResult, same: bool, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The hardest pairs: the least similar genuine or the most similar impostor ones.
+
+    Args:
+        result: The comparisons; of many images, only the first `MAX_IMAGES` are searched.
+        same: Whether genuine pairs are searched.
+        count: Maximum number of pairs.
 
     Returns:
-        The two pictures of each pair, as indices into the evaluation, and its similarity, each `(pairs,)`.
+        First and second image of each pair, as indices into the result, and its similarity, each `(pairs,)`.
     """
-    kept = (~result.enrolled).nonzero().flatten()[:MOST]
+    kept = (~result.enrolled).nonzero().flatten()[:MAX_IMAGES]
     embeddings, labels = result.embeddings[kept], result.labels[kept]
     matrix = embeddings @ embeddings.T
     wanted = ((labels[:, None] == labels) == same).triu(diagonal=1)
@@ -218,22 +246,25 @@ def most_confused(result: Evaluation, same: bool, count: int) -> tuple[Tensor, T
     return kept[first], kept[second], matrix[first, second]
 
 
-def metrics(result: Evaluation, pairs: Any = None) -> dict[str, float]:
-    """The figures of an evaluation by name, all shares in 0..1; those that it does not allow are left out.
+def metrics(result: VerificationResult, pairs: Any = None) -> dict[str, float]:
+    """Metrics by name, all in 0..1; those that the images do not allow are left out.
 
-    They are `auc`, `eer`, `tar_at_far_1e-2` and `tar_at_far_1e-3` over all pairs, `rank_1` and `rank_5`, the share of
-    pictures whose own person is the most similar one, or among the five most similar ones, and `ten_fold_accuracy`
-    with published `pairs`, which tell of each pair the `first` and the `second` picture by their places, from 0,
-    whether they are of the `same` person, and its fold (`folds`).
+    Over all pairs `auc`, `eer`, `tar_at_far_1e-2` and `tar_at_far_1e-3`; `rank_1` and `rank_5`, the fraction of images
+    whose own person is the most similar one, or among the five most similar; with published `pairs`,
+    `ten_fold_accuracy`.
+
+    Args:
+        result: The comparisons.
+        pairs: Has `first` and `second`, indices into the data, `same` and `folds`, each `(pairs,)`.
     """
     found = {}
     if len(result.genuine) and len(result.impostor):
         curve = roc(result.genuine, result.impostor)
         found = {"eer": curve.equal_error_rate(), "auc": curve.area()}
         found |= {"tar_at_far_1e-2": curve.tar_at(1e-2), "tar_at_far_1e-3": curve.tar_at(1e-3)}
-    ranks = own_ranks(result.embeddings, result.labels, result.enrolled)
+    ranks = match_ranks(result.embeddings, result.labels, result.enrolled)
     if len(ranks):
-        found |= {f"rank_{place}": (ranks <= place).double().mean().item() for place in (1, 5)}
+        found |= {f"rank_{rank}": (ranks <= rank).double().mean().item() for rank in (1, 5)}
     if pairs is not None and int(max(pairs.first.max(), pairs.second.max())) < len(result.embeddings):
         similarities = (result.embeddings[pairs.first] * result.embeddings[pairs.second]).sum(dim=1)
         found["ten_fold_accuracy"] = ten_fold_accuracy(similarities, pairs.same, pairs.folds)

@@ -49,7 +49,7 @@ class VerificationPlots(EvaluationPlots):
 
     @override
     def draw(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> "dict[str, Figure]":
-        result = pl_module.evaluation
+        result = pl_module.result
         if not trainer.is_global_zero or not (len(result.genuine) and len(result.impostor)):
             return {}
         from lit_models.training import figures  # matplotlib takes half a second to import
@@ -65,18 +65,18 @@ class VerificationPlots(EvaluationPlots):
             for same, title in titles.items():
                 first, second, values = verification.most_confused(result, same, self.confused)
                 captions = [f"{value:.2f}" for value in values.tolist()]
-                sides = (images[result.places[part]] for part in (first, second))
+                sides = (images[result.indices[part]] for part in (first, second))
                 found[f"confused_{'same' if same else 'different'}"] = figures.plot_pairs(*sides, captions, title)
         return found
 
     def _project(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        result, images = pl_module.evaluation, evaluated_images(trainer, stage)
+        result, images = pl_module.result, evaluated_images(trainer, stage)
         for writer in tensorboard_writers(trainer) if images is not None else []:
             shown = slice(MAX_THUMBNAILS)
             labels, people = result.labels[shown].tolist(), getattr(trainer.datamodule, "identities", None)
             names = [people[label] if people else str(label) for label in labels]
             size = (THUMBNAIL_SIZE, THUMBNAIL_SIZE)
-            thumbnails = F.interpolate(images[result.places[shown]].float() / 255, size, mode="area")
+            thumbnails = F.interpolate(images[result.indices[shown]].float() / 255, size, mode="area")
             writer.add_embedding(
                 result.embeddings[shown],
                 [name.replace("\n", " ") for name in names],

@@ -3,12 +3,14 @@
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 import lit_models
 from lit_models.common.messages import format_list
 
 if TYPE_CHECKING:
     from lit_models.classifier import Classifier
+    from lit_models.faces.face_embedder import FaceEmbedder
     from lit_models.module import LitModule
 
 
@@ -26,7 +28,7 @@ def check_task(model: "LitModule", data: Any) -> None:
     )
 
 
-def check_images(model: "Classifier", shape: torch.Size) -> None:
+def check_images(model: "Classifier | FaceEmbedder", shape: torch.Size) -> None:
     """Raises a ValueError where a model doesn't take images of this shape."""
     name = type(model).__name__
     if len(shape) != 4:
@@ -59,5 +61,29 @@ def match_classes(model: "Classifier", data: Any) -> None:
     elif names is not None and names != model.class_names:
         raise ValueError(
             f"the classes of {type(data).__name__} are {format_list(names)}, but those of the model are "
-            f"{format_list(model.class_names)}: give the data that it was trained on, or set model.class_names to theirs"
+            f"{format_list(model.class_names)}: give the data that it was trained on, or set model.class_names to "
+            "theirs"
         )
+
+
+def check_several(labels: Tensor) -> None:
+    """Raises a ValueError where a training batch is a single image, which batch normalization does not take."""
+    if len(labels) < 2:
+        raise ValueError(
+            "a training batch has 1 image, but takes 2 at least: raise data.identities_per_batch or "
+            "data.images_per_identity, or set drop_last in a loader of your own"
+        )
+
+
+def match_people(model: "FaceEmbedder", data: Any) -> int:
+    """The number of people to train on; raises a ValueError where it is unknown, or another than the model's."""
+    expected = model.hparams.num_classes
+    people = getattr(data, "num_classes", expected)
+    if people is None:
+        raise ValueError("the data do not say how many people they show: set model.num_classes")
+    if expected is not None and people != expected:
+        raise ValueError(
+            f"{type(data).__name__} has {people} people to train on, but num_classes of {type(model).__name__} is "
+            f"{expected}: leave model.num_classes out, or lit_models.load(path, num_classes={people}) for a fresh head"
+        )
+    return people

@@ -1,7 +1,4 @@
-"""All that is used of Lightning's private names, where nothing public does it; tests/training/test_internals.py watches.
-
-`lit_models.training.resume.RunCheckpoint` overrides further methods of ModelCheckpoint, which are private too.
-"""
+"""All private names of Lightning that are used because nothing public does it."""
 
 from typing import Any
 

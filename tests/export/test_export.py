@@ -37,7 +37,7 @@ MODELS = {
     "gru": lambda: RNN(2, 12, 2, residual=True, mean=[300.0, -5.0], std=[20.0, 3.0]),
     "lstm": lambda: RNN(2, 12, 2, cell="lstm", num_layers=2, mean=300.0, std=20.0),
     "plain": lambda: RNN(2, 12, 1, cell="rnn", num_layers=2),
-    "DQN": lambda: DQN(dueling=True, layer_norm=True, weight_average=0.9, **SMALL),
+    "DQN": lambda: DQN(dueling=True, layer_norm=True, ema_decay=0.9, **SMALL),
     "DQN of images": lambda: DQN("Screen-v0", frame_stack=2, hidden_sizes=(16,), **SMALL),
 }
 
@@ -48,8 +48,8 @@ def save(model, path, **additions):
         if isinstance(layer, nn.BatchNorm2d):
             layer.running_mean.uniform_(-0.5, 0.5)
             layer.running_var.uniform_(0.5, 2)
-    if isinstance(model, DQN) and model.average is not None:
-        for weight in model.average.parameters():
+    if isinstance(model, DQN) and model.ema_network is not None:
+        for weight in model.ema_network.parameters():
             weight.data.mul_(1.1)  # so that it isn't the network
     trainer = Trainer(accelerator="cpu", **QUIET)
     trainer.strategy.connect(model)

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from lit_models.faces.backbones import DIRECTIONS, SHORTEST, WAVELENGTHS, GaborEnergy, Residual, compact
+from lit_models.faces.backbones import MIN_WAVELENGTH, ORIENTATIONS, WAVELENGTHS, GaborEnergy, Residual, gabor_backbone
 
-ENERGIES = DIRECTIONS * len(WAVELENGTHS)
+ENERGIES = ORIENTATIONS * len(WAVELENGTHS)
 
 
 def wave(wavelength, angle, phase, side):
@@ -17,17 +17,17 @@ def wave(wavelength, angle, phase, side):
     return torch.cos(2 * math.pi * along / wavelength + phase)[None, None]
 
 
-@pytest.mark.parametrize("direction", range(DIRECTIONS))
+@pytest.mark.parametrize("direction", range(ORIENTATIONS))
 @pytest.mark.parametrize("scale", range(len(WAVELENGTHS)))
 @pytest.mark.parametrize(("side", "grid"), [(32, 32), (48, 24), (96, 24)])
 def test_a_wave_has_the_energy_1_in_its_own_filter_wherever_its_crests_are(side, grid, scale, direction):
-    angle = math.pi * direction / DIRECTIONS
+    angle = math.pi * direction / ORIENTATIONS
     middles = []
     for phase in (0.0, 1.0, math.pi / 2):
-        maps = GaborEnergy(side)(wave(max(side * WAVELENGTHS[scale], SHORTEST), angle, phase, side))
+        maps = GaborEnergy(side)(wave(max(side * WAVELENGTHS[scale], MIN_WAVELENGTH), angle, phase, side))
         assert maps.shape == (1, 1 + ENERGIES, grid, grid)
         middles.append(maps[0, 1:, grid // 2, grid // 2])
-    strongest = scale * DIRECTIONS + direction
+    strongest = scale * ORIENTATIONS + direction
     for middle in middles:
         assert middle.argmax() == strongest
         assert middle[strongest].item() == pytest.approx(1, abs=0.05)
@@ -56,11 +56,11 @@ def test_a_residual_block_adds_nothing_at_first_and_then_what_it_learns():
 @pytest.mark.parametrize(("channels", "features"), [(1, 775), (3, 825)])
 @pytest.mark.parametrize("side", [32, 48, 75])
 def test_the_number_of_features_is_the_same_for_every_size(channels, features, side):
-    network, count = compact(channels, side)
+    network, count = gabor_backbone(channels, side)
     assert count == features
     assert network(torch.randn(2, channels, side, side)).shape == (2, features)
 
 
 def test_parameters_counted_by_hand():
-    parameters = sum(parameter.numel() for parameter in compact(1, 48)[0].parameters())
+    parameters = sum(parameter.numel() for parameter in gabor_backbone(1, 48)[0].parameters())
     assert parameters == 2 * 31 + 31 * 64 * 9 + 2 * 64 + 64 * 31 * 9

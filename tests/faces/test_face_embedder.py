@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, StackDataset
 from torchvision import models
 
 import lit_models
-from datamodules import FaceDataModule
+from datamodules import CIFAR10DataModule, FaceDataModule
 from lit_models import FaceEmbedder
 from lit_models.cli import main as cli
 from lit_models.faces.margins import with_margin
@@ -115,23 +115,23 @@ def test_every_parameter_gets_a_gradient_and_one_batch_is_learnt():
     assert loss < 0.1
 
 
-def test_the_centres_are_the_means_of_what_each_person_shows():
+def test_prototypes_are_the_means_of_each_persons_features():
     model, labels = embedder(num_classes=5, dropout=0.5), torch.tensor([0, 1, 2, 0, 1, 0, 2, 3])
     model.log = lambda *args, **options: None
     for _ in range(5):
         model.training_step((images(8), labels), 0)
     features = model.features(model.normalize(images(8))).detach()
     means = torch.stack([features[labels == person].mean(dim=0) for person in range(4)])
-    torch.testing.assert_close(model.centres[:4], means * (1 - 0.9**5), atol=1e-4, rtol=0)
-    assert not model.centres[4].any()  # of whom there is no picture
+    torch.testing.assert_close(model.prototypes[:4], means * (1 - 0.9**5), atol=1e-4, rtol=0)
+    assert not model.prototypes[4].any()  # of whom there is no picture
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small"])
 def test_networks_of_torchvision_as_backbones(name):
     model = embedder(num_classes=5, backbone=name).eval()
     assert model(images(2)).shape == (2, 128)
-    colour = embedder(num_classes=5, backbone=name, in_channels=3).eval()
-    assert colour(images(2, channels=3)).shape == (2, 128)
+    color = embedder(num_classes=5, backbone=name, in_channels=3).eval()
+    assert color(images(2, channels=3)).shape == (2, 128)
     model.log = lambda *args, **options: None
     model.train().training_step((images(4), torch.arange(4)), 0).backward()
     assert model.head.grad.shape == (5, 128)
@@ -146,7 +146,7 @@ def test_what_is_impossible_is_one_line(monkeypatch, tmp_path):
         ({"embedding_dim": 800}, "embedding_dim is 800: the network has 775 features, so at most that"),
         ({"margin": "arc"}, "margin is 'arc': it must be arcface or cosface or none"),
         ({"margin": "none", "margin_size": 0.3}, "margin is none: leave it out"),
-        ({"in_channels": 2}, "in_channels is 2: it must be 1 for grey or 3 for colour"),
+        ({"in_channels": 2}, "in_channels is 2: it must be 1 or 3"),
         ({"scale": 0.0}, "must be above 0"),
         ({"num_classes": 1}, "num_classes is 1: it must be at least 2"),
     ):
@@ -156,7 +156,9 @@ def test_what_is_impossible_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(ConnectionError, match=r"could not download the weights of resnet18: .*set model.weights to nu"):
         embedder(backbone="resnet18", weights="DEFAULT")
-    with pytest.raises(ValueError, match=r"set model.in_channels and model.image_size, or the data's mode"):
+    with pytest.raises(
+        ValueError, match=r"40x40 pixels, but FaceEmbedder takes 32 along each side, or set model.image_size"
+    ):
         embedder()(images(2, side=40))
     with pytest.raises(ValueError, match=r"a training batch has 1 image, but takes 2 at least: raise data.batch_peop"):
         embedder(num_classes=3).training_step((images(1), torch.zeros(1, dtype=torch.int64)), 0)
@@ -174,10 +176,13 @@ def test_weights_of_torchvision_are_started_from_and_not_asked_for_again(monkeyp
 
 
 def test_images_of_another_data_module_are_drawn_too(cifar10, tmp_path):
-    flags = [f"--data.data_dir={cifar10}", "--data.val_size=60", "--data.download=false", "--model.in_channels=3"]
-    flags += ["--trainer.max_epochs=1", "--model.image_size=32", f"--trainer.default_root_dir={tmp_path / 'logs'}"]
-    assert cli.main(["fit", "--model=FaceEmbedder", "--data=CIFAR10DataModule", *flags]) == 0
-    (names,) = (tmp_path / "logs").rglob("metadata.tsv")
+    data = CIFAR10DataModule(str(cifar10), val_size=60, download=False)
+    trainer = Trainer(max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, enable_progress_bar=False)
+    with pytest.raises(ValueError, match="CIFAR10DataModule is for classification, but FaceEmbedder for face recognit"):
+        trainer.fit(embedder(in_channels=3), datamodule=data)
+    data.task = FaceEmbedder.task
+    trainer.fit(embedder(in_channels=3), datamodule=data)
+    (names,) = tmp_path.rglob("metadata.tsv")
     assert set(names.read_text().split()) <= set("0123456789")
 
 
@@ -199,11 +204,11 @@ def test_data_of_others_need_only_images_and_labels():
     assert metrics["val/rank_1"] == 1
     (result,) = trainer.test(model, loader(labels), verbose=False)
     assert result["test/auc"] == pytest.approx(metrics["val/auc"].item(), abs=1e-6)
-    assert (len(model.evaluation.genuine), len(model.evaluation.impostor)) == (4 * 15, 6 * 36)
-    people = F.normalize(model.discriminants(model.centres))
-    nearest = (model.evaluation.embeddings @ people.T).amax(dim=1)
+    assert (len(model.result.genuine), len(model.result.impostor)) == (4 * 15, 6 * 36)
+    people = F.normalize(model.lda(model.prototypes))
+    nearest = (model.result.embeddings @ people.T).amax(dim=1)
     assert model.stranger_threshold > nearest.sort().values[-2]  # one of 24 would be more than a hundredth
-    accepted = (model.evaluation.impostor >= model.threshold).float().mean()
+    accepted = (model.result.impostor >= model.threshold).float().mean()
     assert accepted <= 1e-2 < accepted + 2 / 216
 
 
@@ -229,7 +234,7 @@ def test_figures_of_a_run_are_those_of_its_embeddings(tmp_path):
     _, labels, _, known = data.test_set.tensors
     found = labels[known][(embeddings[~known] @ embeddings[known].T).argmax(1)]
     assert result["test/rank_1"] == pytest.approx((found == labels[~known]).float().mean().item(), abs=1e-6)
-    assert len(model.evaluation.genuine) == 6 * 3  # pairs of the three pictures that were not trained on
+    assert len(model.result.genuine) == 6 * 3  # pairs of the three pictures that were not trained on
 
 
 def test_other_numbers_of_people_are_refused_or_get_a_fresh_head(tmp_path, caplog):
@@ -320,7 +325,7 @@ def test_the_exported_embedder_has_no_head_and_gives_the_same_similarities(run, 
 def test_a_model_for_other_images_is_one_line(faces, capsys):
     config = f"--config={ROOT / 'configs' / 'face_orl.yaml'}"
     message = fails(capsys, "fit", config, f"--data.root={faces}", "--data.grayscale=false", "--trainer.logger=false")
-    assert "the images are (channels, height, width) = (3, 48, 48), but FaceEmbedder takes (1, 48, 48)" in message
+    assert "the images have 3 channel(s), but in_channels of FaceEmbedder is 1: to train on them, set" in message
 
 
 @pytest.mark.slow

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from lightning import Trainer
 
 from lit_models import FaceEmbedder, load
-from lit_models.faces.gallery import Facts, Gallery, fingerprint, read_gallery, seal
+from lit_models.faces.gallery import Gallery, GalleryMetadata, checksum, fingerprint, read_gallery
+from lit_models.faces.verification import stranger_similarities
 
 safetensors = pytest.importorskip("safetensors.torch", reason="needs the extra faces")
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -27,13 +28,13 @@ def directions(seed, *shape):
 
 
 def empty(dim=8, model="", threshold=0.5):
-    facts = Facts(model, [], detect=True, detector=None, margin=0.1, far=0.01, threshold=threshold)
-    return Gallery(facts, torch.empty(0, dim), torch.empty(0, dtype=torch.int64))
+    metadata = GalleryMetadata(model, [], detect=True, detector=None, margin=0.1, far=0.01, threshold=threshold)
+    return Gallery(metadata, torch.empty(0, dim), torch.empty(0, dtype=torch.int64))
 
 
-def filled(people, dim=8, **facts):
+def filled(people, dim=8, **options):
     """A gallery of people by name, with so many pictures each, and their embeddings."""
-    gallery, embeddings = empty(dim, **facts), {}
+    gallery, embeddings = empty(dim, **options), {}
     for seed, (name, pictures) in enumerate(people.items()):
         embeddings[name] = directions(seed, pictures, dim)
         gallery.put(name, embeddings[name])
@@ -42,9 +43,9 @@ def filled(people, dim=8, **facts):
 
 def assert_holds(gallery, embeddings):
     """The people and their pictures are those given, in that order."""
-    assert gallery.facts.names == list(embeddings)
-    assert gallery.people.dtype == torch.int64
-    assert gallery.people.tolist() == [number for number, rows in enumerate(embeddings.values()) for _ in rows]
+    assert gallery.metadata.names == list(embeddings)
+    assert gallery.labels.dtype == torch.int64
+    assert gallery.labels.tolist() == [number for number, rows in enumerate(embeddings.values()) for _ in rows]
     assert torch.equal(gallery.embeddings, torch.cat([gallery.embeddings[:0], *embeddings.values()]))
 
 
@@ -59,7 +60,7 @@ def test_people_are_put_in_replaced_and_removed():
     embeddings.pop("Ann")
     assert_holds(gallery, embeddings | {"Bob": fresh})
     assert not gallery.put("Ann", directions(10, 1, 8))
-    for name in list(gallery.facts.names):
+    for name in list(gallery.metadata.names):
         gallery.remove(name)
     assert_holds(gallery, {})
     gallery.put("Dan", fresh)
@@ -73,21 +74,21 @@ def test_the_threshold_is_that_of_strangers_worked_out_by_hand():
         for name, rows in embeddings.items()
         for row in rows
     ]
-    torch.testing.assert_close(gallery.strangers(), torch.tensor(strangers))
+    torch.testing.assert_close(stranger_similarities(gallery.embeddings, gallery.labels), torch.tensor(strangers))
     ranked = sorted(strangers, reverse=True)
     for far, accepted in ((0, 0), (0.05, 0), (0.25, 3), (0.5, 6)):  # of twelve pictures
         gallery.choose_threshold(far)
-        assert gallery.facts.far == far
-        assert gallery.facts.threshold == pytest.approx(ranked[accepted], abs=1e-6)
-        assert sum(value >= gallery.facts.threshold for value in gallery.strangers().tolist()) <= accepted
+        assert gallery.metadata.far == far
+        assert gallery.metadata.threshold == pytest.approx(ranked[accepted], abs=1e-6)
+        assert sum(value >= gallery.metadata.threshold for value in strangers) <= accepted
 
 
 def test_the_nearest_of_ten_thousand_people_is_the_right_one():
     people = directions(0, 10_000, 128)
     names = [f"person {number}" for number in range(10_000)]
     pictures = F.normalize(people.repeat_interleave(2, dim=0) + 0.03 * directions(1, 20_000, 128) * 128**0.5, dim=1)
-    facts = Facts("", names, detect=True, detector=None, margin=0.1, far=0.01, threshold=0.5)
-    gallery = Gallery(facts, pictures, torch.arange(10_000).repeat_interleave(2))
+    metadata = GalleryMetadata("", names, detect=True, detector=None, margin=0.1, far=0.01, threshold=0.5)
+    gallery = Gallery(metadata, pictures, torch.arange(10_000).repeat_interleave(2))
     chosen = torch.randperm(10_000, generator=torch.Generator().manual_seed(2))[:500]
     probes = F.normalize(people[chosen] + 0.03 * directions(3, 500, 128) * 128**0.5, dim=1)
     numbers, similarities = gallery.nearest(probes)
@@ -104,11 +105,11 @@ def test_a_gallery_comes_back_as_it_was_saved(model, tmp_path):
     path = tmp_path / "new" / "people.gallery"
     gallery.save(path)
     read = read_gallery(path, model)
-    assert read.facts == gallery.facts
+    assert read.metadata == gallery.metadata
     assert_holds(read, embeddings)
     read.remove("Ann")
     read.save(path)  # over the one that was read
-    assert read_gallery(path, model).facts.names == list(names)[1:]
+    assert read_gallery(path, model).metadata.names == list(names)[1:]
     assert [file.name for file in path.parent.iterdir()] == ["people.gallery"]
 
 
@@ -155,12 +156,12 @@ def test_the_gallery_of_another_model_is_refused(saved):
 
 
 def rewrite(path, tensors=None, **changed):
-    """Writes a gallery with other contents, which are sealed again."""
+    """Writes a gallery with other contents and their checksum."""
     with safetensors.safe_open(path, framework="pt") as file:
-        metadata, kept = file.metadata(), {name: file.get_tensor(name) for name in ("embeddings", "people")}
-    metadata |= changed
+        header, kept = file.metadata(), {name: file.get_tensor(name) for name in ("embeddings", "labels")}
+    header |= changed
     tensors = tensors or kept
-    safetensors.save_file(tensors, path, metadata | {"sha256": seal(metadata["facts"], tensors)})
+    safetensors.save_file(tensors, path, header | {"sha256": checksum(header["metadata"], tensors)})
 
 
 def test_a_gallery_of_another_format_is_refused(saved, model):
@@ -182,9 +183,9 @@ def test_other_files_are_no_galleries(saved, model, tmp_path):
 
 def test_a_gallery_needs_safetensors(saved, model, monkeypatch):
     gallery = read_gallery(saved, model)
-    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
     for act in (lambda: read_gallery(saved, model), lambda: gallery.save(saved)):
-        with pytest.raises(ValueError, match=r"galleries need the extra faces: pip install -e '\.\[faces\]'"):
+        with pytest.raises(ValueError, match=r"a gallery needs the extra faces: pip install -e '\.\[faces\]'"):
             act()
 
 
@@ -215,7 +216,7 @@ def test_the_fingerprint_is_of_what_makes_embeddings(tmp_path):
         model.head.add_(1)
     model.threshold.fill_(0.3)
     assert fingerprint(model) == own
-    model.remove_head()
+    model.export_spec()  # which removes the head
     assert fingerprint(model) == own
     model.hparams.flip_average = False
     assert fingerprint(model) != own
@@ -223,14 +224,14 @@ def test_the_fingerprint_is_of_what_makes_embeddings(tmp_path):
         next(again.network.parameters()).view(-1)[0] += 1e-3
     assert fingerprint(again) != own
     again = load(tmp_path / "second.ckpt")
-    again.discriminants.update(torch.randn(8, 775), torch.arange(8) % 2)
+    again.lda.update(torch.randn(8, 775), torch.arange(8) % 2)
     assert fingerprint(again) != own
 
 
 def test_a_gallery_holds_no_more_than_it_says(saved, model):
     with safetensors.safe_open(saved, framework="pt") as file:
-        assert sorted(file.keys()) == ["embeddings", "people"]
-        assert json.loads(file.metadata()["facts"])["names"] == ["Ann", "Bob"]
+        assert sorted(file.keys()) == ["embeddings", "labels"]
+        assert json.loads(file.metadata()["metadata"])["names"] == ["Ann", "Bob"]
 
 
 @pytest.mark.parametrize(
@@ -248,15 +249,15 @@ def test_a_gallery_holds_no_more_than_it_says(saved, model):
     ],
     ids=str,
 )
-def test_facts_of_other_kinds_are_refused(saved, model, changed):
-    facts = json.loads(safetensors.safe_open(saved, framework="pt").metadata()["facts"])
-    rewrite(saved, facts=json.dumps(facts | changed))
+def test_metadata_of_other_types_are_refused(saved, model, changed):
+    metadata = json.loads(safetensors.safe_open(saved, framework="pt").metadata()["metadata"])
+    rewrite(saved, metadata=json.dumps(metadata | changed))
     assert "is damaged, or was edited: enrol again" in refusal(saved, model)
 
 
 @pytest.mark.parametrize("text", ["", "5", "[]", "{}", "{", "[" * 100_000])
-def test_facts_that_are_none_are_refused(saved, model, text):
-    rewrite(saved, facts=text)
+def test_metadata_that_are_none_are_refused(saved, model, text):
+    rewrite(saved, metadata=text)
     assert "is damaged, or was edited: enrol again" in refusal(saved, model)
 
 
@@ -271,10 +272,10 @@ def test_people_whom_a_gallery_does_not_name_are_refused(saved, model):
         (ones.double(), people),
         (ones[0], people[0]),
     ):
-        rewrite(saved, {"embeddings": embeddings.contiguous(), "people": numbers.contiguous()})
+        rewrite(saved, {"embeddings": embeddings.contiguous(), "labels": numbers.contiguous()})
         assert "is damaged, or was edited: enrol again" in refusal(saved, model)
     rewrite(saved, {"embeddings": ones})
     assert "is damaged, or was edited: enrol again" in refusal(saved, model)
     content = safetensors.safe_open(saved, framework="pt").metadata()
-    safetensors.save_file({"embeddings": ones.bfloat16(), "people": people}, saved, content)  # NumPy has no such type
+    safetensors.save_file({"embeddings": ones.bfloat16(), "labels": people}, saved, content)  # NumPy has no such type
     assert "is damaged, or was edited: enrol again" in refusal(saved, model)

@@ -19,7 +19,7 @@ from PIL import Image
 from datamodules.face_data.detection import FaceDetector, align
 from lit_models import FaceEmbedder, Net
 from lit_models.cli import main as cli
-from lit_models.faces.verification import evaluation, stranger_similarities, threshold_at
+from lit_models.faces.verification import compare, stranger_similarities, threshold_at
 
 pytest.importorskip("cv2", reason="needs the extra faces")
 pytest.importorskip("safetensors", reason="needs the extra faces")
@@ -67,8 +67,8 @@ def embedder(place):
         optimizer.step()
     with torch.no_grad():
         embeddings, unseen = model.eval()(images[~training]), labels[~training]
-        result = evaluation(embeddings, unseen, torch.arange(len(unseen)), torch.zeros(len(unseen), dtype=torch.bool))
-        strangers = stranger_similarities(result, F.normalize(model.discriminants(model.centres)))
+        result = compare(embeddings, unseen, torch.arange(len(unseen)), torch.zeros(len(unseen), dtype=torch.bool))
+        strangers = stranger_similarities(result.embeddings, result.labels, F.normalize(model.lda(model.prototypes)))
     model.threshold.fill_(threshold_at(result.impostor, 0.01))
     model.stranger_threshold.fill_(threshold_at(strangers, 0.01))
     return save(model, place / "embedder.ckpt")
@@ -468,11 +468,11 @@ def test_what_cannot_be_enrolled_is_said_in_a_line(args, message, refuses, enrol
 
 
 def test_what_enrolling_needs_is_missed_before_pictures_are_read(capsys, embedder, people, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    monkeypatch.setitem(sys.modules, "safetensors", None)
     new = (f"--ckpt_path={embedder}", f"--gallery={tmp_path / 'new'}", f"--pictures={people}")
     assert cli.main(["enrol", *new]) == 1
     said = capsys.readouterr()
-    assert "galleries need the extra faces: pip install -e '.[faces]'" in said.err
+    assert "a gallery needs the extra faces: pip install -e '.[faces]'" in said.err
     assert not said.out
 
 
@@ -497,7 +497,7 @@ def test_what_cannot_be_identified_is_said_in_a_line(refuses, gallery, people, t
     (tmp_path / "file").write_text("mine")
     for output in (tmp_path / "file", tmp_path / "file" / "below"):
         said = refuses("identify", known, f"--output={output}", one)
-        assert said.startswith(f"error: cannot write into {output} (")
+        assert said.startswith(f"error: cannot write {output / 'faces.csv'} (")
         assert said.endswith("give another --output")
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -519,7 +519,7 @@ def test_galleries_that_do_not_fit_are_refused(verb, refuses, gallery, people, t
 
 
 @pytest.mark.parametrize("verb", ["enrol", "identify", "verify"])
-def test_another_model_recognises_nobody(verb, refuses, people, tmp_path):
+def test_another_model_recognizes_nobody(verb, refuses, people, tmp_path):
     path, one = save(Net(), tmp_path / "net.ckpt"), people / "Person 30" / "0.png"
     args = {
         "enrol": [f"--gallery={tmp_path / 'new'}", f"--pictures={people}"],

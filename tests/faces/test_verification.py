@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from lit_models.faces.verification import (
-    evaluation,
-    figures,
+    compare,
+    match_ranks,
+    metrics,
     most_confused,
-    own_ranks,
     pair_similarities,
     roc,
     stranger_similarities,
@@ -75,15 +75,15 @@ def test_ranks_among_enrolled_people():
     embeddings = at(-10, 30, 90, 180, 59, 70, 91, 60)
     labels = torch.tensor([0, 0, 1, 2, 0, 0, 2, 9])  # nobody has enrolled person 9
     enrolled = torch.tensor([True] * 4 + [False] * 4)
-    assert own_ranks(embeddings, labels, enrolled).tolist() == [1, 2, 3]
-    assert own_ranks(at(0, 1, 2, 121), torch.arange(4) % 3, torch.arange(4) < 3).tolist() == [3]
+    assert match_ranks(embeddings, labels, enrolled).tolist() == [1, 2, 3]
+    assert match_ranks(at(0, 1, 2, 121), torch.arange(4) % 3, torch.arange(4) < 3).tolist() == [3]
 
 
 def test_without_anybody_enrolled_each_picture_is_looked_for_among_the_others():
     # Were a picture a part of what its own person looks like, every rank would be 1.
     embeddings, labels = at(0, 100, 60, 75), torch.tensor([5, 5, 7, 7])
-    assert own_ranks(embeddings, labels, torch.zeros(4, dtype=torch.bool)).tolist() == [2, 2, 1, 1]
-    alone = own_ranks(at(0, 90, 100), torch.tensor([0, 1, 1]), torch.zeros(3, dtype=torch.bool))
+    assert match_ranks(embeddings, labels, torch.zeros(4, dtype=torch.bool)).tolist() == [2, 2, 1, 1]
+    alone = match_ranks(at(0, 90, 100), torch.tensor([0, 1, 1]), torch.zeros(3, dtype=torch.bool))
     assert alone.tolist() == [1, 1]  # of person 0 there is nothing to be found by
 
 
@@ -97,19 +97,19 @@ def test_ten_folds_choose_their_thresholds_from_the_others():
 
 def test_an_evaluation_counts_pictures_once_and_leaves_enrolled_ones_out_of_the_pairs():
     embeddings = at(0, 5, 90, 95, 90)
-    result = evaluation(
+    result = compare(
         embeddings[[3, 0, 1, 2, 0]],
         torch.tensor([1, 0, 0, 1, 0]),
         torch.tensor([3, 0, 1, 2, 0]),
         torch.tensor([False, True, False, False, True]),
     )
-    assert result.places.tolist() == [0, 1, 2, 3]
+    assert result.indices.tolist() == [0, 1, 2, 3]
     assert result.labels.tolist() == [0, 0, 1, 1]
     torch.testing.assert_close(result.embeddings, embeddings[:4])
     assert (len(result.genuine), len(result.impostor)) == (1, 2)
-    assert figures(result)["rank_1"] == 1
+    assert metrics(result)["rank_1"] == 1
     # To known people at 200 and 20 degrees, of which the second is 15 from the picture at 5.
-    strangers = stranger_similarities(result, at(200, 20))
+    strangers = stranger_similarities(result.embeddings, result.labels, at(200, 20))
     degrees = torch.tensor([20.0, 15.0, 70.0, 75.0])
     torch.testing.assert_close(strangers, torch.cos(torch.deg2rad(degrees)))
     first, second, values = most_confused(result, same=False, count=1)

@@ -55,7 +55,7 @@ MODELS = {
     "RNN": lambda _: (RNN(hidden_dim=8, residual=True), TimeSeriesDataModule(length=1000)),
     "LSTM": lambda _: (RNN(hidden_dim=8, cell="lstm", num_layers=2), TimeSeriesDataModule(length=1000)),
     "FaceEmbedder": lambda folder: (FaceEmbedder(image_size=32, dropout=0.0), faces(folder)),
-    "DQN": lambda _: (DQN(**AGENT, epsilon_end=1.0, double=True, dueling=True, weight_average=0.9), None),
+    "DQN": lambda _: (DQN(**AGENT, epsilon_end=1.0, double=True, dueling=True, ema_decay=0.9), None),
 }
 TRAINED = [name for name in MODELS if name != "DQN"]
 
@@ -302,7 +302,7 @@ LEARNT = 0.3  # a reward is 1, so values rise at once; those of a network that d
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed", pytest.param("16-mixed", marks=needs_cuda)])
 def test_an_agent_learns(precision):
     seed_everything(0)
-    options = {"max_grad_norm": 1.0, "weight_average": 0.9, "prioritized": True, "n_steps": 3}
+    options = {"max_grad_norm": 1.0, "ema_decay": 0.9, "prioritized": True, "n_steps": 3}
     agent = DQN(**AGENT | {"steps_per_epoch": 160} | options)
     fitted = trainer(max_epochs=2, precision=precision, accelerator=ACCELERATOR, limit_train_batches=1.0)
     fitted.fit(agent)

@@ -120,12 +120,12 @@ def test_a_compiled_model_is_the_same_and_its_checkpoint_too(tmp_path):
 
 
 def test_an_agents_networks_are_compiled():
-    agent = DQN(weight_average=0.5)
+    agent = DQN(ema_decay=0.5)
     agent.compile(backend="eager")
-    networks = (agent.network, agent.target, agent.average)
+    networks = (agent.network, agent.target, agent.ema_network)
     assert all(network._compiled_call_impl is not None for network in networks)
     observation = torch.randn(3, 4)
-    torch.testing.assert_close(agent(observation), agent.average.forward(observation))
+    torch.testing.assert_close(agent(observation), agent.ema_network.forward(observation))
 
 
 def test_without_a_compiler_a_run_goes_on_with_one_warning(run, tmp_path):

@@ -22,7 +22,7 @@ MODELS = {
     "CNN": lambda: CNN(batch_norm=True, dropout=0.5, image_size=28),
     "RNNClassifier": lambda: RNNClassifier(hidden_dim=8, num_layers=2, dropout=0.5),
     "RNN": lambda: RNN(1, 8, 1, cell="lstm", mean=3.0),
-    "DQN": lambda: DQN(weight_average=0.9, **SMALL),
+    "DQN": lambda: DQN(ema_decay=0.9, **SMALL),
 }
 
 

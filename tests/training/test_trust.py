@@ -22,7 +22,7 @@ from lit_models.cli import main as cli
 from lit_models.training.resume import RunCheckpoint
 from lit_models.training.trust import Command, covered, plain_settings
 from rl import DQN
-from rl.state import capture, restore
+from rl.env_state import get_env_state, set_env_state
 
 ARTICLE = f"--config={ROOT / 'configs' / 'mnist_article.yaml'}"
 SHORT = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1"]
@@ -313,15 +313,15 @@ def test_an_environment_of_a_module_is_not_made_unless_it_is_named(evil, tmp_pat
 
 def test_the_state_of_a_generator_calls_no_function(monkeypatch):
     draw = np.random.default_rng(3)
-    kept = capture(draw)
+    kept = get_env_state(draw)
     expected = draw.random(3).tolist()
-    assert restore(np.random.default_rng(), kept).random(3).tolist() == expected
+    assert set_env_state(np.random.default_rng(), kept).random(3).tolist() == expected
     called = []
     monkeypatch.setattr(np.random, "test", lambda: called.append(1))
     pairs = kept["generator"]["pairs"]
     kept["generator"]["pairs"] = [(key, "test" if key == "bit_generator" else value) for key, value in pairs]
     with pytest.raises(ValueError, match="NumPy has no generator test"):
-        restore(np.random.default_rng(), kept)
+        set_env_state(np.random.default_rng(), kept)
     assert not called
 
 

@@ -1,4 +1,4 @@
-"""Fisher's discriminants: against their definition, and in the life of a model."""
+"""Online LDA: against its definition, and over the life of a model."""
 
 import copy
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from lit_models.faces import verification
-from lit_models.faces.discriminants import SHRINKAGE, Discriminants
+from lit_models.faces.lda import SHRINKAGE, OnlineLDA
 
 
 def drawn(people, pictures, seed, features=12):
@@ -31,7 +31,7 @@ def covariances(features, labels):
 
 
 def trained(features, labels, kept, steps=3):
-    model = Discriminants(features.shape[1], kept)
+    model = OnlineLDA(features.shape[1], kept)
     for _ in range(steps):
         model.update(features, labels)
     return model.eval()
@@ -78,19 +78,19 @@ def test_with_a_picture_of_each_they_are_principal_components(repeats):
 
 def test_a_batch_counts_by_what_it_tells():
     features, labels = drawn(20, 6, seed=0)
-    model = Discriminants(12, 12)
+    model = OnlineLDA(12, 12)
     model.update(features, labels)
-    alone = model.within / model.freedom
+    alone = model.within_class_scatter / model.dof
     model.update(features[::6], labels[::6])  # a picture of each
-    torch.testing.assert_close(model.within / model.freedom, alone)
+    torch.testing.assert_close(model.within_class_scatter / model.dof, alone)
     model.update(features[:60], labels[:60])
-    assert not torch.allclose(model.within / model.freedom, alone)
+    assert not torch.allclose(model.within_class_scatter / model.dof, alone)
 
 
 def test_a_pair_long_ago_tells_as_much_while_nobody_else_has_two_pictures():
     features, labels = drawn(1, 2, seed=0)
     alone, singles = drawn(12, 1, seed=1)
-    model = Discriminants(12, 12)
+    model = OnlineLDA(12, 12)
     model.update(features, labels)
     expected = (features[0] - features[1]).square().sum().item() / 2
     for _ in range(300):
@@ -102,7 +102,7 @@ def test_a_pair_long_ago_tells_as_much_while_nobody_else_has_two_pictures():
 
 def test_the_map_never_lags_behind_in_a_state_or_an_evaluation():
     features, labels = drawn(20, 6, seed=0)
-    model = Discriminants(12, 5)
+    model = OnlineLDA(12, 5)
     first = model.projection.clone()
     model.update(features, labels)
     assert torch.equal(model.projection, first)  # it is costly, and training does without
@@ -117,7 +117,7 @@ def test_the_map_never_lags_behind_in_a_state_or_an_evaluation():
 
 def test_a_run_that_diverged_can_be_saved_and_evaluated():
     features, labels = drawn(20, 6, seed=0)
-    model = Discriminants(12, 5)
+    model = OnlineLDA(12, 5)
     model.update(features / 0, labels)
     assert model.state_dict()["projection"].isnan().all()
     assert model.eval()(features).isnan().all()
@@ -125,7 +125,7 @@ def test_a_run_that_diverged_can_be_saved_and_evaluated():
 
 def test_a_map_that_was_interrupted_is_computed_again(monkeypatch):
     features, labels = drawn(20, 6, seed=0)
-    model = Discriminants(12, 5)
+    model = OnlineLDA(12, 5)
     model.update(features, labels)
     with monkeypatch.context() as patch:
         patch.setattr(torch.linalg, "eigh", lambda matrix: (_ for _ in ()).throw(KeyboardInterrupt))

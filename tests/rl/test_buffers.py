@@ -6,24 +6,24 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from rl.replay import ReplayBuffer, ReplayDataset
+from rl.buffers import ReplayBuffer, ReplayDataset
 
 NO = torch.tensor([False])
 YES = torch.tensor([True])
 
 
-def add(buffer, number, *, terminated=NO, truncated=NO, skip=None, reward=None):
+def add(buffer, number, *, terminated=NO, truncated=NO, autoreset=None, reward=None):
     """A step of one environment from the observation `number` to the next number."""
     observation = torch.tensor([[float(number)]])
     reward = torch.tensor([float(number) if reward is None else reward])
-    buffer.add(observation, torch.tensor([number % 2]), reward, observation + 1, terminated, truncated, skip)
+    buffer.add(observation, torch.tensor([number % 2]), reward, observation + 1, terminated, truncated, autoreset)
 
 
 def kept(buffer, name="observation"):
     return getattr(buffer, name)[: buffer.size].flatten().tolist()
 
 
-def test_the_oldest_make_room():
+def test_oldest_are_overwritten():
     buffer = ReplayBuffer(5, (1,))
     for number in range(7):
         add(buffer, number)
@@ -32,7 +32,7 @@ def test_the_oldest_make_room():
     assert kept(buffer, "action") == [1, 0, 0, 1, 0]
 
 
-def test_a_step_of_several_environments_goes_over_the_end():
+def test_step_wraps_around():
     buffer = ReplayBuffer(5, (2,), num_envs=3)
     no = torch.zeros(3, dtype=torch.bool)
     for number in range(2):
@@ -42,7 +42,7 @@ def test_a_step_of_several_environments_goes_over_the_end():
     assert buffer.action.tolist() == [2, 1, 2, 0, 1]
 
 
-def test_returns_of_three_steps_by_hand():
+def test_nstep_returns_by_hand():
     buffer = ReplayBuffer(10, (1,), n_steps=3, gamma=0.5)
     for number in range(1, 4):
         add(buffer, number)
@@ -59,7 +59,7 @@ def test_returns_of_three_steps_by_hand():
     assert ends == {1: False, 2: True, 3: True, 4: True}
 
 
-def test_what_is_truncated_is_not_terminated():
+def test_truncated_is_not_terminated():
     buffer = ReplayBuffer(10, (1,), n_steps=2)
     add(buffer, 1)
     add(buffer, 2, truncated=YES)
@@ -68,7 +68,7 @@ def test_what_is_truncated_is_not_terminated():
 
 
 @pytest.mark.parametrize("n_steps", [1, 2, 3, 7])
-def test_no_return_crosses_the_end_of_an_episode(n_steps):
+def test_nstep_stops_at_episode_end(n_steps):
     draw = torch.Generator().manual_seed(0)
     envs, steps = 4, 200
     buffer = ReplayBuffer(envs * steps, (2,), num_envs=envs, n_steps=n_steps, gamma=0.9)
@@ -103,15 +103,15 @@ def test_no_return_crosses_the_end_of_an_episode(n_steps):
         assert reward.item() == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
-def test_what_only_resets_is_not_kept():
+def test_autoreset_is_not_stored():
     buffer = ReplayBuffer(10, (1,))
     add(buffer, 1, terminated=YES)
-    add(buffer, 2, skip=YES)
+    add(buffer, 2, autoreset=YES)
     add(buffer, 3)
     assert kept(buffer) == [1, 3]
 
 
-def test_all_are_equally_likely():
+def test_uniform_sampling():
     buffer = ReplayBuffer(20, (1,))
     for number in range(33):
         add(buffer, number)
@@ -120,7 +120,7 @@ def test_all_are_equally_likely():
     assert 5 < chi_square < 50  # 19 degrees of freedom: 99.98% lie between
 
 
-def test_priorities_are_drawn_in_proportion():
+def test_prioritized_sampling_is_proportional():
     buffer = ReplayBuffer(150, (1,), prioritized=True, alpha=0.5)
     for number in range(150):
         add(buffer, number)
@@ -150,7 +150,7 @@ def test_importance_weights_by_hand():
     assert ReplayBuffer(4, (1,)).update(torch.arange(2), torch.ones(2)) is None
 
 
-def test_new_transitions_are_as_likely_as_the_likeliest():
+def test_new_transitions_get_max_priority():
     buffer = ReplayBuffer(3, (1,), prioritized=True, alpha=1.0)
     add(buffer, 0)
     buffer.update(torch.tensor([0]), torch.tensor([7.0]))
@@ -160,7 +160,7 @@ def test_new_transitions_are_as_likely_as_the_likeliest():
 
 
 @pytest.mark.parametrize("prioritized", [False, True])
-def test_a_buffer_goes_on_from_its_state(prioritized):
+def test_buffer_continues_from_its_state(prioritized):
     first, second = (ReplayBuffer(9, (1,), n_steps=3, prioritized=prioritized, seed=seed) for seed in (1, 2))
     for number in range(14):
         add(first, number)
@@ -177,14 +177,14 @@ def test_a_buffer_goes_on_from_its_state(prioritized):
         assert torch.equal(one, other)
 
 
-def test_buffers_that_cannot_be_are_refused():
+def test_impossible_buffers_are_refused():
     with pytest.raises(ValueError, match=r"a buffer of 31 transitions is too small for 4 .* 8 .* at least 32"):
         ReplayBuffer(31, (4,), num_envs=8, n_steps=4)
     with pytest.raises(ValueError, match=r"takes 141,120,000,000,000 bytes, but .* are free: keep at most"):
         ReplayBuffer(10_000_000_000, (84, 84), torch.uint8)
 
 
-def test_images_keep_their_type():
+def test_images_keep_their_dtype():
     buffer = ReplayBuffer(4, (2, 2, 3), torch.uint8)
     image = torch.full((1, 2, 2, 3), 255, dtype=torch.uint8)
     buffer.add(image, torch.tensor([0]), torch.ones(1), image - 1, NO, NO)
@@ -193,16 +193,30 @@ def test_images_keep_their_type():
     assert batch.next_observation.unique().tolist() == [254]
 
 
-def test_dataset_plays_before_each_batch():
-    buffer, played = ReplayBuffer(4, (1,)), []
+def test_vector_actions():
+    buffer = ReplayBuffer(6, (1,), action_shape=(2,), action_dtype=torch.float32, num_envs=2, n_steps=2)
+    no, actions = torch.zeros(2, dtype=torch.bool), torch.arange(12.0).view(3, 2, 2) / 8
+    for action in actions:
+        buffer.add(torch.zeros(2, 1), action, torch.ones(2), torch.zeros(2, 1), no, no)
+    assert torch.equal(buffer.action[: buffer.size], actions[:2].flatten(0, 1))  # the last return is not complete
+    batch = buffer.sample(3, 5)
+    assert (batch.action.shape, batch.action.dtype) == ((3, 5, 2), torch.float32)
+    copy = ReplayBuffer(6, (1,), action_shape=(2,), action_dtype=torch.float32, num_envs=2, n_steps=2)
+    copy.load_state_dict(buffer.state_dict())
+    assert torch.equal(copy.sample(50).action, buffer.sample(50).action)
+    assert torch.equal(copy.pending_action, buffer.pending_action)
 
-    def play():
-        played.append(len(played))
-        add(buffer, len(played))
 
-    loader = DataLoader(ReplayDataset(buffer, play, 3, (2, 5)), batch_size=None)
+def test_dataset_collects_before_each_batch():
+    buffer, calls = ReplayBuffer(4, (1,)), []
+
+    def collect():
+        calls.append(len(calls))
+        add(buffer, len(calls))
+
+    loader = DataLoader(ReplayDataset(buffer, collect, 3, (2, 5)), batch_size=None)
     assert len(loader) == 3
     for number, batch in enumerate(loader):
-        assert len(played) == number + 1
+        assert len(calls) == number + 1
         assert batch.reward.shape == (2, 5)
         assert batch.reward.max() <= number + 1

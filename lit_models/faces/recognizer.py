@@ -1,4 +1,4 @@
-"""A trained model that looks at picture files."""
+"""Detection and embedding of the faces in picture files."""
 
 import warnings
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from rich.progress import track
 from torch import Tensor
 
 from lit_models.faces.face_embedder import FaceEmbedder
-from lit_models.faces.gallery import Facts, fingerprint
+from lit_models.faces.gallery import GalleryMetadata, fingerprint
 from lit_models.training.checkpoint import build_model, read_model
 from lit_models.training.trust import Modules
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from datamodules.face_data.detection import Face
 
 
-class Seen(NamedTuple):
-    """A picture file and the faces in it.
+class Detections(NamedTuple):
+    """The faces in a picture file.
 
     Attributes:
         path: The file.
-        picture: It, upright, in RGB.
-        faces: Where its faces are, the largest first.
+        picture: The picture, upright, in RGB.
+        faces: Boxes and eyes of the faces, the largest first.
         embeddings: `(faces, dim)`, of length 1.
     """
 
@@ -37,24 +37,24 @@ class Seen(NamedTuple):
     embeddings: Tensor
 
 
-class Recogniser:
-    """A trained model, and what prepares pictures for it.
+class FaceRecognizer:
+    """A trained model with the preprocessing of its pictures.
 
     Args:
         model: The model.
-        facts: How it is done: `detect`, `detector` and `margin` count.
+        metadata: The gallery's, of which `detect`, `detector` and `margin` are used.
     """
 
-    def __init__(self, model: FaceEmbedder, facts: Facts) -> None:
+    def __init__(self, model: FaceEmbedder, metadata: GalleryMetadata) -> None:
         from datamodules.face_data.detection import FaceDetector
         from datamodules.face_data.face_folder import FaceReader
 
         shape = (model.in_channels, model.image_size, model.image_size)
-        self.model = model
-        self.reader = FaceReader(shape, FaceDetector(facts.detector) if facts.detect else None, facts.margin)
+        detector = FaceDetector(metadata.detector) if metadata.detect else None
+        self.model, self.reader = model, FaceReader(shape, detector, metadata.margin)
 
-    def see(self, path: Path) -> Seen:
-        """The faces of a file.
+    def embed_faces(self, path: Path) -> Detections:
+        """Detects and embeds the faces in a picture file.
 
         Raises:
             FileNotFoundError: There is no such file.
@@ -69,20 +69,24 @@ class Recogniser:
         except UNREADABLE as error:
             raise ValueError(f"cannot read {path}: {error}") from error
         with torch.inference_mode():
-            return Seen(path, picture, faces, self.model(images))
+            return Detections(path, picture, faces, self.model(images))
 
-    def see_all(self, paths: list[Path]) -> Iterator[Seen]:
-        """The faces of files, with a progress bar; what can't be read is named in a warning, and left out."""
+    def embed_all(self, paths: list[Path]) -> Iterator[Detections]:
+        """The same of several files, with a progress bar; a warning names those that can't be read."""
         console = Console(stderr=True)
         for path in track(paths, "Reading pictures", console=console, transient=True, disable=not console.is_terminal):
             try:
-                yield self.see(path)
+                yield self.embed_faces(path)
             except (FileNotFoundError, ValueError) as error:
                 warnings.warn(f"{error}: left out", stacklevel=2)
 
 
 def load_embedder(ckpt_path: str, modules: Modules = None) -> tuple[FaceEmbedder, dict[str, Any]]:
-    """The model of a checkpoint, and the hyperparameters of the data that it was trained on."""
+    """The model of a checkpoint, and the hyperparameters of its training data.
+
+    Raises:
+        ValueError: It is a checkpoint of another model.
+    """
     checkpoint = read_model(ckpt_path)
     model = build_model(checkpoint, ckpt_path, modules=modules)
     if not isinstance(model, FaceEmbedder):
@@ -90,8 +94,17 @@ def load_embedder(ckpt_path: str, modules: Modules = None) -> tuple[FaceEmbedder
     return model, checkpoint.get("datamodule_hyper_parameters") or {}
 
 
-def preparation(model: FaceEmbedder, trained: dict[str, Any], detect: bool | None, detector: str | None) -> Facts:
-    """The facts of an empty gallery: how pictures are prepared, as in training where nothing else is asked for."""
+def empty_metadata(
+    model: FaceEmbedder, trained: dict[str, Any], detect: bool | None, detector: str | None
+) -> GalleryMetadata:
+    """Metadata of an empty gallery, with the preprocessing of training unless another is given.
+
+    Args:
+        model: The model.
+        trained: Hyperparameters of its training data.
+        detect: Whether faces are detected in the pictures.
+        detector: File of the YuNet detector.
+    """
     from datamodules.face_data.detection import MARGIN
 
     detect = trained.get("detect", True) if detect is None else detect
@@ -99,4 +112,4 @@ def preparation(model: FaceEmbedder, trained: dict[str, Any], detect: bool | Non
         raise ValueError("--detector looks for faces, but --detect is false: leave one of them out")
     detector = (detector or trained.get("detector")) if detect else None
     margin = trained.get("margin", MARGIN)
-    return Facts(fingerprint(model), [], detect, detector, margin, far=0.01, threshold=float("inf"))
+    return GalleryMetadata(fingerprint(model), [], detect, detector, margin, far=0.01, threshold=float("inf"))

@@ -1,36 +1,42 @@
-"""The network of a value-based agent: fully connected, or behind the convolutions of DQN for images.
+"""Q-networks: fully connected layers, behind DQN's convolutions where observations are images.
 
-Observations `(batch, ...)` -> the value of each action, `(batch, actions)`. The convolutions are those of Mnih et al.
-2015 (https://doi.org/10.1038/nature14236).
+Observations `(batch, ...)` -> Q-values `(batch, actions)`. The convolutions are those of Mnih et al. 2015
+(https://doi.org/10.1038/nature14236).
 """
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from gymnasium import spaces
 from torch import Tensor, nn
 
+from lit_models.common.arguments import Range
+
 Activation = Literal["relu", "silu", "tanh"]
+PolyakCoefficient = Annotated[float, Range(above=0, high=1)]  # 1 copies
+Decay = Annotated[float, Range(0, below=1)]  # of a moving average
 
 
 class QNetwork(nn.Module):
-    """Values of actions.
+    """Q-values of discrete actions.
 
     Args:
-        observation_shape: Of one observation. One of `uint8` is an image, `(height, width)`, with channels last
-            `(..., 1 or 3)` or first, and before them those of a frame stack `(frames, height, width, channels)`.
-        image: Whether it is one.
-        actions: How many actions there are.
-        hidden_sizes: Widths of the fully connected layers.
-        activation: What follows each of them.
-        layer_norm: Whether each is normalised first (Ba et al. 2016, https://arxiv.org/abs/1607.06450), without
-            weights of its own.
-        dueling: Whether values are a state's value plus the advantages of the actions over their mean.
+        observation_shape: Shape of one observation. That of an image is `(height, width)`, with channels last
+            `(..., 1 or 3)` or first, and with those of a frame stack before them `(frames, height, width, channels)`.
+        image: Whether observations are images, in 0..255.
+        actions: Number of actions.
+        hidden_sizes: Widths of the hidden layers.
+        activation: Activation function.
+        layer_norm: Layer normalization (Ba et al. 2016, https://arxiv.org/abs/1607.06450) before each activation,
+            without learned scale and shift.
+        dueling: Q-values are the state's value plus the advantages of the actions minus their mean.
 
     Raises:
-        ValueError: The image is too small for the convolutions.
+        ValueError: The images are too small for the convolutions.
     """
 
     def __init__(
@@ -46,7 +52,7 @@ class QNetwork(nn.Module):
         super().__init__()
         self.layer_norm = layer_norm
         self.activation = {"relu": F.relu, "silu": F.silu, "tanh": torch.tanh}[activation]
-        self.convolutions = convolutions(as_channels(torch.empty(1, *observation_shape)).shape) if image else None
+        self.convolutions = make_convolutions(as_channels(torch.empty(1, *observation_shape)).shape) if image else None
         with torch.no_grad():
             width = self._features(torch.zeros(1, *observation_shape)).shape[1]
         widths = [width, *hidden_sizes]
@@ -55,7 +61,7 @@ class QNetwork(nn.Module):
         self.value = nn.Linear(widths[-1], 1) if dueling else None
 
     def forward(self, observation: Tensor) -> Tensor:
-        """Values `(batch, actions)` of observations `(batch, ...)`."""
+        """Q-values `(batch, actions)` of observations `(batch, ...)`."""
         features = self._features(observation.to(self.advantage.weight.dtype))  # (batch, width)
         for layer in self.hidden:
             features = layer(features)
@@ -73,7 +79,12 @@ class QNetwork(nn.Module):
         return observation.flatten(1)
 
 
-def convolutions(shape: Sequence[int]) -> nn.Sequential:
+def is_image(space: spaces.Box) -> bool:
+    """Whether observations are images: `uint8` with two dimensions or more."""
+    return space.dtype == np.uint8 and len(space.shape) > 1
+
+
+def make_convolutions(shape: Sequence[int]) -> nn.Sequential:
     """DQN's convolutions, for images `(batch, channels, height, width)`.
 
     Raises:
@@ -87,7 +98,7 @@ def convolutions(shape: Sequence[int]) -> nn.Sequential:
 
 
 def as_channels(images: Tensor) -> Tensor:
-    """Images as convolutions take them, `(batch, channels, height, width)`; frames become channels."""
+    """Images `(batch, ...)` of any layout as `(batch, channels, height, width)`; stacked frames become channels."""
     if images.dim() == 3:
         return images.unsqueeze(1)
     if images.dim() == 5:  # (batch, frames, height, width, channels)

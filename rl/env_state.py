@@ -1,4 +1,4 @@
-"""The state of environments and of their random generators, in tensors, numbers and text, as checkpoints hold it."""
+"""State of environments and of their random generators as tensors, numbers and text, for checkpoints."""
 
 import types
 from collections import deque
@@ -11,30 +11,30 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-# What stays as it was made, or holds no state of an episode.
+# Stays as it was made, or holds no state of an episode.
 CONSTANT = (spaces.Space, EnvSpec, AutoresetMode, type, types.FunctionType, types.ModuleType)
 
 
-def capture(value: Any) -> Any:
-    """The state of an environment, or of a generator, in tensors, numbers and text; None if it holds something else.
+def get_env_state(env: Any) -> Any:
+    """The state of an environment or a NumPy generator as tensors, numbers and text; None if it holds anything else.
 
-    Everything that an environment keeps in its attributes, and its wrappers in theirs: numbers, text, arrays, random
-    generators, and lists, tuples and dictionaries of these. An environment whose state lies in a library's objects
-    (Box2D's world, an emulator) or in another process can't be captured.
+    That is everything in the attributes of an environment and of its wrappers: numbers, text, arrays, generators, and
+    lists, tuples and dictionaries of these. An environment whose state lies in a library's objects (Box2D's world, an
+    emulator) or in another process has None.
     """
     seen: dict[int, Any] = {}
     try:
-        state = _encode(value, seen)
+        state = _encode(env, seen)
     except TypeError:
         return None
     arrays = [item for item in seen.values() if isinstance(item, np.ndarray)]
     owners = {id(array if array.base is None else array.base) for array in arrays}
-    return state if len(owners) == len(arrays) else None  # views, which would no longer share their numbers
+    return state if len(owners) == len(arrays) else None  # views would no longer share memory
 
 
-def restore(value: Any, state: Any) -> Any:
-    """What was captured; an environment is the one given, made as the captured one was, and put into its state."""
-    return _decode(state, value, {})
+def set_env_state(env: Any, state: Any) -> Any:
+    """Puts an environment, made like the one whose state it is, into that state, and returns it; or a generator."""
+    return _decode(state, env, {})
 
 
 def _encode(value: Any, seen: dict[int, Any]) -> Any:
@@ -60,7 +60,7 @@ def _encode(value: Any, seen: dict[int, Any]) -> Any:
 
 
 def _decode(state: Any, current: Any, seen: dict[int, Any]) -> Any:
-    """The value of a state; objects that can't be made from it are the current ones, put into it."""
+    """The value of a state; objects that can't be rebuilt from it are the current ones, put into it."""
     if not isinstance(state, dict):
         return state
     if "constant" in state:

@@ -1,0 +1,372 @@
+"""The base of all agents: environments, seeds, counters, curves, evaluation, videos, exact resume."""
+
+import contextlib
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import VectorEnv
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.utils.data import DataLoader
+from typing_extensions import override
+
+from lit_models.module import LitModule
+from rl.buffers import ReplayBuffer
+from rl.callbacks import EpisodeVideo, ReturnPlot
+from rl.env_state import get_env_state, set_env_state
+from rl.envs import check_spaces, is_vectorized, make_env, make_vector_env
+from rl.evaluation import play_episode, play_episodes
+from rl.rollout import Collector, Step
+
+COUNTERS = ("env_steps", "gradient_steps", "train_returns", "eval_returns")  # over the whole run
+
+
+class Agent(LitModule):
+    """The base of all agents, which bring their own data.
+
+    A subclass writes the algorithm: `__init__`, which calls `inspect_env` after `save_hyperparameters`, `forward`,
+    `greedy`, `explore`, `make_buffer`, a `train_dataloader` that collects rollouts with `step_envs`, and
+    `training_step`, with manual optimization, which counts its `gradient_steps`, and calls `track` and
+    `step_schedules`.
+
+    It has these keywords, which the base reads from its hyperparameters: `env_id`, `env_options`, `num_envs`,
+    `vectorization`, `grayscale`, `frame_stack`, `rollout_steps`, `gradient_steps`, `max_grad_norm`, `steps_per_epoch`,
+    `eval_episodes`, `eval_video`, `test_episodes`, `save_replay`. Curves are drawn over the environment steps of all
+    processes, among them those that only reset an environment.
+
+    Args:
+        optimizer: Factory: parameters -> optimizer.
+        lr_scheduler: Factory: optimizer -> schedule, see `lit_models.training.schedule`.
+
+    Attributes:
+        action_spaces: The kinds of action spaces that it takes.
+        resume_must_match: Hyperparameters that must be the same when a run is resumed.
+        observation_space: Space of one observation.
+        action_space: Space of one action.
+        env_steps: Environment steps so far, of all processes.
+        gradient_steps: Gradient steps so far.
+        train_returns: `(env_steps, mean return)` of the training episodes of every epoch.
+        eval_returns: `(env_steps, mean return)` of the greedy episodes of every validation.
+        collector: Steps the training environments.
+        buffer: Holds the transitions to learn from.
+        rng: Generator for exploration.
+        video_folder: Where `predict` writes videos, if anywhere.
+    """
+
+    task = "reinforcement learning"
+    lr_monitor = False  # the learning rate is logged over environment steps
+    resume_may_change = frozenset({"save_replay"})
+    action_spaces: ClassVar[tuple[type[spaces.Space], ...]]
+    resume_must_match: ClassVar[tuple[str, ...]] = ("num_envs",)
+
+    def __init__(self, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None) -> None:
+        super().__init__(optimizer, lr_scheduler)
+        self.automatic_optimization = False
+        self.env_steps, self.gradient_steps = 0, 0
+        self.train_returns: list[tuple[int, float]] = []
+        self.eval_returns: list[tuple[int, float]] = []
+        self.eval_envs: VectorEnv | None = None
+        self.video_folder: str | None = None
+
+    def inspect_env(self) -> None:
+        """Makes an environment, to see whether there is one, and takes over its spaces.
+
+        Raises:
+            ValueError: There is no such environment, or its actions or observations are of another kind.
+        """
+        hp = self.hparams
+        self.env_settings = {name: hp[name] for name in ("env_options", "grayscale", "frame_stack")}
+        with contextlib.closing(make_env(hp.env_id, **self.env_settings)) as env:
+            check_spaces(hp.env_id, env, type(self).__name__, self.action_spaces)
+            self.observation_space, self.action_space = env.observation_space, env.action_space
+        example = np.zeros((1, *self.observation_space.shape), dtype=self.observation_space.dtype)
+        self.example_input_array = torch.from_numpy(example)
+
+    def greedy(self, observation: Tensor) -> Tensor:
+        """The greedy actions `(batch, ...)` for observations `(batch, ...)`."""
+        raise NotImplementedError
+
+    def explore(self, action: np.ndarray, rng: Any) -> np.ndarray:
+        """Greedy actions `(batch, ...)` with exploration noise from a `np.random.Generator`, or from `np.random`."""
+        raise NotImplementedError
+
+    def make_buffer(self, seed: int) -> ReplayBuffer:
+        """The buffer for the transitions of one process."""
+        raise NotImplementedError
+
+    def schedules(self) -> dict[str, float]:
+        """Annealed hyperparameters by name, logged at the end of an epoch as `train/...`."""
+        return {}
+
+    @torch.no_grad()
+    def act(self, observation: np.ndarray | Tensor) -> np.ndarray:
+        """The greedy actions `(batch, ...)` for observations `(batch, ...)`, or one for one."""
+        tensor = observation if isinstance(observation, Tensor) else torch.as_tensor(np.asarray(observation))
+        tensor = tensor.to(self.device)
+        single = tensor.dim() < self.example_input_array.dim()
+        action = self.greedy(tensor[None] if single else tensor).cpu().numpy()
+        return action[0] if single else action
+
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: Any = None,
+        episode_start: np.ndarray | None = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, Any]:
+        """Actions and state, with stable-baselines3's signature, as for its `evaluate_policy(agent, env)`.
+
+        Args:
+            observation: `(batch, ...)`, or one.
+            state: State of a recurrent policy; returned as it is.
+            episode_start: Not used.
+            deterministic: Greedy actions, without exploration.
+        """
+        action = np.asarray(self.act(observation))
+        return action if deterministic else self.explore(action, np.random), state
+
+    def compile(self, *args: Any, **options: Any) -> None:
+        """Compiles the networks, which are what training calls; see `torch.compile`."""
+        for network in self.children():
+            if any(True for _ in network.parameters()):
+                network.compile(*args, **options)
+
+    def setup(self, stage: str) -> None:
+        """Makes the training environments and the buffer of this process.
+
+        Raises:
+            ValueError: There is a data module, or the strategy is fsdp.
+        """
+        name = type(self).__name__
+        if self.trainer.datamodule is not None:
+            raise ValueError(
+                f"{name} plays its own environments: leave out --data {type(self.trainer.datamodule).__name__}"
+            )
+        if isinstance(self.trainer.strategy, FSDPStrategy):
+            raise ValueError(
+                f"{name} plays outside of its training step, which fsdp's shards of the weights cannot: set "
+                "trainer.strategy to ddp"
+            )
+        super().setup(stage)
+        if stage != "fit":
+            return
+        seed = self.seed_for("train")
+        self.rng = np.random.default_rng(seed)
+        self.buffer = self.make_buffer(seed)
+        self.collector = Collector(self._make_vector_env(self.hparams.num_envs, self.hparams.vectorization), seed)
+
+    def seed_for(self, purpose: str) -> int:
+        """A seed from the run's, another one for every purpose, `train`, `eval` or `test`, and process."""
+        number = ("train", "eval", "test").index(purpose)
+        sequence = np.random.SeedSequence([torch.initial_seed() % 2**64, number, self.global_rank])
+        return int(sequence.generate_state(1)[0])
+
+    @override
+    def configure_optimizers(self) -> dict[str, Any]:
+        configured = super().configure_optimizers()
+        if isinstance(configured["optimizer"], torch.optim.LBFGS):
+            raise ValueError(
+                f"LBFGS evaluates the loss several times a step, which {type(self).__name__} cannot: choose another "
+                "optimizer"
+            )
+        return configured
+
+    @override
+    def plots(self) -> list[Callback]:
+        return [ReturnPlot(), EpisodeVideo()] if self.hparams.eval_video else [ReturnPlot()]
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Training steps in an epoch, of `rollout_steps` of every environment each."""
+        hp = self.hparams
+        return max(1, hp.steps_per_epoch // (hp.num_envs * hp.rollout_steps * self.trainer.world_size))
+
+    @property
+    def warming_up(self) -> bool:
+        """Whether the replay buffer has not seen `learning_starts` environment steps yet, or has nothing to sample."""
+        steps = self.buffer.steps * self.hparams.num_envs * self.trainer.world_size
+        # n-step returns take n steps to complete. Processes collect equally many, or their counters would differ.
+        ready = self.trainer.strategy.reduce_boolean_decision
+        return steps < self.hparams.learning_starts or not ready(self.buffer.size > 0)
+
+    @property
+    def planned_gradient_steps(self) -> float:
+        """Gradient steps until the Trainer's `max_epochs` or `max_steps`; infinite if it has neither."""
+        trainer, planned = self.trainer, math.inf
+        if trainer.max_epochs >= 0:
+            planned = trainer.max_epochs * trainer.num_training_batches * self.hparams.gradient_steps
+        return planned if trainer.max_steps < 0 else min(planned, trainer.max_steps)
+
+    def step_envs(self, action: np.ndarray) -> Step:
+        """Steps the training environments, and counts it."""
+        step = self.collector.collect(action, self.env_steps)
+        self.env_steps += self.hparams.num_envs * self.trainer.world_size
+        return step
+
+    def track(self, **values: Tensor) -> None:
+        """Adds values `(G,)` by name, one per gradient step, to the means over the epoch."""
+        count = len(next(iter(values.values())))
+        self.means.update("train", count, **{name: value.sum() for name, value in values.items()})
+
+    def step_schedules(self, interval: str) -> None:
+        """Steps the learning-rate schedules that step every `step`, a training step, or every `epoch`."""
+        for config in self.trainer.lr_scheduler_configs:
+            if config.interval == interval:
+                config.scheduler.step()
+
+    @override
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        if self.hparams.max_grad_norm is None:
+            return
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if scaled and getattr(optimizer, "_step_supports_amp_scaling", False):
+            raise ValueError("a fused optimizer cannot clip gradients of 16-mixed: set model.optimizer.fused to false")
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        torch.nn.utils.clip_grad_norm_(parameters, self.hparams.max_grad_norm)
+
+    @override
+    def on_train_start(self) -> None:
+        if self.hparams.save_replay:
+            size = self.buffer.nbytes / 1e6
+            rank_zero_info(f"A checkpoint takes up to {size:,.1f} MB for the replay: model.save_replay")
+
+    @override
+    def on_train_epoch_end(self) -> None:
+        metrics = self.epoch_metrics("train") | self.schedules()
+        metrics = {f"train/{name}": value for name, value in metrics.items()}
+        metrics |= {
+            config.name: config.scheduler.optimizer.param_groups[0]["lr"]
+            for config in self.trainer.lr_scheduler_configs
+        }
+        own = torch.tensor(list(self.collector.episode_stats.values()), device=self.device)
+        episodes, returns, lengths = self.trainer.strategy.reduce(own, reduce_op="sum").tolist()
+        self.collector.clear_stats()
+        if episodes:
+            metrics |= {"episode/return": returns / episodes, "episode/length": lengths / episodes}
+            self.train_returns.append((self.env_steps, metrics["episode/return"]))
+        self._log(metrics)
+        self.step_schedules("epoch")
+
+    @override
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader([0], generator=torch.Generator())  # one batch: all episodes
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        """Plays greedy episodes, and logs their mean return and length."""
+        returns, lengths = self._evaluate(self.hparams.eval_episodes, "eval")
+        self._log({"eval/return": returns.mean(), "eval/length": lengths.mean()})
+        if not self.trainer.sanity_checking:
+            mean = torch.tensor(returns.mean(), dtype=torch.float32, device=self.device)
+            self.eval_returns.append((self.env_steps, self.trainer.strategy.reduce(mean, reduce_op="mean").item()))
+
+    @override
+    def test_dataloader(self) -> DataLoader:
+        return DataLoader([0], generator=torch.Generator())
+
+    def test_step(self, batch: Tensor, batch_idx: int) -> None:
+        """Plays greedy episodes, and logs mean, standard deviation, minimum and maximum of their returns."""
+        returns, lengths = self._evaluate(self.hparams.test_episodes, "test")
+        self._log({"test/return": returns.mean(), "test/return_std": returns.std(), "test/length": lengths.mean()})
+        self.log("test/return_min", returns.min(), reduce_fx="min", sync_dist=True)
+        self.log("test/return_max", returns.max(), reduce_fx="max", sync_dist=True)
+
+    @override
+    def predict_dataloader(self) -> DataLoader:
+        return DataLoader(range(self.hparams.test_episodes), generator=torch.Generator())
+
+    @override
+    def on_predict_start(self) -> None:
+        rendered = {} if self.video_folder is None else {"render_mode": "rgb_array", "video_folder": self.video_folder}
+        try:
+            self.predict_env = make_env(self.hparams.env_id, **self.env_settings, **rendered)
+        except OSError as error:
+            raise OSError(
+                f"cannot write films to {self.video_folder} ({error.strerror}): give another folder with --video"
+            ) from error
+
+    def predict_step(self, batch: Tensor, batch_idx: int) -> list[dict[str, Any]]:
+        """Plays a greedy episode, and returns one row: its number, seed, return, length, and whether it terminated."""
+        episode = batch.item()
+        seed = self.seed_for("test") + episode
+        total, length, terminated = play_episode(self.predict_env, self.act, seed)
+        return [{"episode": episode, "seed": seed, "return": total, "length": length, "terminated": terminated}]
+
+    @override
+    def on_predict_end(self) -> None:
+        self.predict_env.close()  # which finishes the last video
+
+    @override
+    def teardown(self, stage: str) -> None:
+        if stage == "fit":
+            self.collector.envs.close()
+        if self.eval_envs is not None:
+            self.eval_envs.close()
+            self.eval_envs = None
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint |= {name: getattr(self, name) for name in COUNTERS}
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        given, saved = self.hparams.env_id, checkpoint["hyper_parameters"]["env_id"]
+        if given != saved:
+            raise ValueError(f"the checkpoint's agent plays {saved}, not {given}")
+        for name in COUNTERS:
+            setattr(self, name, checkpoint[name])
+
+    def training_state(self) -> dict[str, Any]:
+        """What a checkpoint holds of this process, beyond weights and counters, to resume exactly."""
+        return {
+            "hparams": {name: self.hparams[name] for name in self.resume_must_match},
+            "buffer": self.buffer.state_dict() if self.hparams.save_replay else None,
+            "collector": self.collector.state_dict(),
+            "rng": get_env_state(self.rng),
+        }
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        """Resumes from a training state; what it lacks starts anew.
+
+        Raises:
+            ValueError: It is of an agent with other hyperparameters, which it doesn't fit.
+        """
+        for name, value in state["hparams"].items():
+            if self.hparams[name] != value:
+                raise ValueError(
+                    f"the checkpoint was written with {name} {value}, not {self.hparams[name]}: its replay does not fit"
+                )
+        if state["buffer"] is not None:
+            self.buffer.load_state_dict(state["buffer"])
+        else:
+            rank_zero_info("The checkpoint holds no replay: the buffer is filled anew first")
+        if not self.collector.load_state_dict(state["collector"]):
+            rank_zero_info(f"The state of {self.hparams.env_id} cannot be saved: its environments start new episodes")
+            self.buffer.drop_pending()
+            self.collector.reset((self.seed_for("train") + self.env_steps) % 2**32)  # not the first episodes again
+        self.rng = set_env_state(self.rng, state["rng"])
+
+    def _make_vector_env(self, count: int, vectorization: str) -> VectorEnv:
+        return make_vector_env(self.hparams.env_id, count, vectorization, **self.env_settings)
+
+    def _evaluate(self, episodes: int, purpose: str) -> tuple[np.ndarray, np.ndarray]:
+        hp = self.hparams
+        if self.eval_envs is None:
+            vectorized = is_vectorized(hp.env_id, hp.grayscale, hp.frame_stack)
+            # One environment per episode is fastest where they are arrays; else each waits for the longest.
+            self.eval_envs = self._make_vector_env(min(episodes, 100 if vectorized else hp.num_envs), "sync")
+        return play_episodes(self.eval_envs, self.act, episodes, self.seed_for(purpose))
+
+    def _log(self, metrics: dict[str, Any]) -> None:
+        device = self.device if self.trainer.world_size > 1 else None  # where processes exchange it
+        steps = torch.tensor(self.env_steps, dtype=torch.float64, device=device)
+        # Lightning takes "step" for the x axis of the curves.
+        self.log_dict({"env_steps": steps, "step": steps}, sync_dist=True)
+        self.log_dict(metrics, prog_bar=True, sync_dist=True)

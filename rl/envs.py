@@ -1,0 +1,145 @@
+"""Single and vectorized gymnasium environments, with errors of one line."""
+
+import contextlib
+import difflib
+import importlib
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, Literal
+
+import gymnasium
+from gymnasium import error, spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.wrappers import FrameStackObservation, GrayscaleObservation, RecordVideo
+
+# The action spaces that an agent can ask for, as an error message puts them.
+ACTIONS = {spaces.Discrete: "one Discrete choice, not several at once", spaces.Box: "a Box of continuous numbers"}
+
+
+@contextlib.contextmanager
+def make_errors(env_id: str) -> Iterator[None]:
+    """Turns whatever goes wrong while an environment is made into a ValueError of one line, with a way out."""
+    try:
+        yield
+    except error.DependencyNotInstalled as reason:
+        if "box2d" in str(reason).lower():
+            raise ValueError(f"{env_id} needs the extra box2d: pip install -e '.[box2d]'") from reason
+        if "pygame" in str(reason) or "moviepy" in str(reason).lower():
+            raise ValueError("a video needs the extra video: pip install -e '.[video]'") from reason
+        raise ValueError(f"{env_id} is not complete: {reason}") from reason
+    except error.UnregisteredEnv as reason:
+        close = difflib.get_close_matches(env_id, gymnasium.registry, n=3)
+        hint = f"; did you mean {' or '.join(repr(name) for name in close)}?" if close else f": {reason}"
+        raise ValueError(f"there is no environment '{env_id}'{hint}") from reason
+    except (error.Error, ImportError, TypeError, ValueError) as reason:
+        raise ValueError(f"cannot make {env_id}: {reason}") from reason
+    except Exception as reason:
+        raise ValueError(f"cannot make {env_id}: it raised {type(reason).__name__}: {reason}") from reason
+
+
+def make_env(
+    env_id: str,
+    *,
+    env_options: dict[str, Any] | None = None,
+    grayscale: bool = False,
+    frame_stack: int = 1,
+    render_mode: str | None = None,
+    video_folder: str | None = None,
+) -> gymnasium.Env:
+    """One environment.
+
+    Args:
+        env_id: Gymnasium's id, such as `CartPole-v1`; `module:Name-v0` imports the module first.
+        env_options: Keywords of the environment.
+        grayscale: Convert images to grayscale.
+        frame_stack: Number of latest observations that are stacked into one.
+        render_mode: `rgb_array` to render images.
+        video_folder: Where to write videos of episodes 0, 1, 8, 27, 64, ... (needs `rgb_array`).
+
+    Raises:
+        ValueError: There is no such environment, or it needs a package that is missing.
+    """
+    with make_errors(env_id):
+        rendered = {} if render_mode is None else {"render_mode": render_mode}  # not every environment has the keyword
+        env = gymnasium.make(env_id, **(env_options or {}), **rendered)
+        for wrapper in wrappers(grayscale, frame_stack):
+            env = wrapper(env)
+        return env if video_folder is None else RecordVideo(env, video_folder)
+
+
+def make_vector_env(
+    env_id: str,
+    num_envs: int,
+    vectorization: Literal["sync", "async"] = "sync",
+    *,
+    env_options: dict[str, Any] | None = None,
+    grayscale: bool = False,
+    frame_stack: int = 1,
+) -> VectorEnv:
+    """N environments, stepped together.
+
+    They reset themselves in gymnasium's mode "next step": the observation at the end of an episode is its last one,
+    and the next call of `step` only resets. It is the one mode that every environment has, whoever vectorized it; the
+    other, "same step", hides the last observation in `info`.
+
+    Args:
+        env_id: See `make_env`.
+        num_envs: Number of environments, N.
+        vectorization: Whether they run one after the other (`sync`) or in a process each (`async`). An environment's
+            own vectorized form, which is faster than both, is used where it has one.
+        env_options: See `make_env`.
+        grayscale: See `make_env`.
+        frame_stack: See `make_env`.
+
+    Raises:
+        ValueError: There is no such environment, or it resets itself in another mode.
+    """
+    with make_errors(env_id):
+        mode = "vector_entry_point" if is_vectorized(env_id, grayscale, frame_stack) else vectorization
+        wrap = wrappers(grayscale, frame_stack)
+        envs = gymnasium.make_vec(env_id, num_envs, mode, wrappers=wrap, **(env_options or {}))
+    mode = envs.metadata.get("autoreset_mode")
+    if mode != AutoresetMode.NEXT_STEP:
+        raise ValueError(f"{env_id} resets itself in another way than gymnasium's 'next step': {mode}")
+    return envs
+
+
+def is_vectorized(env_id: str, grayscale: bool, frame_stack: int) -> bool:
+    """Whether the environment's own vectorized form can be used, which no wrapper fits."""
+    module, _, name = env_id.rpartition(":")
+    if module:
+        importlib.import_module(module)  # which registers it
+    return gymnasium.spec(name).vector_entry_point is not None and not wrappers(grayscale, frame_stack)
+
+
+def wrappers(grayscale: bool, frame_stack: int) -> list[Any]:
+    """Gymnasium's wrappers for images, innermost first."""
+    wrap: list[Any] = [GrayscaleObservation] if grayscale else []
+    return [*wrap, partial(FrameStackObservation, stack_size=frame_stack)] if frame_stack > 1 else wrap
+
+
+def check_spaces(env_id: str, env: gymnasium.Env, agent: str, action_spaces: tuple[type[spaces.Space], ...]) -> None:
+    """Raises a ValueError unless the actions are of a kind that the agent takes, and observations a Box.
+
+    Args:
+        env_id: The environment's id.
+        env: The environment.
+        agent: Name of the agent's class.
+        action_spaces: The kinds of action spaces that it takes.
+    """
+    action, observation = env.action_space, env.observation_space
+    if not isinstance(action, action_spaces):
+        if isinstance(action, spaces.Box):
+            raise ValueError(
+                f"the actions of {env_id} are continuous, {action}: {agent} chooses among a few. An actor-critic such "
+                "as SAC or TD3 takes them; or look for an option that makes them discrete"
+            )
+        taken = " or ".join(ACTIONS[kind] for kind in action_spaces)
+        raise ValueError(f"the actions of {env_id} are {action}: {agent} takes {taken}")
+    if isinstance(observation, spaces.Dict | spaces.Tuple):
+        raise ValueError(
+            f"the observations of {env_id} are a {type(observation).__name__} of several: register it with gymnasium's "
+            "wrapper FlattenObservation, which makes one Box of them"
+        )
+    if not isinstance(observation, spaces.Box):
+        raise ValueError(f"the observations of {env_id} are {observation}: {agent} takes a Box of numbers")

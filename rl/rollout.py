@@ -1,0 +1,147 @@
+"""Rollouts: collects transitions from the training environments."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from torch import Tensor
+
+from rl.env_state import get_env_state, set_env_state
+
+FIELDS = ("observation", "done", "episode_return", "episode_length")  # where each environment is
+
+
+class Step(NamedTuple):
+    """One step of N environments."""
+
+    reward: Tensor  # (N,)
+    next_observation: Tensor  # (N, ...); at the end of an episode its last one
+    terminated: Tensor  # (N,) bool
+    truncated: Tensor  # (N,) bool
+    autoreset: Tensor  # (N,) bool: no step, the environment was only reset
+
+
+class Collector:
+    """Steps N vectorized environments, and sums up the episodes that end.
+
+    Args:
+        envs: Environments from `make_vector_env`.
+        seed: Seed of the environments.
+
+    Attributes:
+        observation: The current observations, `(N, ...)`.
+        episode_stats: Of the episodes that ended since it was last cleared: their number, and the sums of their returns
+            and lengths.
+    """
+
+    def __init__(self, envs: VectorEnv, seed: int) -> None:
+        self.envs = envs
+        self.clear_stats()
+        self.reset(seed)
+
+    def reset(self, seed: int) -> None:
+        """Starts new episodes."""
+        count = self.envs.num_envs
+        self.observation = torch.tensor(reset(self.envs, seed))  # (N, ...)
+        self.done = torch.zeros(count, dtype=torch.bool)  # the next step only resets
+        self.episode_return = torch.zeros(count)
+        self.episode_length = torch.zeros(count, dtype=torch.int64)
+
+    def clear_stats(self) -> None:
+        """Starts new sums over episodes."""
+        self.episode_stats = {"episodes": 0.0, "return": 0.0, "length": 0.0}
+
+    def collect(self, action: np.ndarray, env_steps: int) -> Step:
+        """Steps every environment.
+
+        Args:
+            action: Actions `(N, ...)`.
+            env_steps: Number of environment steps before, for error messages.
+
+        Raises:
+            ValueError: See `step`.
+        """
+        arrays = step(self.envs, action, env_steps)
+        next_observation, reward, terminated, truncated = (torch.tensor(part) for part in arrays)
+        reward, autoreset = reward.float(), self.done
+        self.observation, self.done = next_observation, terminated | truncated
+        self.episode_return += reward
+        self.episode_length += ~autoreset
+        if self.done.any():
+            self.episode_stats["episodes"] += self.done.sum().item()
+            self.episode_stats["return"] += self.episode_return[self.done].sum().item()
+            self.episode_stats["length"] += self.episode_length[self.done].sum().item()
+            self.episode_return[self.done], self.episode_length[self.done] = 0, 0
+        return Step(reward, next_observation, terminated, truncated, autoreset)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything; `envs` is None if the state of the environments can't be read."""
+        state = {name: getattr(self, name) for name in FIELDS}
+        return state | {"envs": get_env_state(self.envs), "episode_stats": self.episode_stats}
+
+    def load_state_dict(self, state: dict[str, Any]) -> bool:
+        """Continues the episodes of a state, and returns whether it has those."""
+        self.episode_stats = state["episode_stats"]
+        if state["envs"] is None:
+            return False
+        set_env_state(self.envs, state["envs"])
+        for name in FIELDS:
+            setattr(self, name, state[name])
+        return True
+
+
+@contextlib.contextmanager
+def env_errors(where: str) -> Iterator[None]:
+    """Turns whatever an environment raises into a ValueError that says where."""
+    try:
+        yield
+    except gymnasium.error.DependencyNotInstalled as reason:  # only rendering needs more by now
+        raise ValueError("a video needs the extra video: pip install -e '.[video]'") from reason
+    except Exception as reason:
+        raise ValueError(f"{where}: the environment raised {type(reason).__name__}: {reason}") from reason
+
+
+def reset(envs: VectorEnv, seed: int) -> np.ndarray:
+    """Resets N environments, and returns their first observations `(N, ...)`.
+
+    Raises:
+        ValueError: An environment raised something, or returned an infinite number or NaN.
+    """
+    where = f"{envs.spec.id} at its start"
+    with env_errors(where):
+        observation = envs.reset(seed=seed)[0]
+    check_finite(where, "observation", observation)
+    return observation
+
+
+def step(envs: VectorEnv, action: np.ndarray, env_steps: int) -> tuple[np.ndarray, ...]:
+    """Steps N environments.
+
+    Args:
+        envs: Environments from `make_vector_env`.
+        action: Actions `(N, ...)`.
+        env_steps: Number of environment steps before, for error messages.
+
+    Returns:
+        Observation `(N, ...)`, reward, terminated and truncated, `(N,)` each.
+
+    Raises:
+        ValueError: An environment raised something, or returned an infinite number or NaN.
+    """
+    where = f"{envs.spec.id} at step {env_steps}"
+    with env_errors(where):
+        observation, reward, terminated, truncated, _ = envs.step(action)
+    check_finite(where, "observation", observation)
+    check_finite(where, "reward", reward)
+    return observation, reward, terminated, truncated
+
+
+def check_finite(where: str, name: str, value: np.ndarray) -> None:
+    """Raises a ValueError if `value`, `(N, ...)`, has an infinite number or NaN."""
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+        wrong = np.flatnonzero(~np.isfinite(value.reshape(len(value), -1)).all(axis=1))[0]
+        raise ValueError(f"{where}: environment {wrong} of {len(value)} returned the {name} {value[wrong]}")

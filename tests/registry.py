@@ -1,0 +1,57 @@
+"""Every model, with small data of its own: one row per model, over which the property suite runs."""
+
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from drawn import noise_people
+from lightning import LightningDataModule, LightningModule
+
+from datamodules import FaceDataModule, MNISTDataModule, TimeSeriesDataModule
+from lit_models import CNN, RNN, FaceEmbedder, Net, RNNClassifier
+from rl import DQN
+
+NONE = MappingProxyType({})
+
+
+class Model(NamedTuple):
+    kind: type[LightningModule]
+    options: Mapping[str, Any] = NONE  # what makes it small
+    random: Mapping[str, Any] = NONE  # what makes it draw at random in training, or remember
+    data: Callable[..., LightningDataModule | None] = lambda **options: None
+    augmented: Mapping[str, Any] = NONE  # likewise, of its data
+
+    def make(self, **options: Any) -> LightningModule:
+        return self.kind(**{**self.options, **options})
+
+
+@cache
+def people() -> str:
+    return str(noise_people(Path(tempfile.mkdtemp()) / "faces", people=8, pictures=12))
+
+
+def faces(**options: Any) -> FaceDataModule:
+    return FaceDataModule(people(), image_size=32, identities_per_batch=4, images_per_identity=2, **options)
+
+
+def digits(**options: Any) -> MNISTDataModule:
+    return MNISTDataModule(**{"batch_size": 8} | options)
+
+
+def series(**options: Any) -> TimeSeriesDataModule:
+    return TimeSeriesDataModule(length=1000, batch_size=8, **options)
+
+
+AGENT = {"num_envs": 4, "buffer_size": 1000, "learning_starts": 64, "batch_size": 16, "steps_per_epoch": 64}
+AGENT |= {"eval_episodes": 2, "test_episodes": 2}
+MODELS = {
+    "Net": Model(Net, data=digits, augmented={"rotation": 10, "shift": 2}),
+    "CNN": Model(CNN, {"in_channels": 1, "batch_norm": True}, {"dropout": 0.5}, digits, {"scale": 0.1}),
+    "RNNClassifier": Model(RNNClassifier, {"num_layers": 2}, {"dropout": 0.5}, digits),
+    "RNN": Model(RNN, {"hidden_dim": 8}, {"dropout": 0.5}, series),
+    "FaceEmbedder": Model(FaceEmbedder, {"image_size": 32}, {}, faces, {"flip": True, "rotation": 10, "erasing": 0.5}),
+    "DQN": Model(DQN, AGENT),
+}

@@ -1,0 +1,390 @@
+"""What all agents share: exact resume, evaluation, errors of one line, the command line."""
+
+import csv
+import io
+import os
+import subprocess
+import sys
+from functools import partial
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+import worlds  # noqa: F401  registers the environments
+from conftest import ROOT, fails
+from gymnasium import spaces
+from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.strategies import FSDPStrategy
+from PIL import Image
+from small import QUIET, small_agent
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.optim.lr_scheduler import OneCycleLR
+
+from lit_models.cli import main as cli
+from rl import DQN
+from rl.agent import COUNTERS
+
+CARTPOLE = ROOT / "configs" / "dqn_cartpole.yaml"
+
+
+class Kept(Checkpoint):
+    """Keeps a checkpoint of an epoch, from the end of its evaluation or, as `last.ckpt` is, from its own end."""
+
+    def __init__(self, epoch, path, hook="on_validation_end"):
+        self.epoch, self.path, self.hook = epoch, path, hook
+
+    def keep(self, trainer, hook):
+        if (trainer.current_epoch, self.hook) == (self.epoch, hook) and not trainer.sanity_checking:
+            trainer.save_checkpoint(self.path)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if batch_idx == 2:
+            self.keep(trainer, "on_train_batch_end")
+
+    def on_validation_end(self, trainer, pl_module):
+        self.keep(trainer, "on_validation_end")
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.keep(trainer, "on_train_epoch_end")
+
+
+def test_act_on_one_or_many():
+    agent = DQN("Wages-v0", hidden_sizes=())
+    with torch.no_grad():
+        agent.network.advantage.bias.copy_(torch.tensor([0.0, 100.0]))
+    assert agent.act(np.ones(1, np.float32)) == 6  # Discrete(2, start=5)
+    assert agent.act(np.ones((3, 1), np.float32)).tolist() == [6, 6, 6]
+    assert agent.predict(np.ones((3, 1), np.float32), deterministic=True)[0].tolist() == [6, 6, 6]
+    random = agent.predict(np.ones((200, 1), np.float32))[0]  # epsilon is still 1
+    assert set(random.tolist()) == {5, 6}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"n_steps": 3, "prioritized": True, "double": True, "ema_decay": 0.9, "tau": 0.1},
+        {"env_id": "Acrobot-v1"},
+    ],
+    ids=["plain", "everything", "sync"],
+)
+@pytest.mark.parametrize("hook", ["on_train_batch_end", "on_validation_end", "on_train_epoch_end"])
+def test_resume_is_exact(hook, options, tmp_path):
+    def train(path=None, callbacks=()):
+        seed_everything(3)
+        agent = small_agent(**options)
+        trainer = Trainer(max_epochs=4, callbacks=[*callbacks], enable_checkpointing=bool(callbacks), **QUIET)
+        trainer.fit(agent, ckpt_path=path, weights_only=True)
+        np.random.random(), torch.rand(1)
+        trainer.save_checkpoint(tmp_path / "end.ckpt")
+        return torch.load(tmp_path / "end.ckpt", weights_only=True)
+
+    whole = train(callbacks=[Kept(1, tmp_path / "stopped.ckpt", hook)])
+    torch.rand(100)  # what another process would not have drawn
+    resumed = train(tmp_path / "stopped.ckpt")
+    assert whole["global_step"] == resumed["global_step"]
+    for key in ("state_dict", "optimizer_states", "lr_schedulers", "processes", *COUNTERS):
+        same(whole[key], resumed[key], key)
+
+
+def same(one, other, where):
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for number, parts in enumerate(zip(one, other, strict=True)):
+            same(*parts, f"{where}.{number}")
+    else:
+        assert one == other, where
+
+
+def test_resume_without_replay_or_env_state(tmp_path, caplog):
+    def train(path=None):
+        seed_everything(3)
+        agent = small_agent(env_id="Emulator-v0", save_replay=False)
+        Trainer(max_epochs=3, callbacks=[Kept(1, tmp_path / "stopped.ckpt")], **QUIET).fit(
+            agent, ckpt_path=path, weights_only=True
+        )
+        return agent
+
+    train()
+    assert torch.load(tmp_path / "stopped.ckpt", weights_only=True)["processes"][0]["module"]["buffer"] is None
+    caplog.clear()
+    agent = train(tmp_path / "stopped.ckpt")
+    assert "The checkpoint holds no replay" in caplog.text
+    assert "The state of Emulator-v0 cannot be saved" in caplog.text
+    assert agent.buffer.size > 100
+
+
+def test_resume_in_another_env_is_refused(tmp_path):
+    agent, trainer = small_agent(), Trainer(max_epochs=1, enable_checkpointing=False, **QUIET)
+    trainer.fit(agent)
+    trainer.save_checkpoint(tmp_path / "cartpole.ckpt")
+    with pytest.raises(ValueError, match="the checkpoint's agent plays CartPole-v1, not Acrobot-v1"):
+        Trainer(max_epochs=2, **QUIET).fit(small_agent(env_id="Acrobot-v1"), ckpt_path=tmp_path / "cartpole.ckpt")
+    loaded = DQN.load_from_checkpoint(tmp_path / "cartpole.ckpt", weights_only=True)
+    seen = torch.rand(5, 4)
+    assert torch.equal(loaded(seen), agent(seen))
+
+
+def test_onecycle_ends_with_training():
+    agent = DQN(
+        steps_per_epoch=160,
+        learning_starts=8,
+        eval_episodes=1,
+        lr_scheduler=partial(OneCycleLR, max_lr=0.1, final_div_factor=100),
+    )
+    Trainer(max_epochs=2, enable_checkpointing=False, **QUIET).fit(agent)
+    # It began with 0.1 / 25, and has come down to the end, where PyTorch's takes one step more than it has.
+    assert agent.optimizers().param_groups[0]["lr"] < 0.1 / 25 / 10
+
+
+def test_fsdp_is_refused(monkeypatch):
+    agent = DQN()
+    agent.trainer = Trainer(**QUIET)
+    monkeypatch.setattr(Trainer, "strategy", FSDPStrategy())  # a Trainer takes it on GPUs only
+    with pytest.raises(ValueError, match=r"set trainer.strategy to ddp"):
+        agent.setup("fit")
+
+
+PROCESSES = """
+import torch
+from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
+from rl import DQN
+
+class Compared(Callback):
+    def on_train_end(self, trainer, agent):
+        parameters = torch.cat([parameter.detach().flatten() for parameter in agent.parameters()])
+        both = agent.all_gather({"parameters": parameters, "seen": agent.buffer.observation[:50]})
+        assert torch.equal(*both["parameters"]), "the parameters differ"
+        assert not torch.equal(*both["seen"]), "both play the same episodes"
+        assert not torch.equal(parameters, start), "nothing was learnt"
+        assert agent.env_steps == 2 * 400, agent.env_steps
+        trainer.save_checkpoint("two.ckpt")
+
+if __name__ == "__main__":
+    seed_everything(0)
+    torch.set_num_threads(1)
+    agent = DQN(num_envs=4, steps_per_epoch=400, learning_starts=8, eval_episodes=2, ema_decay=0.5)
+    start = torch.cat([parameter.detach().flatten() for parameter in agent.parameters()])
+    trainer = Trainer(
+        max_epochs=2, accelerator="cpu", devices=2, strategy="ddp", logger=False, callbacks=[Compared()],
+        enable_checkpointing=False, enable_progress_bar=False
+    )
+    trainer.fit(agent)
+    states = torch.load("two.ckpt", weights_only=True)["processes"]
+    assert len(states) == 2
+    assert not torch.equal(*(state["module"]["collector"]["observation"] for state in states))
+    open(f"compared {trainer.global_rank}", "w").close()
+"""
+
+
+def test_two_processes(tmp_path):
+    (tmp_path / "two.py").write_text(PROCESSES)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "two.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert {path.name for path in tmp_path.glob("compared *")} == {"compared 0", "compared 1"}
+
+
+def test_evaluate_policy_of_stable_baselines3():
+    evaluation = pytest.importorskip("stable_baselines3.common.evaluation", reason="needs the extra bench")
+    seed_everything(0)
+    agent = small_agent()
+    mean, _ = evaluation.evaluate_policy(agent, gymnasium.make("CartPole-v1"), n_eval_episodes=5)
+    assert 5 < mean <= 500
+
+
+def test_resume_with_other_hyperparameters_is_refused(tmp_path):
+    agent, trainer = small_agent(), Trainer(max_epochs=1, enable_checkpointing=False, **QUIET)
+    trainer.fit(agent)
+    trainer.save_checkpoint(tmp_path / "four.ckpt")
+    message = "the checkpoint was written with num_envs 4, not 2: its replay does not fit"
+    with pytest.raises(ValueError, match=message):
+        Trainer(max_epochs=2, **QUIET).fit(small_agent(num_envs=2), ckpt_path=tmp_path / "four.ckpt", weights_only=True)
+
+
+def test_agent_says_which_actions_it_takes():
+    class Continuous(DQN):
+        action_spaces = (spaces.Box,)
+
+    with pytest.raises(ValueError, match=r"are Discrete\(2\): Continuous takes a Box of continuous numbers"):
+        Continuous("CartPole-v1")
+
+
+def test_import_brings_no_other_model():
+    code = "import sys, rl; print(*sys.modules)"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    imported = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert "rl.dqn" in imported
+    others = ("net", "cnn", "classifier", "rnn", "rnn_classifier", "faces", "cli", "training.plots", "training.figures")
+    assert not {"datamodules", *(f"lit_models.{name}" for name in others)} & {*imported}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"env_id": "CartPol-v1"}, "there is no environment 'CartPol-v1'; did you mean 'CartPole-v"),
+        ({"env_id": "CartPole-v7"}, "there is no environment 'CartPole-v7'; did you mean 'CartPole-v1' or"),
+        ({"env_id": "nowhere:CartPole-v1"}, "cannot make nowhere:CartPole-v1: No module named 'nowhere'"),
+        ({"env_id": "Pendulum-v1"}, r"actions of Pendulum-v1 are continuous, .* SAC or TD3 takes them"),
+        ({"env_id": "DictSeen-v0"}, "observations of DictSeen-v0 are a Dict of several: .* FlattenObservation"),
+        ({"env_id": "TupleSeen-v0"}, "observations of TupleSeen-v0 are a Tuple of several: .* FlattenObservation"),
+        ({"env_id": "NumberSeen-v0"}, r"are Discrete\(3\): DQN takes a Box of numbers"),
+        ({"env_id": "ManyActions-v0"}, r"are MultiDiscrete\(\[2 2\]\): DQN takes one Discrete choice"),
+        ({"env_options": {"colour": 3}}, "cannot make CartPole-v1: .*colour"),
+        ({"grayscale": True}, "cannot make CartPole-v1: GrayscaleObservation requires an image"),
+        ({"buffer_size": 50}, "buffer_size is 50, but batch_size is 64: the buffer must hold as many"),
+        ({"buffer_size": 500}, "buffer_size is 500, but learning_starts is 1000"),
+        ({"gamma": 1.5}, "gamma is 1.5: it must be at least 0 and at most 1"),
+        ({"num_envs": 0}, "num_envs is 0: it must be at least 1"),
+    ],
+)
+def test_errors_are_one_line(options, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        DQN(**options)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_package_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "Box2D", None)
+    for name in [name for name in sys.modules if name.startswith("gymnasium.envs.box2d")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ValueError, match=r"LunarLander-v3 needs the extra box2d: pip install -e '.\[box2d\]'"):
+        DQN("LunarLander-v3")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"buffer_size": 70, "learning_starts": 64, "num_envs": 8, "n_steps": 9}, "too small for 9 step"),
+        (
+            {"env_options": {"breaks": "raise"}},
+            "Wages-v0 at step 12: the environment raised OSError: the motor is gone",
+        ),
+        (
+            {"env_options": {"breaks": "nan"}},
+            r"Wages-v0 at step 12: environment 0 of 4 returned the observation \[nan\]",
+        ),
+    ],
+)
+def test_training_errors_are_one_line(options, message):
+    agent = small_agent(**{"env_id": "Wages-v0"} | options)
+    with pytest.raises(ValueError, match=message):
+        Trainer(max_epochs=1, num_sanity_val_steps=0, enable_checkpointing=False, **QUIET).fit(agent)
+
+
+def test_broken_env_leaves_last_checkpoint(tmp_path, capsys, monkeypatch):
+    def broken(self, action):
+        if self.steps.max() > 40:
+            raise RuntimeError("the pole is gone")
+        return step(self, action)
+
+    flags = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=4", f"--trainer.default_root_dir={tmp_path}"]
+    assert cli.main(["fit", f"--config={CARTPOLE}", *flags]) == 0
+    last = tmp_path / "dqn_cartpole" / "version_0" / "checkpoints" / "last.ckpt"
+    step = CartPoleVectorEnv.step
+    monkeypatch.setattr(CartPoleVectorEnv, "step", broken)
+    message = fails(
+        capsys, "fit", f"--ckpt_path={last}", "--trainer.max_epochs=50", "--trainer.limit_train_batches=1.0"
+    )
+    assert "CartPole-v1 at step " in message
+    assert "the environment raised RuntimeError: the pole is gone" in message
+    monkeypatch.undo()
+    assert cli.main(["test", f"--ckpt_path={last}", "--model.test_episodes=2"]) == 0
+
+
+def test_command_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    short = ["--trainer.limit_train_batches=5"]
+    assert cli.main(["fit", f"--config={CARTPOLE}", "--trainer.max_epochs=2", *short]) == 0
+    assert "Best checkpoint (eval/return " in capsys.readouterr().out
+    run = tmp_path / "logs" / "dqn_cartpole" / "version_0"
+    assert cli.main(["test", f"--config={CARTPOLE}", "--ckpt_path=last", "--model.test_episodes=7"]) == 0
+    printed = capsys.readouterr().out
+    for name in ("test/return", "test/return_std", "test/return_min", "test/return_max"):
+        assert f" {name} " in printed
+    predict = ["predict", f"--config={CARTPOLE}", "--ckpt_path=last", "--output=episodes.csv"]
+    assert cli.main([*predict, "--model.test_episodes=3"]) == 0
+    with open("episodes.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["episode", "seed", "return", "length", "terminated"]
+    assert [row["episode"] for row in rows] == ["0", "1", "2"]
+    assert len({row["seed"] for row in rows}) == 3
+    assert all(float(row["return"]) == float(row["length"]) for row in rows)
+    assert cli.main(["fit", f"--ckpt_path={run / 'checkpoints' / 'last.ckpt'}", "--trainer.max_epochs=3"]) == 0
+    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    curves = EventAccumulator(str(run)).Reload()
+    assert {"episode/return", "episode/length", "eval/return", "train/loss", "train/q_mean", "train/epsilon"} <= set(
+        curves.Tags()["scalars"]
+    )
+    for name in ("train/lr", "throughput/env_steps_per_second", "throughput/gradient_steps_per_second", "env_steps"):
+        assert name in curves.Tags()["scalars"]
+    assert "returns" in curves.Tags()["images"]
+    points = curves.Scalars("eval/return")
+    assert [(point.step, pytest.approx(point.value)) for point in points] == content["eval_returns"]
+    assert curves.Scalars("train/epsilon")[-1].step == content["env_steps"]
+    message = fails(capsys, "fit", f"--ckpt_path={run / 'checkpoints' / 'last.ckpt'}", "--model.env_id=Acrobot-v1")
+    assert "model.env_id: CartPole-v1 -> Acrobot-v1" in message
+    message = fails(capsys, "fit", f"--ckpt_path={run / 'checkpoints' / 'last.ckpt'}", "--model.hidden_sizes=[64]")
+    assert "model.hidden_sizes: " in message
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["fit", "--model=DQN", "--model.env_id=CartPol-v1"], "error: there is no environment 'CartPol-v1'; did you"),
+        (["fit", "--model=DQN", "--model.env_id=Pendulum-v1"], "error: the actions of Pendulum-v1 are continuous"),
+        (["fit", "--model=DQN", "--model.duelling=true"], "'duelling'; did you mean 'dueling'?"),
+        (["fit", "--model=DQN", "--data=MNISTDataModule"], "leave out --data MNISTDataModule"),
+        (["fit", "--model=DQN", "--model.optimizer=LBFGS"], "error: LBFGS evaluates the loss several times a step"),
+        (["fit", "--model=DQN", "--model.buffer_size=10"], "error: buffer_size is 10, but batch_size is 64"),
+    ],
+)
+def test_command_line_errors_are_one_line(args, message, tmp_path, capsys):
+    assert message in fails(capsys, *args, f"--trainer.default_root_dir={tmp_path}")
+
+
+def test_video_needs_an_agent(trained, tmp_path, capsys):
+    last = trained / "version_0" / "checkpoints" / "last.ckpt"
+    message = fails(capsys, "predict", f"--ckpt_path={last}", f"--video={tmp_path}")
+    assert "--video: Net plays no episodes" in message
+
+
+def test_env_from_a_module(tmp_path, capsys):
+    own = ["--model=DQN", "--model.env_id=worlds:Wages-v0", "--model.eval_episodes=2", "--model.test_episodes=2"]
+    short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", f"--trainer.default_root_dir={tmp_path}"]
+    assert cli.main(["fit", *own, *short, "--name=own"]) == 0
+    last = f"--ckpt_path={tmp_path / 'own' / 'version_0' / 'checkpoints' / 'last.ckpt'}"
+    broken = ["--modules=worlds", "--model.env_options={breaks: raise}"]
+    output = f"--output={tmp_path / 'episodes.csv'}"
+    assert "raised OSError: the motor is gone" in fails(capsys, "predict", last, output, *broken)
+    assert "raised OSError: the motor is gone" in fails(capsys, "test", last, *broken)
+    assert not list(tmp_path.glob("episodes*"))
+
+
+def test_videos(tmp_path, capsys):
+    pytest.importorskip("pygame", reason="needs the extra video")
+    pytest.importorskip("moviepy", reason="needs the extra video")
+    flags = ["--trainer.limit_train_batches=2", f"--trainer.default_root_dir={tmp_path}", "--model.eval_video=true"]
+    assert cli.main(["fit", f"--config={CARTPOLE}", "--trainer.max_epochs=1", *flags]) == 0
+    run = tmp_path / "dqn_cartpole" / "version_0"
+    shown = EventAccumulator(str(run)).Reload().Images("eval/episode")
+    film = Image.open(io.BytesIO(shown[0].encoded_image_string))
+    assert (film.format, film.size, shown[0].width) == ("GIF", (600, 400), 600)
+    assert film.n_frames > 5
+    films = ["--model.test_episodes=2", f"--video={tmp_path / 'films'}", f"--output={tmp_path / 'episodes.csv'}"]
+    assert cli.main(["predict", f"--ckpt_path={run / 'checkpoints' / 'last.ckpt'}", *films]) == 0
+    assert len(list((tmp_path / "films").glob("*.mp4"))) == 2
