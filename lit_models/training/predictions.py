@@ -66,7 +66,7 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        if batch_idx == 0:
+        if prediction and not self.rows:
             self.writer.writerow(prediction[0])
         self.writer.writerows(map(format_cell, row.values()) for row in prediction)
         self.rows += len(prediction)
