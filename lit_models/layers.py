@@ -79,7 +79,7 @@ class EpochMeans(nn.Module):
         super().__init__()
         # Not buffers: DDP would overwrite each process's with the first one's.
         self.totals = {
-            stage: dict.fromkeys(some, torch.zeros((), dtype=torch.float32)) for stage, some in names.items()
+            stage: {name: torch.zeros((), dtype=torch.float32) for name in some} for stage, some in names.items()
         }
         self.counts = dict.fromkeys(names, 0)
 

@@ -24,7 +24,7 @@ def check_task(model: "LitModule", data: Any) -> None:
     fitting = [name for name, kind in kinds.items() if getattr(kind, "task", None) == task and name != "Classifier"]
     raise ValueError(
         f"{type(data).__name__} is for {task}, but {own.__name__} for {own.task}: choose other data, or --model "
-        f"{' or '.join(fitting)}"
+        f"{' or '.join(', '.join(fitting).rsplit(', ', 1))}"
     )
 
 

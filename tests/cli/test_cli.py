@@ -136,10 +136,22 @@ def test_wrong_data_are_one_line(tmp_path, capsys):
         ("rnn_csv", ["--model.std=0"], "error: std is 0.0: it must be above 0"),
         ("cnn_mnist", ["--model.image_size=20"], "error: image_size is 20: it must be at least 28"),
         ("mnist", ["--data.batch_size=0"], "error: batch_size is 0: it must be at least 1"),
-        ("face_orl", ["--model=CNN", "--model.in_channels=1"], "FaceDataModule has people to compare, not classes"),
-        ("mnist", ["--model=FaceEmbedder"], "the images are (channels, height, width) = (1, 28, 28), but FaceEmbedder"),
-        ("mnist", ["--model=RNN"], "MNISTDataModule has classes, not a series to forecast"),
-        ("rnn_csv", ["--model=CNN"], "TimeSeriesDataModule has no classes"),
+        (
+            "face_orl",
+            ["--model=CNN", "--model.in_channels=1"],
+            "FaceDataModule is for face recognition, but CNN for classification: choose other data, or --model FaceEmbedder",
+        ),
+        (
+            "mnist",
+            ["--model=FaceEmbedder"],
+            "MNISTDataModule is for classification, but FaceEmbedder for face recognition: choose other data, or --model CNN",
+        ),
+        ("mnist", ["--model=RNN"], "or --model CNN, Net or RNNClassifier"),
+        (
+            "rnn_csv",
+            ["--model=CNN"],
+            "TimeSeriesDataModule is for forecasting, but CNN for classification: choose other data, or --model RNN",
+        ),
     ],
 )
 def test_data_that_do_not_fit_the_model_are_one_line(config, flags, message, own_data, tmp_path, capsys):
