@@ -139,12 +139,12 @@ def test_wrong_data_are_one_line(tmp_path, capsys):
         (
             "face_orl",
             ["--model=CNN", "--model.in_channels=1"],
-            "FaceDataModule is for face recognition, but CNN for classification: choose other data, or --model FaceEmbedder",
+            "FaceDataModule is for face recognition, but CNN for classification: choose other data",
         ),
         (
             "mnist",
             ["--model=FaceEmbedder"],
-            "MNISTDataModule is for classification, but FaceEmbedder for face recognition: choose other data, or --model CNN",
+            "MNISTDataModule is for classification, but FaceEmbedder for face recognition",
         ),
         ("mnist", ["--model=RNN"], "or --model CNN, Net or RNNClassifier"),
         (
