@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from PIL import Image
 from typing_extensions import override
 
+from lit_models.training.internals import file_writer
 from rl.envs import make_env
 from rl.evaluation import play_episode
 
@@ -50,7 +51,7 @@ class EpisodeVideo(Callback):
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
         for writer in writers:
             summary = Summary(value=[Summary.Value(tag="eval/episode", image=image)])
-            writer._get_file_writer().add_summary(summary, pl_module.env_steps)
+            file_writer(writer).add_summary(summary, pl_module.env_steps)
 
 
 def encode_gif(frames: list[np.ndarray], frames_per_second: float) -> bytes:

@@ -1,9 +1,15 @@
-"""All private names of Lightning that are used because nothing public does it."""
+"""Private names of Lightning and torch, used where nothing public does it.
 
-from typing import Any
+Further ones are methods of LightningCLI and ModelCheckpoint that our subclasses override or call. A test watches all.
+"""
+
+from typing import TYPE_CHECKING, Any
 
 from lightning import Trainer
 from lightning.pytorch.plugins.precision import HalfPrecision
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import FileWriter, SummaryWriter
 
 
 def is_accumulating(trainer: Trainer) -> bool:
@@ -20,6 +26,11 @@ def set_logged_step(trainer: Trainer, step: int, epoch: int) -> None:
     """Has a test log its metrics at the step and epoch of its checkpoint, not at 0."""
     trainer.fit_loop.epoch_loop._batches_that_stepped = step
     trainer.fit_loop.epoch_progress.current.completed = epoch
+
+
+def file_writer(writer: "SummaryWriter") -> "FileWriter":
+    """What takes summaries that a SummaryWriter has no method for; the public attribute is None once it was closed."""
+    return writer._get_file_writer()
 
 
 def disable_input_cast(trainer: Trainer) -> None:

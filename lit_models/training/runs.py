@@ -23,6 +23,7 @@ from typing_extensions import override
 
 from lit_models.common.files import atomic_write
 from lit_models.training.checkpoint import RESUMED, flat
+from lit_models.training.internals import file_writer
 from lit_models.training.resume import own_checkpoints
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "gymnasium", "lit-models")
@@ -73,7 +74,7 @@ class RunRecord(SaveConfigCallback):
         _, start, end = hparams({k: v if isinstance(v, int | float | str) else str(v) for k, v in values.items()}, {})
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                writer = logger.experiment._get_file_writer()
+                writer = file_writer(logger.experiment)
                 writer.add_summary(start)
                 writer.add_summary(end)
 
