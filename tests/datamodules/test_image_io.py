@@ -102,7 +102,7 @@ def test_predict_of_a_folder(glyph, last, tmp_path, capsys):
     for images, message in (
         (folder, "none of"),
         (tmp_path / "nowhere", "no folder"),
-        (tmp_path / "empty", "no pictures"),
+        (tmp_path / "empty", "no images"),
     ):
         (tmp_path / "empty").mkdir(exist_ok=True)
         assert cli.main([*predict, f"--images={images}"]) == 1

@@ -160,7 +160,7 @@ def test_what_is_impossible_is_one_line(monkeypatch, tmp_path):
         ValueError, match=r"40x40 pixels, but FaceEmbedder takes 32 along each side, or set model.image_size"
     ):
         embedder()(images(2, side=40))
-    with pytest.raises(ValueError, match=r"a training batch has 1 image, but takes 2 at least: raise data.batch_peop"):
+    with pytest.raises(ValueError, match=r"a training batch has 1 image, but takes 2 at least: raise data.identities"):
         embedder(num_classes=3).training_step((images(1), torch.zeros(1, dtype=torch.int64)), 0)
 
 
