@@ -5,6 +5,7 @@ import os
 import random
 import shlex
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class RunCheckpoint(ModelCheckpoint):
     """
 
     every_n_steps: int | None = None
+    state_key = cached_property(lambda self: super(RunCheckpoint, self).state_key)  # asked for in every hook
     modules: list[str] | tuple[str, ...] = ()
 
     @override
