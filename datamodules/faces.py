@@ -18,7 +18,7 @@ from datamodules.face_data.detection import MARGIN, FaceDetector
 from datamodules.face_data.face_folder import FaceReader, read_identities
 from datamodules.face_data.face_sources import lfw, olivetti, read_pairs
 from datamodules.face_data.face_splits import Pairs, Parts, find_pairs, split_by_image, split_by_person
-from lit_models.common.arguments import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability, check_arguments
+from lit_models.common.arguments import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, check_arguments
 
 
 class NamedImages(Dataset[tuple[Tensor, list[str]]]):
@@ -105,8 +105,8 @@ class FaceDataModule(ImageDataModule):
         split_by: Literal["person", "image"] = "person",
         train_images: PositiveInt | None = None,
         val_images: NonNegativeInt | None = None,
-        val_fraction: Probability | None = None,
-        test_fraction: Probability | None = None,
+        val_fraction: Fraction | None = None,
+        test_fraction: Fraction | None = None,
         split_seed: int = 0,
         pairs: str | None = None,
         image_size: PositiveInt = 48,
@@ -119,9 +119,9 @@ class FaceDataModule(ImageDataModule):
         images_per_identity: PositiveInt = 4,
         flip: bool = False,
         rotation: float = 0.0,
-        shift: Probability = 0.0,
-        scale: Probability = 0.0,
-        erasing: Probability = 0.0,
+        shift: Fraction = 0.0,
+        scale: Fraction = 0.0,
+        erasing: Fraction = 0.0,
         max_unreadable: NonNegativeInt = 10,
         num_workers: PositiveInt | None = None,
         cache_on_device: bool = False,

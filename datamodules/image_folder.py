@@ -25,7 +25,7 @@ from datamodules.common.image_io import (
 )
 from datamodules.common.splits import stratified_split
 from datamodules.common.tensors import BatchDataset, random_affine, random_flip
-from lit_models.common.arguments import NonNegativeFloat, NonNegativeInt, PositiveInt, Probability, check_arguments
+from lit_models.common.arguments import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, check_arguments
 
 LabeledFiles = list[tuple[Path, int]]
 PART_LIKE = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
@@ -76,13 +76,13 @@ class ImageFolderDataModule(ImageDataModule):
         image_size: PositiveInt = 48,
         grayscale: bool = False,
         batch_size: PositiveInt = 64,
-        val_fraction: Probability = 0.1,
-        test_fraction: Probability = 0.1,
+        val_fraction: Fraction = 0.1,
+        test_fraction: Fraction = 0.1,
         split_seed: int = 0,
         flip: bool = False,
         rotation: float = 0.0,
         shift: float = 0.0,
-        scale: Probability = 0.0,
+        scale: Fraction = 0.0,
         max_unreadable: NonNegativeInt = 10,
         memory_limit: NonNegativeFloat = 2.0,
         num_workers: PositiveInt | None = None,

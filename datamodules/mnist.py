@@ -21,7 +21,7 @@ from typing_extensions import override
 from datamodules.common.base import ImageDataModule
 from datamodules.common.image_io import read_digit, read_garment
 from datamodules.common.tensors import random_affine
-from lit_models.common.arguments import NonNegativeInt, PositiveInt, Probability, check_arguments
+from lit_models.common.arguments import Fraction, NonNegativeInt, PositiveInt, check_arguments
 
 SHA256 = {
     "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -79,7 +79,7 @@ class MNISTDataModule(ImageDataModule):
         split_seed: int = 0,
         rotation: float = 0.0,
         shift: float = 0.0,
-        scale: Probability = 0.0,
+        scale: Fraction = 0.0,
         num_workers: NonNegativeInt = 0,
         cache_on_device: bool = False,
     ) -> None:

@@ -15,7 +15,7 @@ from datamodules.common.base import BatchDataModule, check_fractions
 from datamodules.common.csv_series import continue_times, read_csv
 from datamodules.common.tensors import indices_on
 from datamodules.mackey_glass import mackey_glass
-from lit_models.common.arguments import PositiveInt, Probability, check_arguments
+from lit_models.common.arguments import Fraction, PositiveInt, check_arguments
 
 Window = tuple[Tensor, Tensor]
 
@@ -70,8 +70,8 @@ class TimeSeriesDataModule(BatchDataModule):
         horizon: PositiveInt = 20,
         stride: PositiveInt = 1,
         batch_size: PositiveInt = 32,
-        val_fraction: Probability = 0.15,
-        test_fraction: Probability = 0.15,
+        val_fraction: Fraction = 0.15,
+        test_fraction: Fraction = 0.15,
         length: PositiveInt = 10_000,
         series_seed: int = 0,
         cache_on_device: bool = False,

@@ -16,9 +16,10 @@ from typing_extensions import override
 
 from lit_models.common.arguments import AtLeastTwo, PositiveFloat, PositiveInt, check_arguments
 from lit_models.common.messages import unique_names
-from lit_models.layers import EpochMeans, Normalize
+from lit_models.layers import Normalize
 from lit_models.module import LitModule
 from lit_models.training.data_checks import check_images, match_classes
+from lit_models.training.means import EpochMeans
 from lit_models.training.plots import ClassificationPlots
 
 Batch = tuple[Tensor, Tensor]
@@ -67,7 +68,7 @@ class Classifier(LitModule):
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"{len(class_names)} class_names are given, but num_classes is {num_classes}")
         self.in_channels, self.num_classes, self.class_names = in_channels, num_classes, class_names
-        self.scale = Normalize(mean, std, in_channels, images=True)
+        self.normalization = Normalize(mean, std, in_channels, images=True)
         self.means = EpochMeans(**dict.fromkeys(("train", "val", "test"), ("loss", "accuracy")))
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -78,7 +79,7 @@ class Classifier(LitModule):
         """
         if not torch.jit.is_tracing():  # which has no numbers to compare, and warns
             check_images(self, images.shape)
-        return self.scale(images).to(self.scale.dtype)
+        return self.normalization(images).to(self.normalization.dtype)
 
     @override
     def plots(self) -> list[Callback]:
@@ -89,15 +90,14 @@ class Classifier(LitModule):
         super().setup(stage)
         data = self.trainer.datamodule
         match_classes(self, data)
-        if stage == "fit" and hasattr(data, "shape"):
-            self.example_input_array = torch.zeros(1, *data.shape, dtype=torch.uint8)
+        shape = getattr(data, "shape", None)
+        if stage == "fit" and isinstance(shape, Sequence) and len(shape) == 3:
+            self.example_input_array = torch.zeros(1, *shape, dtype=torch.uint8)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch `(images, labels)`."""
         loss, _ = self._step("train", batch)
-        interval = self.trainer.log_every_n_steps  # self.log costs more than the optimizer of a small model
-        if interval and (self.trainer.global_step + 1) % interval == 0:
-            self.log("train/loss_step", loss, prog_bar=True)
+        self.log_loss(loss)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -124,6 +124,16 @@ class Classifier(LitModule):
             key | {"label": names[label]} | {name: round(value, 6) for name, value in zip(columns, row, strict=True)}
             for key, label, row in zip(keys, labels, probabilities.tolist(), strict=True)
         ]
+
+    @override
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["input_shape"] = list(self.example_input_array.shape[1:])
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if "input_shape" in checkpoint:  # those of the data that it was trained on
+            self.example_input_array = self.example_input_array.new_zeros(1, *checkpoint["input_shape"])
 
     def _step(self, stage: str, batch: Batch) -> tuple[Tensor, Tensor]:
         images, labels = batch

@@ -1,10 +1,9 @@
 """Layers that several architectures share."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from lightning.pytorch.strategies import Strategy
 from torch import Tensor, nn
 
 Cell = Literal["gru", "lstm", "rnn"]
@@ -27,7 +26,7 @@ class Normalize(nn.Module):
         dtype: What the model is cast to.
 
     Raises:
-        ValueError: `mean` or `std` has neither one number nor `channels`.
+        ValueError: `mean` or `std` has neither one number nor `channels`, or `std` is not positive.
     """
 
     mean: Tensor
@@ -39,11 +38,18 @@ class Normalize(nn.Module):
         super().__init__()
         self.images, self.dtype = images, torch.get_default_dtype()
         for name, values in (("mean", mean), ("std", std)):
-            numbers = torch.tensor(values, dtype=torch.float32).view(-1)
-            if len(numbers) not in (1, channels):
-                raise ValueError(f"{name} has {len(numbers)} numbers, but the number of channels is {channels}")
-            column = numbers.expand(channels).clone().view(-1, *([1, 1] if images else []))
-            self.register_buffer(name, column, persistent=False)
+            empty = torch.empty(channels, *([1, 1] if images else []), dtype=torch.float32)
+            self.register_buffer(name, empty, persistent=False)
+            self.fill(name, values)
+
+    def fill(self, name: str, values: float | Sequence[float]) -> None:
+        """Sets `mean` or `std`."""
+        buffer, numbers = getattr(self, name), torch.tensor(values, dtype=torch.float32).view(-1)
+        if len(numbers) not in (1, len(buffer)):
+            raise ValueError(f"{name} has {len(numbers)} numbers, but the number of channels is {len(buffer)}")
+        if name == "std" and not (numbers > 0).all():
+            raise ValueError(f"std is {values}: it must be above 0")
+        buffer.copy_(numbers.view(-1, *[1] * (buffer.dim() - 1)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalized `x`, which is left as it was."""
@@ -62,62 +68,6 @@ class Normalize(nn.Module):
         self.dtype = fn(like).dtype
         if self.mean.dtype.itemsize < 4:  # 16 bits are too few for a mean
             self.mean, self.std = (value.to(self.mean.device) for value in kept)
-        return self
-
-
-class EpochMeans(nn.Module):
-    """Exact means over an epoch: float32 sums that are never cast, updated without waiting for the device.
-
-    A metric object in `self.log` costs 0.95 ms a step (`python -m benchmarks.trainer`), this next to nothing. It is
-    no part of a model's state; `lit_models.training.resume.ExactResume` stores it.
-
-    Args:
-        names: What is averaged in each stage, `train=("loss", "accuracy")`.
-    """
-
-    def __init__(self, **names: Sequence[str]) -> None:
-        super().__init__()
-        # Not buffers: DDP would overwrite each process's with the first one's.
-        self.totals = {
-            stage: {name: torch.zeros((), dtype=torch.float32) for name in some} for stage, some in names.items()
-        }
-        self.counts = dict.fromkeys(names, 0)
-
-    def reset(self, stage: str) -> None:
-        """Begins a new epoch of a stage, if anything is averaged in it."""
-        self.counts[stage] = 0
-        self.totals[stage] = {name: torch.zeros_like(total) for name, total in self.totals.get(stage, {}).items()}
-
-    def update(self, stage: str, count: int, **totals: Tensor) -> None:
-        """Adds `count` items, and of each name their sum, a scalar."""
-        self.counts[stage] += count
-        for name, total in totals.items():
-            self.totals[stage][name].add_(total)
-
-    def compute(self, stage: str, strategy: Strategy) -> dict[str, Tensor]:
-        """The means over all processes by name, and begins a new epoch."""
-        names = list(self.totals.get(stage, {}))
-        if not names:
-            return {}
-        own = torch.stack(list(self.totals[stage].values()))
-        sums = torch.cat([own, own.new_tensor([self.counts[stage]])])
-        *totals, count = strategy.reduce(sums, reduce_op="sum").unbind()
-        self.reset(stage)
-        return {name: total / count for name, total in zip(names, totals, strict=True)}
-
-    def training_state(self) -> dict[str, Any]:
-        """What a checkpoint in the middle of an epoch needs."""
-        return {"counts": dict(self.counts), "totals": self.totals}
-
-    def load_training_state(self, state: dict[str, Any]) -> None:
-        """Goes on from there."""
-        for stage, totals in self.totals.items():
-            self.counts[stage] = state["counts"].get(stage, 0)
-            self.totals[stage] = {name: state["totals"][stage][name].to(old.device) for name, old in totals.items()}
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "EpochMeans":
-        for stage, totals in self.totals.items():
-            self.totals[stage] = {name: total.to(fn(total).device) for name, total in totals.items()}
         return self
 
 

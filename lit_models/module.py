@@ -1,5 +1,6 @@
 """What all models share and no paper describes: optimizer, schedule, epoch means, callbacks, checks of the data."""
 
+import inspect
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -10,10 +11,10 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lit_models.layers import EpochMeans
 from lit_models.training.checkpoint import save_class_paths
 from lit_models.training.data_checks import check_task
 from lit_models.training.internals import disable_input_cast
+from lit_models.training.means import EpochMeans
 from lit_models.training.resume import ExactResume
 from lit_models.training.schedule import optimizer_and_schedule
 
@@ -59,20 +60,24 @@ class LitModule(LightningModule):
             not given.
 
     Attributes:
-        task: What it is for, such as "classification"; a data module that has a `task` must have the same.
+        task: What it is for, such as "classification"; a data module's `task` must be the same,
+        data_tasks: or one of these.
         output_name: Name of its output in an exported file.
         shown_metrics: The metrics in the progress bar, without their stage.
         from_data: Hyperparameters that, where None, are taken over from the data module.
         resume_may_change: Hyperparameters that may be others when a run is resumed.
+        throughput_counters: Its attributes that count the training, if not samples do.
         lr_monitor: Whether the command line logs the learning rate; False where the model does.
         means: Means over the epoch in progress, by stage.
     """
 
-    task: ClassVar[str]
+    task: ClassVar[str | None] = None
+    data_tasks: ClassVar[frozenset[str]] = frozenset()
     output_name: ClassVar[str] = "output"
     shown_metrics: ClassVar[tuple[str, ...]] = ("loss",)
     from_data: ClassVar[frozenset[str]] = frozenset()
     resume_may_change: ClassVar[frozenset[str]] = frozenset()
+    throughput_counters: ClassVar[tuple[str, ...]] = ()
     lr_monitor: ClassVar[bool] = True
 
     def __init__(self, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None) -> None:
@@ -81,7 +86,7 @@ class LitModule(LightningModule):
         self.means = EpochMeans()
 
     def plots(self) -> list[Callback]:
-        """Callbacks that draw for TensorBoard what this kind of model is looked at by."""
+        """Callbacks that draw the plots of this kind of model for TensorBoard."""
         return []
 
     @override
@@ -90,7 +95,8 @@ class LitModule(LightningModule):
         needed: list[Callback] = [ExactResume()] if self.trainer.state.fn == "fit" else []
         if any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):
             needed += self.plots()
-        return [one for one in needed if not any(isinstance(there, type(one)) for there in self.trainer.callbacks)]
+        present = self.trainer.callbacks
+        return [callback for callback in needed if not any(isinstance(one, type(callback)) for one in present)]
 
     @override
     def setup(self, stage: str) -> None:
@@ -117,7 +123,7 @@ class LitModule(LightningModule):
 
     @override
     def on_validation_epoch_start(self) -> None:
-        self.means.reset("val")  # one that failed has left something
+        self.means.reset("val")  # what a failed evaluation left
 
     @override
     def on_test_epoch_start(self) -> None:
@@ -138,23 +144,25 @@ class LitModule(LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         save_class_paths(self, checkpoint)
-        if isinstance(self.example_input_array, Tensor):
-            checkpoint["input_shape"] = list(self.example_input_array.shape[1:])
 
-    @override
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        shape = checkpoint.get("input_shape")
-        if shape is not None and isinstance(self.example_input_array, Tensor):
-            self.example_input_array = self.example_input_array.new_zeros(1, *shape)
+    def log_loss(self, loss: Tensor) -> None:
+        """Logs `train/loss_step` at the steps that Lightning writes, since `self.log` takes 0.36 ms."""
+        interval = self.trainer.log_every_n_steps
+        if interval and (self.trainer.global_step + 1) % interval == 0:
+            self.log("train/loss_step", loss, prog_bar=True)
+
+    def for_inference(self) -> "LitModule":
+        """The model to export: this one, or a copy without what only training needs."""
+        return self
 
     def export_spec(self) -> ExportSpec:
         """What is exported: the model itself, with one input and one output, for batches of any size."""
         example = self.example_input_array
         with torch.no_grad():
             result = self(example)
-        name = self.forward.__code__.co_varnames[1]
+        name = next(iter(inspect.signature(self.forward).parameters))
         return ExportSpec(
             self,
             {name: TensorSpec(("batch", *example.shape[1:]), example.dtype)},
-            {self.output_name: TensorSpec(("batch", *result.shape[1:]), result.dtype)},
+            {getattr(self, "output_name", "output"): TensorSpec(("batch", *result.shape[1:]), result.dtype)},
         )

@@ -10,6 +10,7 @@ Legend: context, horizon - number of rows that are looked back on, and that are 
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
@@ -19,8 +20,9 @@ from typing_extensions import override
 
 from lit_models.common.arguments import PositiveFloat, PositiveInt, UnitInterval, check_arguments
 from lit_models.common.messages import unique_names
-from lit_models.layers import Cell, EpochMeans, Normalize, make_rnn
+from lit_models.layers import Cell, Normalize, make_rnn
 from lit_models.module import ExportSpec, LitModule, TensorSpec
+from lit_models.training.means import EpochMeans
 from lit_models.training.plots import ForecastPlots
 
 Hidden = Tensor | tuple[Tensor, Tensor]  # each (num_layers, batch, hidden_dim); two of them for the LSTM
@@ -82,7 +84,7 @@ class RNN(LitModule):
         self.rnn = make_rnn(cell, input_dim, hidden_dim, num_layers, dropout)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden_dim, output_dim)
-        self.means = EpochMeans(train=("loss",), val=("loss", "free"), test=("loss", "free"))
+        self.means = EpochMeans(train=("loss",), val=("loss", "square_free"), test=("loss", "square_free"))
 
     def forward(self, x: Tensor, hidden: Hidden | None = None) -> tuple[Tensor, Hidden]:
         """Predictions `(batch, time, output_dim)` of the row after each of `x`, `(batch, time, input_dim)`, and state.
@@ -136,12 +138,12 @@ class RNN(LitModule):
         for name in ("mean", "std"):
             if hp[name] is None and hasattr(data, name):
                 hp[name] = getattr(data, name)
-                getattr(self.normalize, name).copy_(torch.tensor(hp[name]))
+                self.normalize.fill(name, hp[name])
 
     def training_step(self, batch: Window, batch_idx: int) -> Tensor:
         """The mean squared error one step ahead, over the target of a batch of windows."""
         loss = F.mse_loss(*self._one_step_ahead(batch))
-        self.log("train/loss_step", loss, prog_bar=True)
+        self.log_loss(loss)
         self.means.update("train", len(batch[0]), loss=loss.detach() * len(batch[0]))
         return loss
 
@@ -160,8 +162,12 @@ class RNN(LitModule):
         columns = getattr(data, "column_names", None) or [str(i + 1) for i in range(batch[1].shape[2])]
         header = unique_names(["time", *(name for column in columns for name in (column, f"{column}_forecast"))])
         times = list(getattr(data, "times", range(1, rows + 1)))[-rows:] * windows
-        values = torch.stack([batch[1], prediction], dim=3).flatten(2).flatten(0, 1).cpu().numpy()
-        return [dict(zip(header, [time, *row], strict=True)) for time, row in zip(times, values, strict=True)]
+        known = [[None if np.isnan(x) else x for x in row] for row in batch[1].flatten(0, 1).cpu().numpy()]
+        ahead = prediction.flatten(0, 1).cpu().numpy()
+        return [
+            dict(zip(header, [time, *(cell for pair in zip(*row, strict=True) for cell in pair)], strict=True))
+            for time, *row in zip(times, known, ahead, strict=True)
+        ]
 
     @override
     def epoch_metrics(self, stage: str) -> dict[str, Any]:
@@ -202,7 +208,7 @@ class RNN(LitModule):
         prediction, truth = self._one_step_ahead(batch)
         forecast = self.forecast(batch[0], batch[1].shape[1])  # (batch, horizon, output_dim)
         loss, free = F.mse_loss(prediction, truth), F.mse_loss(self.normalize(forecast[:, -1]), truth[:, -1])
-        self.means.update(stage, len(truth), loss=loss * len(truth), free=free * len(truth))
+        self.means.update(stage, len(truth), loss=loss * len(truth), square_free=free * len(truth))
         return forecast
 
 

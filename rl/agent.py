@@ -60,6 +60,7 @@ class Agent(LitModule):
     """
 
     task = "reinforcement learning"
+    throughput_counters = ("env_steps", "gradient_steps")
     lr_monitor = False  # the learning rate is logged over environment steps
     resume_may_change = frozenset({"save_replay"})
     action_spaces: ClassVar[tuple[type[spaces.Space], ...]]

@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 from typing_extensions import override
 
 from lit_models.common.arguments import NonNegativeInt, PositiveFloat, PositiveInt, UnitInterval, check_arguments
-from lit_models.layers import EpochMeans
+from lit_models.training.means import EpochMeans
 from rl.agent import Agent
 from rl.buffers import ReplayBuffer, ReplayDataset, Transitions, check_capacity
 from rl.networks import Activation, Decay, PolyakCoefficient, QNetwork, is_image

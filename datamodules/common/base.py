@@ -43,6 +43,7 @@ class BatchDataModule(LightningDataModule):
     train_set: Dataset
     val_set: Dataset
     test_set: Dataset
+    resumable = True  # by its own state, so that Lightning's warning about its loaders does not apply
     num_workers: int = 0
 
     def __init__(self) -> None:

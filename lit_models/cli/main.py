@@ -24,7 +24,6 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from torch.jit import TracerWarning
 from typing_extensions import override
 
-from datamodules.common.base import BatchDataModule
 from lit_models.cli.errors import format_error, format_parser_error  # imports all classes, to be known by name
 from lit_models.export.export import export
 from lit_models.faces.recognition import enrol, identify, verify
@@ -39,9 +38,8 @@ from lit_models.training.checkpoint import (
     with_config,
 )
 from lit_models.training.hardware import check_hardware, compile_available
-from lit_models.training.internals import set_logged_step
+from lit_models.training.internals import NoProfiler, set_logged_step
 from lit_models.training.predictions import PredictionWriter
-from lit_models.training.profiler import NoProfiler
 from lit_models.training.resume import RunCheckpoint
 from lit_models.training.runs import RunRecord, runs
 from lit_models.training.trust import Command, Modules, allow_imports, modules_of, packages_in, restored_settings
@@ -128,7 +126,7 @@ class CLI(LightningCLI):
             "checkpoint": RunCheckpoint,
             "lr_monitor": LearningRateMonitor,
             "progress_bar": ProgressBar,
-            "throughput": Throughput,  # the last, so that what the others do after a validation is not counted
+            "throughput": Throughput,
         }
         for key, callback in defaults.items():
             parser.add_lightning_class_args(callback, key)
@@ -337,7 +335,7 @@ class CLI(LightningCLI):
         if subcommand in ("validate", "test"):
             counts = self.checkpoint_step
             set_logged_step(self.trainer, counts.get("global_step", 0), counts.get("epoch", 0))
-        if self.datamodule is None or isinstance(self.datamodule, BatchDataModule):
+        if self.datamodule is None or getattr(self.datamodule, "resumable", False):
             # They are, by a state of their own.
             warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
         if self._get(self.config, "compile") and compile_available(self.trainer.strategy.root_device):
@@ -363,19 +361,13 @@ class CLI(LightningCLI):
 
     @override
     def after_fit(self) -> None:
-        checkpoint_callback = self.trainer.checkpoint_callback
-        path = checkpoint_callback and (checkpoint_callback.best_model_path or checkpoint_callback.last_model_path)
+        best = self.trainer.checkpoint_callback
+        path = best and (best.best_model_path or best.last_model_path)
         if path and os.path.exists(path) and self.trainer.is_global_zero:
-            which = (
-                "Best" if checkpoint_callback.monitor and checkpoint_callback.best_model_score is not None else "Last"
-            )
-            score = (
-                f" ({checkpoint_callback.monitor} {checkpoint_callback.best_model_score:.4f})"
-                if which == "Best"
-                else ""
-            )
-            print(f"{which} checkpoint{score}. To test it:")
+            scored = best.monitor and best.best_model_score is not None
+            which = f"Best checkpoint ({best.monitor} {best.best_model_score:.4f})" if scored else "Last checkpoint"
             modules = modules_option(self.trainer, self.modules)
+            print(f"{which}. To test it:")
             print(f"  python -m lit_models test --ckpt_path {shlex.quote(os.path.relpath(path))}{modules}")
 
 

@@ -67,6 +67,8 @@ def export(ckpt_path: str, format: Format, output: str, overwrite: bool = False,
     if path.exists() and not overwrite:
         raise ValueError(f"{path} is there already: give another --output, or --overwrite")
     model = load(ckpt_path, modules=modules)
+    if isinstance(model, LitModule):
+        model = model.for_inference()
     name, tolerance = type(model).__name__, 0.0 if format == "safetensors" else TOLERANCE
     with atomic_write(path, "give another --output") as partial:
         partial.touch()  # not found out after a long export
@@ -91,7 +93,7 @@ def export(ckpt_path: str, format: Format, output: str, overwrite: bool = False,
 def export_spec(model: LightningModule) -> ExportSpec:
     """A model's own export spec; for other LightningModules, that of their `example_input_array`."""
     if not isinstance(model.example_input_array, Tensor):
-        raise ValueError("it has no example_input_array, a tensor, that tells its input")
+        raise ValueError("it has no tensor as example_input_array, which its input's shape is taken from")
     return model.export_spec() if hasattr(model, "export_spec") else LitModule.export_spec(model)
 
 
@@ -103,8 +105,12 @@ def metadata(model: LightningModule, spec: ExportSpec) -> dict[str, str]:
     """
     facts = {
         "hyperparameters": dict(model.hparams),
-        "inputs": {name: {"shape": one.shape, "dtype": type_name(one.dtype)} for name, one in spec.inputs.items()},
-        "outputs": {name: {"shape": one.shape, "dtype": type_name(one.dtype)} for name, one in spec.outputs.items()},
+        "inputs": {
+            name: {"shape": tensor.shape, "dtype": type_name(tensor.dtype)} for name, tensor in spec.inputs.items()
+        },
+        "outputs": {
+            name: {"shape": tensor.shape, "dtype": type_name(tensor.dtype)} for name, tensor in spec.outputs.items()
+        },
     }
     if getattr(model, "class_names", None) is not None:
         facts["class_names"] = model.class_names

@@ -8,6 +8,7 @@ additive-margin softmax (`lit_models.faces.margins`) over a head of one row per 
 after linear discriminant analysis (`lit_models.faces.lda`), without the head.
 """
 
+import copy
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -32,9 +33,9 @@ from lit_models.faces.backbones import build_backbone
 from lit_models.faces.lda import OnlineLDA
 from lit_models.faces.margins import Margin, choose_size, with_margin
 from lit_models.faces.verification_plots import VerificationPlots
-from lit_models.layers import EpochMeans
-from lit_models.module import ExportSpec, LitModule
+from lit_models.module import LitModule
 from lit_models.training.data_checks import check_images, check_several, match_people
+from lit_models.training.means import EpochMeans
 
 
 class FaceEmbedder(LitModule):
@@ -77,6 +78,7 @@ class FaceEmbedder(LitModule):
     """
 
     task = "face recognition"
+    data_tasks = frozenset({"classification"})  # of people, or of anything else to be told apart
     output_name = "embeddings"
     shown_metrics = ("loss", "accuracy", "eer", "rank_1")
     from_data = frozenset({"num_classes"})
@@ -168,7 +170,7 @@ class FaceEmbedder(LitModule):
         loss = F.cross_entropy(logits, labels)
         right = (cosines.argmax(dim=1) == labels).sum()  # without the margin
         self.means.update("train", len(labels), loss=loss.detach() * len(labels), accuracy=right)
-        self.log("train/loss_step", loss, prog_bar=True)
+        self.log_loss(loss)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
@@ -202,10 +204,11 @@ class FaceEmbedder(LitModule):
         numbers = self(batch[0]).tolist()
         return [{key: name} | dict(enumerate(row)) for name, row in zip(names, numbers, strict=True)]
 
-    def export_spec(self) -> ExportSpec:
-        """What is exported: the model without its head, which is removed."""
-        self.head, self.prototypes, self.hparams.num_classes = None, None, None  # needed for training only
-        return super().export_spec()
+    @override
+    def for_inference(self) -> "FaceEmbedder":
+        model = copy.deepcopy(self)
+        model.head, model.prototypes, model.hparams.num_classes = None, None, None
+        return model
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FaceEmbedder":
         kept = dict(self.named_buffers(recurse=False))  # thresholds, prototypes: 16 bits are too few, so never cast

@@ -31,6 +31,8 @@ class VerificationPlots(EvaluationPlots):
         confused: Number of pairs of either kind to show.
     """
 
+    task = "face recognition"
+
     def __init__(self, confused: PositiveInt = 8) -> None:
         check_arguments(VerificationPlots, locals())
         self.confused = confused

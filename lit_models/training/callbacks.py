@@ -35,8 +35,8 @@ class ProgressBar(RichProgressBar):
 class Throughput(Callback):
     """Logs training throughput per epoch, over all processes and without validation.
 
-    The tag is `throughput/samples_per_second`; for a model that counts `env_steps` and `gradient_steps` itself,
-    `throughput/env_steps_per_second` and `throughput/gradient_steps_per_second`.
+    The tag is `throughput/samples_per_second`; for a model with `throughput_counters`, such as `env_steps`,
+    `throughput/env_steps_per_second`.
     """
 
     @override
@@ -46,8 +46,12 @@ class Throughput(Callback):
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.samples, self.seconds, self.started = 0, 0.0, time.perf_counter()
-        names = ("env_steps", "gradient_steps")
-        self.counted = {name: getattr(pl_module, name) for name in names if hasattr(pl_module, name)}
+        self.counted = {name: getattr(pl_module, name) for name in getattr(pl_module, "throughput_counters", ())}
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if self.started is None:  # after a validation, and what other callbacks did then
+            self.started = time.perf_counter()
 
     @override
     def on_train_batch_end(
@@ -60,10 +64,7 @@ class Throughput(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self.seconds += clock(pl_module.device) - self.started
-
-    @override
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.started = None if trainer.is_last_batch else time.perf_counter()
+            self.started = None
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import inspect
 import json
+import math
 import pickle
 import shlex
 import sys
@@ -54,7 +55,8 @@ KINDS |= {
     "global_step": int,
     "env_steps": int,
 }
-WORDS = {dict: "dictionary with names as keys", list: "list", str: "text", int: "number"}
+WORDS = {dict: "dictionary with names as keys", list: "list of sizes", str: "text", int: "number"}
+MAX_INPUT = 2**28  # numbers in one input of a model
 # What a constructor raises for arguments of other types than it takes.
 UNFIT = (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError)
 NOT_TAKEN = {"ckpt_path", "config", "modules"}  # of the config of a run that goes on: what its command was given
@@ -142,6 +144,8 @@ def check_types(checkpoint: dict[str, Any], path: str | Path) -> None:
             list(leaves(part))
         except ValueError:
             fits = False
+        if key == "input_shape" and fits:  # memory is allocated for it
+            fits = all(type(size) is int and size > 0 for size in part) and math.prod(part) <= MAX_INPUT
         if not fits:
             raise ValueError(f"{path} is damaged: its {key} is no {WORDS[kind]}")
 
@@ -415,9 +419,12 @@ def check_resume(asked: Any, recorded: Any, path: str, resuming: bool) -> None:
 
 
 def import_class(path: str) -> Any:
-    """The class of a class path that has been parsed."""
+    """The class of a class path that has been parsed, which may lie in another class."""
     module, _, name = path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError:
+        return getattr(import_class(module), name)
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -15,16 +15,18 @@ if TYPE_CHECKING:
 
 
 def check_task(model: "LitModule", data: Any) -> None:
-    """Raises a ValueError where a data module says that it is for another task than the model."""
-    own = type(model)
-    task = getattr(data, "task", own.task)
-    if task == own.task:
+    """Raises a ValueError where a data module is for another task than the model."""
+    kind, task = type(model), getattr(data, "task", None)
+    if task is None and kind.task in ("classification", "forecasting"):  # other people's data
+        task = "forecasting" if hasattr(data, "num_features") else None
+        task = "classification" if task is None and hasattr(data, "num_classes") else task
+    if None in (task, kind.task) or task in {kind.task, *kind.data_tasks}:
         return
     kinds = {name: getattr(lit_models, name) for name in lit_models.__all__}
-    fitting = [name for name, kind in kinds.items() if getattr(kind, "task", None) == task and name != "Classifier"]
+    names = [name for name, one in kinds.items() if getattr(one, "task", None) == task and "forward" in vars(one)]
+    hint = f", or --model {' or '.join(', '.join(names).rsplit(', ', 1))}" if names else ""
     raise ValueError(
-        f"{type(data).__name__} is for {task}, but {own.__name__} for {own.task}: choose other data, or --model "
-        f"{' or '.join(', '.join(fitting).rsplit(', ', 1))}"
+        f"{type(data).__name__} is for {task}, but {kind.__name__} for {kind.task}: choose other data{hint}"
     )
 
 

@@ -1,7 +1,7 @@
 """Callbacks that draw into TensorBoard's IMAGES tab what a model has learnt."""
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from lightning import LightningModule, Trainer
@@ -34,11 +34,13 @@ class EvaluationPlots(Callback):
     more than a twentieth of the time since. Those of the last validation are always drawn.
 
     Attributes:
+        task: Task of the models that it is for; a Trainer may go on with another one.
         drawn: When figures were last drawn, in seconds of the monotonic clock.
         seconds: How long that took.
         left_out: Step of the latest validation, if its figures were left out.
     """
 
+    task: ClassVar[str]
     drawn, seconds = 0.0, 0.0
     left_out: int | None = None
 
@@ -54,7 +56,8 @@ class EvaluationPlots(Callback):
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.reset(pl_module)
+        if pl_module.task == self.task:
+            self.reset(pl_module)
 
     @override
     def on_validation_batch_end(
@@ -66,7 +69,8 @@ class EvaluationPlots(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.update(pl_module, outputs, batch)
+        if pl_module.task == self.task:
+            self.update(pl_module, outputs, batch)
 
     on_test_start = on_validation_start
     on_test_batch_end = on_validation_batch_end
@@ -92,7 +96,7 @@ class EvaluationPlots(Callback):
 
     def _draw_timed(self, trainer: Trainer, pl_module: LightningModule, stage: str, step: int) -> None:
         start, self.left_out = time.monotonic(), None
-        figures = self.draw(trainer, pl_module, stage)
+        figures = self.draw(trainer, pl_module, stage) if pl_module.task == self.task else {}
         for writer in tensorboard_writers(trainer):
             for name, figure in figures.items():
                 writer.add_figure(f"{stage}/{name}", figure, step)
@@ -111,6 +115,8 @@ class ClassificationPlots(EvaluationPlots):
         misclassified: Number of misclassified images to show.
     """
 
+    task = "classification"
+
     def __init__(self, misclassified: PositiveInt = 20) -> None:
         check_arguments(ClassificationPlots, locals())
         self.misclassified = misclassified
@@ -128,6 +134,8 @@ class ClassificationPlots(EvaluationPlots):
 
     @override
     def update(self, pl_module: LightningModule, outputs: Tensor, batch: tuple[Tensor, Tensor]) -> None:
+        if not isinstance(outputs, Tensor) or outputs.dim() != 2:  # of a step that was overridden
+            return
         images, labels = batch
         confidence, predicted = outputs.softmax(dim=1).max(dim=1)
         self.confusion.update(predicted, labels)
@@ -160,12 +168,16 @@ class ForecastPlots(EvaluationPlots):
     `val/horizon` or `test/horizon` the error (NRMSE) over all windows by the number of rows ahead.
     """
 
+    task = "forecasting"
+
     @override
     def reset(self, pl_module: LightningModule) -> None:
         self.errors: MeanSquaredError | None = None
 
     @override
     def update(self, pl_module: LightningModule, outputs: Tensor, batch: tuple[Tensor, Tensor]) -> None:
+        if not isinstance(outputs, Tensor) or outputs.shape != batch[1].shape:  # of a step that was overridden
+            return
         context, target = batch
         horizon = target.shape[1]
         if self.errors is None:

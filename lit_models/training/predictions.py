@@ -12,9 +12,9 @@ from typing_extensions import override
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes what a model's `predict_step` returns, rows as dictionaries by column, to a CSV file, batch by batch.
+    """Writes the rows that a model's `predict_step` returns, dictionaries by column, to a CSV file, batch by batch.
 
-    NumPy's float32 numbers are written in the fewest digits that tell them apart, NaN as an empty cell.
+    Numbers are written in positional notation with the fewest digits that tell them apart, None as an empty cell.
 
     Args:
         output: The file. Its folder is made if needed; an existing file is replaced once all is written.
@@ -44,7 +44,7 @@ class PredictionWriter(BasePredictionWriter):
             raise ValueError(f"{self.output} is the checkpoint itself: give another file with --output")
         try:
             if self.output.exists() and not (self.output.is_dir() or self.output.is_file()):
-                raise OSError(0, "it is no ordinary file")
+                raise OSError(0, "it is not a regular file")
             if self.output.is_dir():
                 raise IsADirectoryError(0, "it is a folder")
             self.output.parent.mkdir(parents=True, exist_ok=True)
@@ -94,6 +94,6 @@ class PredictionWriter(BasePredictionWriter):
 
 def format_cell(value: Any) -> Any:
     """A cell of a CSV file."""
-    if not isinstance(value, np.floating):
-        return value
-    return "" if np.isnan(value) else np.format_float_positional(value, trim="-")
+    if isinstance(value, float | np.floating):
+        return np.format_float_positional(value, trim="-" if isinstance(value, np.float32) else "0")
+    return value

@@ -17,7 +17,6 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
-from lit_models.layers import EpochMeans
 from lit_models.training.checkpoint import modules_option
 from lit_models.training.internals import is_accumulating
 from lit_models.training.schedule import check_schedule
@@ -42,7 +41,7 @@ class RunCheckpoint(ModelCheckpoint):
     """
 
     every_n_steps: int | None = None
-    state_key = cached_property(lambda self: super(RunCheckpoint, self).state_key)  # asked for in every hook
+    state_key = cached_property(lambda self: super().state_key)  # asked for in every hook
     modules: list[str] | tuple[str, ...] = ()
 
     @override
@@ -166,7 +165,8 @@ class ExactResume(Callback):
     """Stores in checkpoints the state that Lightning leaves out, so that a resumed run ends with the same weights.
 
     For every process: random generators, gradients being accumulated, means over the epoch in progress, and a model's
-    `training_state()`, if it has one. `LitModule.configure_callbacks` attaches it in any Trainer.
+    `training_state()`, if it has one. A `LitModule`'s `configure_callbacks` attaches it
+    in any Trainer.
     """
 
     states: list[dict[str, Any]] | None = None  # of all processes, from the checkpoint
@@ -181,6 +181,10 @@ class ExactResume(Callback):
         checkpoint["processes"] = states
 
     @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.states = None  # of a run that failed before it could resume
+
+    @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         self.states = checkpoint.get("processes", []) if trainer.training else None
 
@@ -191,12 +195,10 @@ class ExactResume(Callback):
         if states is None:
             return
         if len(states) != trainer.world_size:
-            rank_zero_info("The checkpoint is not of as many processes: what is drawn at random starts anew")
+            rank_zero_info("The checkpoint is not of as many processes: random draws start anew")
             return
         state = states[trainer.global_rank]
-        for name, mean in epoch_means(pl_module).items():
-            if name in state.get("means", {}):
-                mean.load_training_state(state["means"][name])
+        pl_module.means.load_training_state(state["means"])
         if "module" in state:
             pl_module.load_training_state(state["module"])
         set_random_state(state["random"], pl_module.device)
@@ -206,22 +208,15 @@ class ExactResume(Callback):
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:  # on_train_epoch_start is left out where a run is resumed at the end of an epoch
-            for mean in epoch_means(pl_module).values():
-                mean.reset("train")
+            pl_module.means.reset("train")
 
     def _own_state(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        means = {name: mean.training_state() for name, mean in epoch_means(pl_module).items()}
-        state = {"random": random_state(pl_module.device), "means": means}
+        state = {"random": random_state(pl_module.device), "means": pl_module.means.training_state()}
         if hasattr(pl_module, "training_state"):
             state["module"] = pl_module.training_state()
         if is_accumulating(trainer):
             state["gradients"] = [parameter.grad for parameter in pl_module.parameters()]
         return state
-
-
-def epoch_means(module: LightningModule) -> dict[str, EpochMeans]:
-    """The `EpochMeans` of a model by name."""
-    return {name: part for name, part in module.named_modules() if isinstance(part, EpochMeans)}
 
 
 def all_gather(states: list[dict[str, Any]], processes: int) -> list[dict[str, Any]]:
