@@ -233,7 +233,7 @@ def test_numbers_are_written_with_no_more_and_no_less_digits_than_float32_has():
         "60",
         "12346348",
         "-0.0000001",
-        "",
+        "nan",
     ]
 
 
