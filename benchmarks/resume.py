@@ -23,7 +23,7 @@ import tempfile
 import time
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,9 +86,10 @@ def make_data(folder: Path) -> None:
     (folder / "series.csv").write_text("\n".join(["value", *rows]))
 
 
-def kills(folder: Path, count: int, draw: random.Random) -> int:
-    """How many killed runs end as those that were not."""
-    names, ends, equal = list(RUNS), {}, 0
+def kills(folder: Path, count: int, draw: random.Random, names: Sequence[str] = tuple(RUNS)) -> int:
+    """How many killed runs end as those that were not; the configs take turns."""
+    ends: dict[str, tuple[float, dict[str, Any]]] = {}
+    equal = 0
     print(f"{'config':<22}{'killed after':>14}{'went on from step':>20}  ends equal")
     for number in range(count):
         name = names[number % len(names)]

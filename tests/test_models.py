@@ -1,7 +1,5 @@
 """What holds for every model of the registry."""
 
-import importlib.util
-
 import pytest
 import torch
 from lightning import Trainer, seed_everything
@@ -10,7 +8,6 @@ from registry import MODELS
 
 import lit_models
 import rl
-from lit_models.cli import main as cli
 from lit_models.training.resume import ExactResume
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -110,16 +107,29 @@ def test_input_is_left_as_it_was(row):
     assert torch.equal(x, before)
 
 
+class Types(Callback):
+    """Of what comes into a training step, and out of it."""
+
+    def __init__(self):
+        self.inputs, self.losses = set(), set()
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.inputs.add(batch[0].dtype)
+        self.losses |= {outputs["loss"].dtype} if outputs else set()
+
+
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 def test_trains_in_bf16_and_sums_in_fp32(row, precision):
-    model, data, metrics = row.make(), row.data(), {}
-    running = trainer(precision=precision, limit_train_batches=4)
+    model, data, metrics, types = row.make(), row.data(), {}, Types()
+    running = trainer(types, precision=precision, limit_train_batches=4)
     running.fit(model, datamodule=data)
     metrics |= running.callback_metrics
     running.test(model, datamodule=data, verbose=False)
     metrics |= running.callback_metrics
     assert all(value.isfinite() for value in metrics.values())
     assert {value.dtype for value in metrics.values()} <= {torch.float32, torch.float64}
+    assert types.losses <= {torch.float32}
+    assert types.inputs == {model.example_input_array.dtype}  # bytes are exact, and rows and observations left alone
     weights = {parameter.dtype for parameter in model.parameters()}
     assert weights == {torch.bfloat16 if precision == "bf16-true" else torch.float32}
     # Eight bits would leave no more than three digits of any of these.
@@ -146,17 +156,6 @@ def test_a_plain_trainer_gets_exact_resume_once(row):
     given = trainer(own, limit_train_batches=1)
     given.fit(row.make(), datamodule=row.data())
     assert [callback for callback in given.callbacks if isinstance(callback, ExactResume)] == [own]
-
-
-@pytest.mark.skipif(importlib.util.find_spec("onnxscript") is None, reason="needs the extra export")
-@pytest.mark.parametrize("form", ["onnx", "torch_export", "safetensors"])
-def test_exports(row, form, tmp_path, capsys):
-    model, running = row.make(), trainer(limit_train_batches=1)
-    running.fit(model, datamodule=row.data())
-    running.save_checkpoint(tmp_path / "model.ckpt")
-    command = ["export", f"--ckpt_path={tmp_path / 'model.ckpt'}", f"--format={form}", f"--output={tmp_path / 'file'}"]
-    assert cli.main(command) == 0
-    assert (tmp_path / "file").is_file()
 
 
 def test_predictions_are_rows(row):

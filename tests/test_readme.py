@@ -20,6 +20,7 @@ def run(example, folder, monkeypatch):
     return names
 
 
+@pytest.mark.slow
 def test_the_agents_example_runs_as_it_stands(tmp_path, monkeypatch):
     (example,) = (example for example in EXAMPLES if "DQN" in example)
     names = run(example, tmp_path, monkeypatch)
@@ -27,6 +28,7 @@ def test_the_agents_example_runs_as_it_stands(tmp_path, monkeypatch):
     assert names["agent"].env_steps >= 10_000
 
 
+@pytest.mark.slow
 def test_the_models_example_runs_as_it_stands(tmp_path, monkeypatch, capsys):
     (example,) = (example for example in EXAMPLES if "MNISTDataModule" in example)
     names = run(example, tmp_path, monkeypatch)

@@ -286,6 +286,7 @@ def test_defaults_step_aside(tmp_path):
 
 
 @pytest.mark.parametrize(("stop", "status"), [(signal.SIGINT, 1), (signal.SIGTERM, 143)], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.slow
 def test_stopped_runs_leave_a_checkpoint_that_goes_on(stop, status, run, tmp_path):
     flags = ["fit", "--config", CONFIG, "--trainer.max_epochs=1", "--trainer.limit_val_batches=1"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import registry
 import torch
 import worlds  # noqa: F401 - registers the environments
 from conftest import fails
@@ -95,6 +96,10 @@ def examples(model, batch):
     shape = (batch, *model.example_input_array.shape[1:])
     images = model.example_input_array.dtype == torch.uint8
     return [torch.randint(0, 256, shape, dtype=torch.uint8) if images else torch.randn(shape)]
+
+
+def test_every_model_is_exported_here():
+    assert {type(make()) for make in MODELS.values()} == {row.kind for row in registry.MODELS.values()}
 
 
 @pytest.mark.parametrize("form", ["onnx", "torch_export"])

@@ -52,6 +52,7 @@ def test_what_is_left_of_a_killed_one_is_overwritten(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["last.ckpt"]
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_changes_what_is_read(tmp_path):
     content = {"state_dict": {"weight": torch.arange(10.0)}, "pytorch-lightning_version": "2.6.6"}
     torch.save(content, tmp_path / "whole.ckpt")

@@ -6,7 +6,6 @@ import pytest
 import torch
 from conftest import ROOT, fails
 from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback
 
 from datamodules import ImageFolderDataModule, MNISTDataModule, TimeSeriesDataModule
 from lit_models import CNN, RNN, Net, RNNClassifier
@@ -48,40 +47,6 @@ def test_what_a_cpu_cannot_do_is_refused_before_anything_is_built(flags, message
 def test_an_accelerator_that_is_not_there(accelerator, capsys):
     message = fails(capsys, "fit", f"--config={CONFIG}", f"--trainer.accelerator={accelerator}")
     assert ("torch_xla" if accelerator == "tpu" else "set trainer.accelerator to auto") in message
-
-
-class Types(Callback):
-    def __init__(self):
-        self.losses, self.images = [], []
-
-    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-        self.images.append(batch[0].dtype)
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if outputs:
-            self.losses.append(outputs["loss"].dtype)
-
-
-@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
-@pytest.mark.parametrize("pair", PAIRS)
-def test_every_model_trains_in_bf16_and_sums_in_fp32(pair, precision):
-    seed_everything(0)
-    model, data = PAIRS[pair]()
-    types = Types()
-    trainer = Trainer(max_epochs=1, precision=precision, accelerator="cpu", callbacks=[types], **FEW, **QUIET)
-    trainer.fit(model, datamodule=data)
-    metrics = dict(trainer.callback_metrics)
-    trainer.test(model, datamodule=data, verbose=False)
-    metrics |= trainer.callback_metrics
-    assert all(value.isfinite() for value in metrics.values())
-    assert {value.dtype for value in metrics.values()} <= {torch.float32, torch.float64}
-    assert set(types.losses) <= {torch.float32}
-    # Rotated in fp32; bytes are exact, and rows and observations have been left as they were.
-    assert set(types.images) == {torch.uint8 if pair in ("CNN", "RNNClassifier") else torch.float32}
-    weights = {parameter.dtype for parameter in model.parameters()}
-    assert weights == {torch.bfloat16 if precision == "bf16-true" else torch.float32}
-    # Eight bits would leave no more than three digits of any of these.
-    assert any((value.float() != value.bfloat16().float()).item() for value in metrics.values())
 
 
 def test_rows_far_from_zero_keep_their_digits_in_bf16():
@@ -128,6 +93,7 @@ def test_an_agents_networks_are_compiled():
     torch.testing.assert_close(agent(observation), agent.ema_network.forward(observation))
 
 
+@pytest.mark.slow
 def test_without_a_compiler_a_run_goes_on_with_one_warning(run, tmp_path):
     variables = {"CXX": "no-compiler", "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
     fitted = run("fit", "--config", CONFIG, *SHORT, "--compile=true", variables=variables)

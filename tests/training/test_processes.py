@@ -17,6 +17,7 @@ SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=20", "--traine
 SLOW = pytest.mark.slow  # each starts several processes
 
 
+@SLOW
 def test_two_processes_with_half_the_batch_do_what_one_does(tmp_path):
     ends = []
     for devices, batch_size in ((1, 128), (2, 64)):
@@ -34,7 +35,8 @@ def test_two_processes_with_half_the_batch_do_what_one_does(tmp_path):
     assert right == pytest.approx(round(right), abs=1e-2)  # an image more or less would make it no whole number
 
 
-@pytest.mark.parametrize("launcher", ["Lightning", *(pytest.param(n, marks=SLOW) for n in ("torchrun", "two nodes"))])
+@SLOW
+@pytest.mark.parametrize("launcher", ["Lightning", "torchrun", "two nodes"])
 def test_processes_train_alike_whoever_starts_them_and_the_first_alone_speaks(launcher, tmp_path):
     if launcher == "two nodes":
         flags = [*SHORT, *TWO, "--trainer.num_nodes=2", "--trainer.devices=1"]
@@ -89,7 +91,8 @@ def test_a_killed_run_of_two_processes_ends_as_if_it_had_not_been(name, flags, t
     assert alike(end(tmp_path / "killed" / name), end(tmp_path / "whole" / name))
 
 
-@pytest.mark.parametrize("dying", [pytest.param("the first", marks=SLOW), "the second"])
+@SLOW
+@pytest.mark.parametrize("dying", ["the first", "the second"])
 def test_a_process_that_dies_ends_the_run_with_a_message(dying, tmp_path):
     process = fit(tmp_path, "--trainer.max_epochs=100", *TWO, "--trainer.devices=2", "--checkpoint_every_n_steps=5")
     last = tmp_path / "logs" / "mnist" / "version_0" / "checkpoints" / "last.ckpt"

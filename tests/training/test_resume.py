@@ -6,23 +6,20 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
-from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT, fails
-from drawn import noise_people
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint
+from registry import MODELS
 from torch.optim.lr_scheduler import OneCycleLR
 
 from benchmarks.resume import RUNS, alike, begun, damages, end, fit, kills, make_data
-from datamodules import FaceDataModule, MNISTDataModule, TimeSeriesDataModule
+from datamodules import MNISTDataModule
 from datamodules.common.samplers import EpochSampler, EvenBatches
-from lit_models import CNN, RNN, FaceEmbedder, Net, RNNClassifier
+from lit_models import Net
 from lit_models.cli import main as cli
 from lit_models.training import resume
 from lit_models.training.checkpoint import AtomicCheckpointIO
@@ -38,29 +35,15 @@ def one_cycle(optimizer, total_steps=None):
     return OneCycleLR(optimizer, max_lr=1e-3, total_steps=total_steps)
 
 
-@cache
-def faces():
-    return noise_people(Path(tempfile.mkdtemp()) / "faces", people=8, pictures=12)
-
-
-BATCHES = {
-    "image_size": 32,
-    "identities_per_batch": 4,
-    "images_per_identity": 2,
-    "flip": True,
-    "rotation": 10,
-    "erasing": 0.5,
-}
 RECIPE = {"optimizer": adam, "lr_scheduler": one_cycle}
-# All that draws or remembers: dropout, augmentation, the order, batch statistics, moments and the schedule.
+# All that draws or remembers: dropout, augmentation, the order, batch statistics, moments and the schedule. Agents have
+# a test of their own, which looks at more.
 PAIRS = {
-    "Net": lambda: (Net(**RECIPE), MNISTDataModule(batch_size=8, rotation=10, shift=2)),
-    "CNN": lambda: (CNN(1, batch_norm=True, dropout=0.5, **RECIPE), MNISTDataModule(batch_size=8, scale=0.1)),
-    "RNNClassifier": lambda: (RNNClassifier(dropout=0.5, num_layers=2, **RECIPE), MNISTDataModule(batch_size=8)),
-    "RNN": lambda: (RNN(dropout=0.5, hidden_dim=8, **RECIPE), TimeSeriesDataModule(length=1000, batch_size=8)),
-    "FaceEmbedder": lambda: (FaceEmbedder(image_size=32, **RECIPE), FaceDataModule(str(faces()), **BATCHES)),
-    "workers": lambda: (Net(**RECIPE), MNISTDataModule(batch_size=8, rotation=10, num_workers=2)),
+    name: lambda row=row: (row.make(**row.random, **RECIPE), row.data(**row.augmented))
+    for name, row in MODELS.items()
+    if row.data()
 }
+PAIRS["workers"] = lambda: (Net(**RECIPE), MNISTDataModule(batch_size=8, rotation=10, num_workers=2))
 SLOW, LONG = pytest.mark.slow, ("RNNClassifier", "workers")
 HOOKS = {
     "in the middle": ("on_train_batch_end", 1),
@@ -255,7 +238,8 @@ def test_two_processes_train_on_what_one_does(monkeypatch):
         assert sorted(both) == sorted(whole[start : start + 100])
 
 
-@pytest.mark.parametrize("name", [*(pytest.param(n, marks=SLOW) for n in ("mnist", "dqn_cartpole")), "rnn_csv"])
+@SLOW
+@pytest.mark.parametrize("name", ["mnist", "dqn_cartpole", "rnn_csv"])
 def test_a_run_killed_within_an_epoch_ends_as_if_it_had_not_been(name, tmp_path):
     make_data(tmp_path)
     fit(name, tmp_path, "whole").wait(timeout=300)
@@ -275,11 +259,13 @@ def test_a_run_killed_within_an_epoch_ends_as_if_it_had_not_been(name, tmp_path)
 
 
 @pytest.mark.slow
-def test_every_config_killed_at_a_random_moment_ends_as_if_it_had_not_been(tmp_path):
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_killed_at_a_random_moment_ends_as_if_it_had_not_been(name, tmp_path):
     make_data(tmp_path)
-    assert kills(tmp_path, len(RUNS), random.Random(1)) == len(RUNS)
+    assert kills(tmp_path, 1, random.Random(name), [name]) == 1
 
 
+@pytest.mark.slow
 def test_damaged_checkpoints_are_refused_or_passed_over(tmp_path, capsys):
     assert damages(tmp_path) == 10, capsys.readouterr().out
 
