@@ -103,9 +103,8 @@ class ImageFolderDataModule(ImageDataModule):
         if not parts[needed[0]]:
             raise ValueError(f"{self.hparams.root} has no {needed[0]} images: set data.{needed[0]}_fraction above 0")
         if stage == "predict":  # with the names of the files instead of labels
-            self.test_set = ImageFileDataset(
-                [path for path, _ in parts["test"]], self.read, self.shape, self.num_readers
-            )
+            files = [path for path, _ in parts["test"]]
+            self.test_set = ImageFileDataset(files, self.read, self.shape, self.num_readers)
             return
         sets = self._load([parts[name] for name in needed])
         for name, dataset in zip(needed, sets, strict=True):
@@ -195,33 +194,11 @@ class ImageFolderDataModule(ImageDataModule):
             end = start + len(part)
             kept = readable[start:end].nonzero().flatten() + start
             if not fits:
-                files = ImageFileDataset([paths[index] for index in kept], self.read, self.shape, threads=1)
-                sets.append(LabeledImageFiles(files, labels[kept]))
+                files = [paths[index] for index in kept]
+                sets.append(ImageFileDataset(files, self.read, self.shape, threads=1, labels=labels[kept]))
             elif len(kept) == len(part):  # without a copy
                 sets.append(BatchDataset(images[start:end], labels[start:end]))
             else:
                 sets.append(BatchDataset(images[kept], labels[kept]))
             start = end
         return sets
-
-
-class LabeledImageFiles(Dataset[tuple[Tensor, Tensor]]):
-    """Image files that are read in every epoch, with labels.
-
-    Args:
-        files: The files, all of them readable.
-        labels: `(count,)`, int64.
-    """
-
-    def __init__(self, files: ImageFileDataset, labels: Tensor) -> None:
-        self.files, self.labels = files, labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """Images `(batch, channels, height, width)`, uint8, and labels `(batch,)`."""
-        images, names = self.files.__getitems__(indices)
-        if len(names) < len(indices):
-            raise OSError("images that could be read before cannot be read any more")
-        return images, self.labels[indices]

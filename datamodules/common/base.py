@@ -181,11 +181,7 @@ class ImageDataModule(BatchDataModule):
         return self.augment(images), labels
 
     def image_dataloader(self, folder: str) -> DataLoader:
-        """A loader of the image files in a folder, of any size and mode, brought to the shape of the training images.
-
-        Raises:
-            FileNotFoundError: There is no such folder, or no file in it.
-        """
+        """A loader of the image files in a folder, of any size and mode, brought to the shape of the training images."""
         return self.predict_loader(ImageFileDataset(find_images(folder), self.read, self.shape))
 
     def load_published(self, stage: str, load: Callable[[bool], tuple[Tensor, Tensor]]) -> None:
@@ -196,9 +192,6 @@ class ImageDataModule(BatchDataModule):
         Args:
             stage: Lightning's: "fit" needs train and validation, "validate" validation, any other the test set.
             load: Returns images and labels, of the training set if called with True, else of the test set.
-
-        Raises:
-            ValueError: Nothing would be left to train on.
         """
         if stage not in ("fit", "validate"):
             self.test_set = BatchDataset(*load(False))
