@@ -116,9 +116,8 @@ class ImageFolderDataModule(ImageDataModule):
 
     @override
     def augment(self, images: Tensor) -> Tensor:
-        rotation, shift, scale = self.hparams.rotation, self.hparams.shift, self.hparams.scale
         images = random_flip(images) if self.hparams.flip else images
-        return random_affine(images, rotation, shift, scale) if rotation or shift or scale else images
+        return random_affine(images, self.hparams.rotation, self.hparams.shift, self.hparams.scale)
 
     def _find(self) -> dict[str, LabeledFiles]:
         """The files of train, val and test, with their labels; sets the classes."""
@@ -196,9 +195,8 @@ class ImageFolderDataModule(ImageDataModule):
             if not fits:
                 files = [paths[index] for index in kept]
                 sets.append(ImageFileDataset(files, self.read, self.shape, threads=1, labels=labels[kept]))
-            elif len(kept) == len(part):  # without a copy
-                sets.append(BatchDataset(images[start:end], labels[start:end]))
             else:
-                sets.append(BatchDataset(images[kept], labels[kept]))
+                chosen = slice(start, end) if len(kept) == len(part) else kept  # a slice is no copy
+                sets.append(BatchDataset(images[chosen], labels[chosen]))
             start = end
         return sets

@@ -81,6 +81,8 @@ class TimeSeriesDataModule(BatchDataModule):
         check_fractions(val_fraction, test_fraction)
         if path is None and any(option is not None for option in (columns, header, time_column)):
             raise ValueError("columns, header and time_column are a file's: give its path too")
+        if path is not None and (length, series_seed) != (10_000, 0):
+            raise ValueError("length and series_seed are the Mackey-Glass series': leave them out, or path")
         self.save_hyperparameters(logger=False)
 
     @override

@@ -25,14 +25,11 @@ class BatchDataModule(LightningDataModule):
     own share of every batch.
 
     The hyperparameters must include `batch_size`, per process, unless the property is overridden, and may include
-    `cache_on_device`.
+    `cache_on_device`. A set is a dataset whose `__getitems__` returns a whole batch; `val_set` may be empty.
 
     Attributes:
         task: What the data are for, such as "classification"; compared with the model's.
         resume_may_change: Hyperparameters that may differ when a run is resumed: where data are, how they are read.
-        train_set: Training data; like the others, a dataset whose `__getitems__` returns a whole batch.
-        val_set: Validation data; may be empty.
-        test_set: Test data.
         num_workers: Number of processes that fetch batches; 0 is the fastest for data in memory.
         order_seed: Seed of the training order; torch's seed when training starts.
         position: Epoch at which a resumed run starts, and number of its batches that are done.
@@ -99,7 +96,7 @@ class BatchDataModule(LightningDataModule):
         return self.hparams.batch_size
 
     def sampler(self, dataset: Dataset, seed: int, epoch: int, skip: int) -> EpochSampler:
-        """The sampler of the training data: see EpochSampler."""
+        """The sampler of the training data, see EpochSampler."""
         return EpochSampler(dataset, seed, epoch, skip)
 
     def train_loader(self, dataset: Dataset) -> DataLoader:
@@ -181,7 +178,7 @@ class ImageDataModule(BatchDataModule):
         return self.augment(images), labels
 
     def image_dataloader(self, folder: str) -> DataLoader:
-        """A loader of the image files in a folder, of any size and mode, brought to the shape of the training images."""
+        """A loader of the image files in a folder, of any size, brought to the shape of the training images."""
         return self.predict_loader(ImageFileDataset(find_images(folder), self.read, self.shape))
 
     def load_published(self, stage: str, load: Callable[[bool], tuple[Tensor, Tensor]]) -> None:
@@ -212,6 +209,14 @@ def check_fractions(val_fraction: float, test_fraction: float) -> None:
         raise ValueError(
             f"val_fraction is {val_fraction} and test_fraction {test_fraction}: together they must be below 1"
         )
+
+
+def download_failed(name: str, root: str, error: Exception) -> ConnectionError:
+    """The error that torchvision could not download a data set."""
+    return ConnectionError(
+        f"could not download {name} into {root}: {error}; with no network here, download it elsewhere with torchvision "
+        "and give the folder as data_dir"
+    )
 
 
 def whole_batch(batch: T) -> T:

@@ -35,12 +35,7 @@ class FaceReader:
         self.shape, self.detector, self.margin, self.every = shape, detector, margin, every
 
     def find(self, path: Path) -> tuple[Image.Image, list[Face], Tensor]:
-        """An image in RGB, the positions of its faces, the largest first, and the faces `(faces, *shape)`.
-
-        Raises:
-            OSError: Not an image, or a damaged one.
-            ValueError: It has more pixels than Pillow opens.
-        """
+        """An image in RGB, the positions of its faces, the largest first, and the faces `(faces, *shape)`."""
         channels, side, _ = self.shape
         image = open_image(path, channels=3)
         tones = image.convert("L") if channels == 1 else image
@@ -66,17 +61,7 @@ class FaceReader:
 def read_identities(root: Path, read: FaceReader, threads: int, max_unreadable: int) -> tuple[Tensor, list[str]]:
     """The faces in a folder with one subfolder per person, `(faces, ...)`, and the path of each below `root`.
 
-    Files that can't be read and images without a face are left out with a warning.
-
-    Args:
-        root: The folder.
-        read: Reads a file.
-        threads: Number of files that are read at a time.
-        max_unreadable: Most files that may be damaged.
-
-    Raises:
-        FileNotFoundError: There is no such folder, or no image of a person.
-        ValueError: There are fewer than two people; more files are damaged; no image of a person can be used.
+    Files that can't be read, at most `max_unreadable`, and images without a face are left out with a warning.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {root}: set data.root to the folder that has one subfolder per person")
