@@ -19,8 +19,7 @@ from datamodules.common.image_io import (
     find_images,
     image_extensions,
     read_image,
-    read_with_progress,
-    report_unreadable,
+    read_readable,
     subfolders,
 )
 from datamodules.common.splits import stratified_split
@@ -178,15 +177,11 @@ class ImageFolderDataModule(ImageDataModule):
         labels = torch.tensor([label for part in parts for _, label in part], dtype=torch.int64)
         fits = len(paths) * math.prod(self.shape) <= self.hparams.memory_limit * 2**30
         images = torch.empty(len(paths) if fits else 0, *self.shape, dtype=torch.uint8)
-        readable = torch.ones(len(paths), dtype=torch.bool)
-        errors = []
-        for index, image in enumerate(read_with_progress(paths, self.read, self.num_readers)):
-            if not isinstance(image, Tensor):
-                readable[index] = False
-                errors.append(f"{paths[index]} ({image})")
-            elif fits:
+        readable = torch.zeros(len(paths), dtype=torch.bool)
+        for index, image in read_readable(paths, self.read, self.num_readers, self.hparams.max_unreadable):
+            readable[index] = True
+            if fits:
                 images[index] = image
-        report_unreadable(errors, len(paths), self.hparams.max_unreadable)
         self.num_workers = 0 if fits else self.num_readers
         sets, start = [], 0
         for part in parts:

@@ -61,7 +61,7 @@ class BatchDataModule(LightningDataModule):
 
     @override
     def predict_dataloader(self) -> DataLoader:
-        return self.predict_loader(self.test_set)
+        return self._loader(self.test_set, batch_size=self.batch_size)  # Lightning tracks the index of every item
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -116,10 +116,6 @@ class BatchDataModule(LightningDataModule):
         if world_and_rank()[0] == 1:
             return self._loader(dataset, batch_size=self.batch_size)
         return self._loader(WholeBatches(dataset), batch_size=None, sampler=EvenBatches(dataset, self.batch_size))
-
-    def predict_loader(self, dataset: Dataset) -> DataLoader:
-        """A loader of batches in order, to which Lightning gives a sampler that tracks the index of every item."""
-        return self._loader(dataset, batch_size=self.batch_size)
 
     def _global_batch_size(self) -> int:
         return self.batch_size * self.trainer.world_size
@@ -179,7 +175,8 @@ class ImageDataModule(BatchDataModule):
 
     def image_dataloader(self, folder: str) -> DataLoader:
         """A loader of the image files in a folder, of any size, brought to the shape of the training images."""
-        return self.predict_loader(ImageFileDataset(find_images(folder), self.read, self.shape))
+        dataset = ImageFileDataset(find_images(folder), self.read, self.shape)
+        return self._loader(dataset, batch_size=self.batch_size)
 
     def load_published(self, stage: str, load: Callable[[bool], tuple[Tensor, Tensor]]) -> None:
         """Fills the sets that a stage needs, from data that are published as a training and a test set.

@@ -8,7 +8,7 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -90,23 +90,27 @@ def read_images(
         pool.shutdown(cancel_futures=True)
 
 
-def read_with_progress(
-    paths: Sequence[Path], read: Callable[[Path], Tensor], threads: int
-) -> Iterable[Tensor | Exception]:
-    """`read_images` with a progress bar."""
-    console = Console(stderr=True)
+def read_readable(
+    paths: Sequence[Path], read: Callable[[Path], Tensor], threads: int, max_unreadable: int
+) -> Iterator[tuple[int, Tensor]]:
+    """The index and content of each file that can be read, with a progress bar; names the others in the end.
+
+    Up to `max_unreadable` of them are a warning, more are a ValueError.
+    """
+    console, errors, limit = Console(stderr=True), [], max_unreadable
     options = {"console": console, "transient": True, "disable": rank_zero_only.rank != 0 or not console.is_terminal}
-    return track(read_images(paths, read, threads), "Reading images", total=len(paths), **options)
-
-
-def report_unreadable(errors: list[str], count: int, limit: int) -> None:
-    """Warns of the files, of `count`, that can't be read; raises a ValueError where there are more than `limit`."""
-    if not errors:
-        return
-    named = ", ".join(errors[: max(limit, 10)]) + (", ..." if len(errors) > max(limit, 10) else "")
-    if len(errors) > limit or len(errors) == count:
-        raise ValueError(f"{len(errors)} of {count} images cannot be read, and data.max_unreadable is {limit}: {named}")
-    warnings.warn(f"{len(errors)} of {count} images cannot be read and are left out: {named}", stacklevel=2)
+    images = track(read_images(paths, read, threads), "Reading images", total=len(paths), **options)
+    for index, image in enumerate(images):
+        if isinstance(image, Tensor):
+            yield index, image
+        else:
+            errors.append(f"{paths[index]} ({image})")
+    if errors:
+        named = ", ".join(errors[: max(limit, 10)]) + (", ..." if len(errors) > max(limit, 10) else "")
+        some = f"{len(errors)} of {len(paths)} images cannot be read"
+        if len(errors) > limit or len(errors) == len(paths):
+            raise ValueError(f"{some}, and data.max_unreadable is {limit}: {named}")
+        warnings.warn(f"{some} and are left out: {named}", stacklevel=2)
 
 
 def subfolders(folder: Path) -> list[str]:

@@ -178,11 +178,8 @@ def align(image: Image.Image, face: Face, side: int, margin: float = MARGIN) -> 
     Args:
         image: Of the mode "L" or "RGB".
         face: A face in it.
-        side: Height and width of the result.
+        side: Height and width of the result, `(1 or 3, side, side)`, uint8, in the colors of the image.
         margin: Margin on every side, as a fraction of the square's side.
-
-    Returns:
-        The face `(1 or 3, side, side)`, uint8, in the colors of the image.
     """
     left, top, width, height = face.box
     (x, y), (other_x, other_y) = face.eyes or [(left + width * a, top + height * b) for a, b in EYES_IN_BOX]
@@ -195,17 +192,9 @@ def align(image: Image.Image, face: Face, side: int, margin: float = MARGIN) -> 
 
 
 def crop_square(pixels: np.ndarray, center: Point, length: float, angle: float, side: int) -> np.ndarray:
-    """Crops a rotated square and scales it; where it gets smaller, pixels are averaged.
+    """Crops a square of `length` pixels, rotated clockwise by `angle` radians, and scales it to `side`.
 
-    Args:
-        pixels: `(height, width)` or `(height, width, 3)`, uint8.
-        center: Center of the square.
-        length: Its side, in pixels.
-        angle: Its rotation, clockwise, in radians.
-        side: Height and width of the result.
-
-    Returns:
-        `(side, side)` or `(side, side, 3)`, uint8.
+    Where it gets smaller, pixels are averaged. They are `(height, width)` or `(height, width, 3)`, uint8.
     """
     opencv = import_opencv()
     reach = length / math.sqrt(2) + 2  # to its corners, and the neighbors that are averaged there

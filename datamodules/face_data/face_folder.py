@@ -8,14 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from datamodules.common.image_io import (
-    find_images,
-    image_extensions,
-    open_image,
-    read_with_progress,
-    report_unreadable,
-    subfolders,
-)
+from datamodules.common.image_io import find_images, image_extensions, open_image, read_readable, subfolders
 from datamodules.face_data.detection import Face, FaceDetector, align
 
 
@@ -74,21 +67,15 @@ def read_identities(root: Path, read: FaceReader, threads: int, max_unreadable: 
             paths += find_images(root / person, extensions)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{error}: fill the folder, or remove it") from error
-    images, names, errors, faceless = [], [], [], []
-    for path, found in zip(paths, read_with_progress(paths, read, threads), strict=True):
-        if not isinstance(found, Tensor):
-            errors.append(f"{path} ({found})")
-        elif not len(found):
-            faceless.append(str(path))
-        else:
-            images.append(found)
-            names += [path.relative_to(root).as_posix()] * len(found)
-    report_unreadable(errors, len(paths), max_unreadable)
+    images, names, faceless = [], [], []
+    for index, found in read_readable(paths, read, threads, max_unreadable):
+        images.append(found)
+        names += [paths[index].relative_to(root).as_posix()] * len(found)
+        if not len(found):
+            faceless.append(str(paths[index]))
     if faceless:
-        warnings.warn(
-            f"no face is found in {len(faceless)} of {len(paths)} images, which are left out: {', '.join(faceless)}",
-            stacklevel=2,
-        )
+        some = f"{len(faceless)} of {len(paths)} images"
+        warnings.warn(f"no face is found in {some}, which are left out: {', '.join(faceless)}", stacklevel=2)
     if lost := sorted(set(people) - {name.partition("/")[0] for name in names}):
         raise ValueError(f"no image of {', '.join(lost)} can be used: mend or add some, or remove the folder")
     return torch.cat(images), names

@@ -75,13 +75,7 @@ def split_by_image(
 ) -> Parts:
     """Puts `train` images of every person into the first part, `val` into the second and the rest into the third.
 
-    Args:
-        labels: `(images,)`, identity of each image.
-        identities: Names of the people by label.
-        names: Names of the images.
-        train: Number of training images per person.
-        val: Number of validation images per person.
-        seed: Seed of the split.
+    Args as for `split_by_person`, and the names of the images.
     """
     counts = labels.bincount(minlength=len(identities)).tolist()
     if few := [f"{name} ({count})" for name, count in zip(identities, counts, strict=True) if count <= train + val]:
