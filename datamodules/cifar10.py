@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision import datasets
 from typing_extensions import override
 
-from datamodules.common.base import ImageDataModule
+from datamodules.common.base import ImageDataModule, download_failed
 from datamodules.common.image_io import read_image
 from datamodules.common.tensors import random_flip, random_shift
 from lit_models.common.arguments import NonNegativeInt, PositiveInt, Range, check_arguments
@@ -88,10 +88,7 @@ class CIFAR10DataModule(ImageDataModule):
             return datasets.CIFAR10(root, train=train, download=download)
         except (RuntimeError, OSError) as error:
             if download:
-                raise ConnectionError(
-                    f"could not download CIFAR-10 into {root}: {error}; with no network here, download it elsewhere "
-                    "with torchvision and give the folder as data_dir"
-                ) from error
+                raise download_failed("CIFAR-10", root, error) from error
             raise FileNotFoundError(
                 f"no CIFAR-10 in {root}, or damaged files: set download to true, or data_dir to the folder that holds "
                 "cifar-10-batches-py"

@@ -22,12 +22,7 @@ from lit_models.common.arguments import Fraction, NonNegativeFloat, NonNegativeI
 
 
 class NamedImages(Dataset[tuple[Tensor, list[str]]]):
-    """Images in memory, with the names of their files.
-
-    Args:
-        images: `(count, channels, height, width)`, uint8.
-        names: The names.
-    """
+    """Images `(count, channels, height, width)`, uint8, in memory, with the names of their files."""
 
     def __init__(self, images: Tensor, names: list[str]) -> None:
         self.images, self.names = images, names
@@ -36,7 +31,7 @@ class NamedImages(Dataset[tuple[Tensor, list[str]]]):
         return len(self.names)
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, list[str]]:
-        """Images `(batch, ...)` and their names."""
+        """Images `(batch, channels, height, width)` and their names."""
         return self.images[indices], [self.names[index] for index in indices]
 
 
@@ -134,6 +129,8 @@ class FaceDataModule(ImageDataModule):
         if wrong := [name for name, value in unused.items() if value is not None]:
             other = "person" if split_by == "image" else "image"
             raise ValueError(f"{wrong[0]} is for a split by {other}: leave it out")
+        if download and source == "folder":
+            raise ValueError("download is for published data sets: set it to false, or source to olivetti or lfw")
         if not detect and (detector or faces == "all" or margin != MARGIN):
             raise ValueError("detector, faces and margin are for detected faces: set detect to true")
         self.save_hyperparameters(logger=False)
@@ -157,7 +154,7 @@ class FaceDataModule(ImageDataModule):
 
     @override
     def prepare_data(self) -> None:
-        if self.hparams.download and self.hparams.source != "folder":
+        if self.hparams.download:
             {"olivetti": olivetti, "lfw": lfw}[self.hparams.source](self.hparams.root, download=True)
 
     @override
@@ -181,8 +178,7 @@ class FaceDataModule(ImageDataModule):
     def augment(self, images: Tensor) -> Tensor:
         hp = self.hparams
         images = random_flip(images) if hp.flip else images
-        if hp.rotation or hp.shift or hp.scale:
-            images = random_affine(images, hp.rotation, hp.shift * hp.image_size, hp.scale, padding_mode="border")
+        images = random_affine(images, hp.rotation, hp.shift * hp.image_size, hp.scale, padding_mode="border")
         return random_erasing(images, hp.erasing) if hp.erasing else images
 
     def _load(self) -> None:
@@ -213,12 +209,13 @@ class FaceDataModule(ImageDataModule):
         if path is None:
             return split_by_person(self.labels, self.identities, *self.fractions, seed)
         listed = read_pairs(path)
-        parts = split_by_person(self.labels, self.identities, *self.fractions, seed, tested=listed.identities)
-        self.pairs, lacking = find_pairs(listed, [self.names[index] for index in parts[2]])
+        tested = {image.rpartition("_")[0] for first, second, *_ in listed for image in (first, second)}
+        parts = split_by_person(self.labels, self.identities, *self.fractions, seed, tested)
+        self.pairs = find_pairs(listed, [self.names[index] for index in parts[2]])
         if not len(self.pairs.same):
             raise ValueError(f"none of the images in {path} is among the data")
-        if lacking:
-            warnings.warn(f"{lacking} of {len(listed.same)} pairs lack an image and are left out", stacklevel=2)
+        if lacking := len(listed) - len(self.pairs.same):
+            warnings.warn(f"{lacking} of {len(listed)} pairs lack an image and are left out", stacklevel=2)
         return parts
 
     def _compared(self, indices: Tensor, train: Tensor) -> BatchDataset:

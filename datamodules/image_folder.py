@@ -19,8 +19,7 @@ from datamodules.common.image_io import (
     find_images,
     image_extensions,
     read_image,
-    read_with_progress,
-    report_unreadable,
+    read_readable,
     subfolders,
 )
 from datamodules.common.splits import stratified_split
@@ -103,9 +102,8 @@ class ImageFolderDataModule(ImageDataModule):
         if not parts[needed[0]]:
             raise ValueError(f"{self.hparams.root} has no {needed[0]} images: set data.{needed[0]}_fraction above 0")
         if stage == "predict":  # with the names of the files instead of labels
-            self.test_set = ImageFileDataset(
-                [path for path, _ in parts["test"]], self.read, self.shape, self.num_readers
-            )
+            files = [path for path, _ in parts["test"]]
+            self.test_set = ImageFileDataset(files, self.read, self.shape, self.num_readers)
             return
         sets = self._load([parts[name] for name in needed])
         for name, dataset in zip(needed, sets, strict=True):
@@ -117,9 +115,8 @@ class ImageFolderDataModule(ImageDataModule):
 
     @override
     def augment(self, images: Tensor) -> Tensor:
-        rotation, shift, scale = self.hparams.rotation, self.hparams.shift, self.hparams.scale
         images = random_flip(images) if self.hparams.flip else images
-        return random_affine(images, rotation, shift, scale) if rotation or shift or scale else images
+        return random_affine(images, self.hparams.rotation, self.hparams.shift, self.hparams.scale)
 
     def _find(self) -> dict[str, LabeledFiles]:
         """The files of train, val and test, with their labels; sets the classes."""
@@ -180,48 +177,21 @@ class ImageFolderDataModule(ImageDataModule):
         labels = torch.tensor([label for part in parts for _, label in part], dtype=torch.int64)
         fits = len(paths) * math.prod(self.shape) <= self.hparams.memory_limit * 2**30
         images = torch.empty(len(paths) if fits else 0, *self.shape, dtype=torch.uint8)
-        readable = torch.ones(len(paths), dtype=torch.bool)
-        errors = []
-        for index, image in enumerate(read_with_progress(paths, self.read, self.num_readers)):
-            if not isinstance(image, Tensor):
-                readable[index] = False
-                errors.append(f"{paths[index]} ({image})")
-            elif fits:
+        readable = torch.zeros(len(paths), dtype=torch.bool)
+        for index, image in read_readable(paths, self.read, self.num_readers, self.hparams.max_unreadable):
+            readable[index] = True
+            if fits:
                 images[index] = image
-        report_unreadable(errors, len(paths), self.hparams.max_unreadable)
         self.num_workers = 0 if fits else self.num_readers
         sets, start = [], 0
         for part in parts:
             end = start + len(part)
             kept = readable[start:end].nonzero().flatten() + start
             if not fits:
-                files = ImageFileDataset([paths[index] for index in kept], self.read, self.shape, threads=1)
-                sets.append(LabeledImageFiles(files, labels[kept]))
-            elif len(kept) == len(part):  # without a copy
-                sets.append(BatchDataset(images[start:end], labels[start:end]))
+                files = [paths[index] for index in kept]
+                sets.append(ImageFileDataset(files, self.read, self.shape, threads=1, labels=labels[kept]))
             else:
-                sets.append(BatchDataset(images[kept], labels[kept]))
+                chosen = slice(start, end) if len(kept) == len(part) else kept  # a slice is no copy
+                sets.append(BatchDataset(images[chosen], labels[chosen]))
             start = end
         return sets
-
-
-class LabeledImageFiles(Dataset[tuple[Tensor, Tensor]]):
-    """Image files that are read in every epoch, with labels.
-
-    Args:
-        files: The files, all of them readable.
-        labels: `(count,)`, int64.
-    """
-
-    def __init__(self, files: ImageFileDataset, labels: Tensor) -> None:
-        self.files, self.labels = files, labels
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """Images `(batch, channels, height, width)`, uint8, and labels `(batch,)`."""
-        images, names = self.files.__getitems__(indices)
-        if len(names) < len(indices):
-            raise OSError("images that could be read before cannot be read any more")
-        return images, self.labels[indices]

@@ -18,7 +18,7 @@ from torch import Tensor
 from torchvision import datasets
 from typing_extensions import override
 
-from datamodules.common.base import ImageDataModule
+from datamodules.common.base import ImageDataModule, download_failed
 from datamodules.common.image_io import read_digit, read_garment
 from datamodules.common.tensors import random_affine
 from lit_models.common.arguments import Fraction, NonNegativeInt, PositiveInt, check_arguments
@@ -55,10 +55,6 @@ class MNISTDataModule(ImageDataModule):
         num_workers: Number of processes that fetch batches; 0 is the fastest, since the data are in memory.
         cache_on_device: Keep images and labels in the device's memory, so that only the indices of a batch are
             transferred.
-
-    Attributes:
-        num_classes: Number of classes, 10, or 26 for EMNIST-letters; like `class_names`, set by `setup`.
-        class_names: Class names by label.
 
     Raises:
         FileNotFoundError: The files aren't in `data_dir`, or the variant isn't and `download` is off.
@@ -103,8 +99,7 @@ class MNISTDataModule(ImageDataModule):
 
     @override
     def augment(self, images: Tensor) -> Tensor:
-        rotation, shift, scale = self.hparams.rotation, self.hparams.shift, self.hparams.scale
-        return random_affine(images, rotation, shift, scale) if rotation or shift or scale else images
+        return random_affine(images, self.hparams.rotation, self.hparams.shift, self.hparams.scale)
 
     def _load(self, train: bool) -> tuple[Tensor, Tensor]:
         """Images `(count, 1, 28, 28)` uint8 and labels `(count,)` int64."""
@@ -155,28 +150,19 @@ class MNISTDataModule(ImageDataModule):
             return getattr(datasets, name)(root, train=train, download=download, **options)
         except (RuntimeError, OSError, ValueError, zlib.error) as error:
             if download:
-                raise ConnectionError(
-                    f"could not download {name} into {root}: {error}; with no network here, download it elsewhere "
-                    "with torchvision and give the folder as data_dir"
-                ) from error
+                raise download_failed(name, root, error) from error
             if "not found" in str(error):
                 raise FileNotFoundError(f"no {name} in {root}: set download to true, or data_dir to it") from error
             raise ValueError(f"the files of {name} in {root} are damaged: {error}; delete them") from error
 
 
 def read_idx(path: Path, dimensions: int, sha256: str | None = None) -> Tensor:
-    """Reads an IDX file of bytes, plain or compressed.
+    """An IDX file of bytes, as a uint8 tensor of the shape in its header.
 
     Args:
         path: The file; `.gz` and `.xz` are decompressed.
         dimensions: Number of dimensions that it must have: 3 for images, 1 for labels.
         sha256: Expected SHA-256 of the uncompressed file; unchecked, if not given.
-
-    Returns:
-        A uint8 tensor of the shape in the file's header.
-
-    Raises:
-        ValueError: The file is truncated, altered, or not IDX.
     """
     unpack = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
     try:

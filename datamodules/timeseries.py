@@ -81,6 +81,8 @@ class TimeSeriesDataModule(BatchDataModule):
         check_fractions(val_fraction, test_fraction)
         if path is None and any(option is not None for option in (columns, header, time_column)):
             raise ValueError("columns, header and time_column are a file's: give its path too")
+        if path is not None and (length, series_seed) != (10_000, 0):
+            raise ValueError("length and series_seed are the Mackey-Glass series': leave them out, or path")
         self.save_hyperparameters(logger=False)
 
     @override
@@ -90,8 +92,8 @@ class TimeSeriesDataModule(BatchDataModule):
             values = mackey_glass(hp.length, seed=hp.series_seed)[:, None]  # (T, F)
             self.column_names, times = ["x"], [str(row) for row in range(hp.length)]
         else:
-            columns = hp.columns if isinstance(hp.columns, list) else [hp.columns]
-            columns = None if hp.columns is None else [str(name) for name in columns]
+            columns = [hp.columns] if isinstance(hp.columns, str | int) else hp.columns
+            columns = None if columns is None else [str(name) for name in columns]
             values, self.column_names, times = read_csv(Path(hp.path), columns, hp.header, hp.time_column)
         rows, self.num_features = values.shape
         test = rows - round(rows * hp.test_fraction)

@@ -25,14 +25,11 @@ class BatchDataModule(LightningDataModule):
     own share of every batch.
 
     The hyperparameters must include `batch_size`, per process, unless the property is overridden, and may include
-    `cache_on_device`.
+    `cache_on_device`. A set is a dataset whose `__getitems__` returns a whole batch; `val_set` may be empty.
 
     Attributes:
         task: What the data are for, such as "classification"; compared with the model's.
         resume_may_change: Hyperparameters that may differ when a run is resumed: where data are, how they are read.
-        train_set: Training data; like the others, a dataset whose `__getitems__` returns a whole batch.
-        val_set: Validation data; may be empty.
-        test_set: Test data.
         num_workers: Number of processes that fetch batches; 0 is the fastest for data in memory.
         order_seed: Seed of the training order; torch's seed when training starts.
         position: Epoch at which a resumed run starts, and number of its batches that are done.
@@ -65,7 +62,7 @@ class BatchDataModule(LightningDataModule):
 
     @override
     def predict_dataloader(self) -> DataLoader:
-        return self.predict_loader(self.test_set)
+        return self._loader(self.test_set, batch_size=self.batch_size)  # Lightning tracks the index of every item
 
     @override
     def state_dict(self) -> dict[str, Any]:
@@ -100,7 +97,7 @@ class BatchDataModule(LightningDataModule):
         return self.hparams.batch_size
 
     def sampler(self, dataset: Dataset, seed: int, epoch: int, skip: int) -> EpochSampler:
-        """The sampler of the training data: see EpochSampler."""
+        """The sampler of the training data, see EpochSampler."""
         return EpochSampler(dataset, seed, epoch, skip)
 
     def train_loader(self, dataset: Dataset) -> DataLoader:
@@ -120,10 +117,6 @@ class BatchDataModule(LightningDataModule):
         if world_and_rank()[0] == 1:
             return self._loader(dataset, batch_size=self.batch_size)
         return self._loader(WholeBatches(dataset), batch_size=None, sampler=EvenBatches(dataset, self.batch_size))
-
-    def predict_loader(self, dataset: Dataset) -> DataLoader:
-        """A loader of batches in order, to which Lightning gives a sampler that tracks the index of every item."""
-        return self._loader(dataset, batch_size=self.batch_size)
 
     def _global_batch_size(self) -> int:
         return self.batch_size * self.trainer.world_size
@@ -182,12 +175,9 @@ class ImageDataModule(BatchDataModule):
         return self.augment(images), labels
 
     def image_dataloader(self, folder: str) -> DataLoader:
-        """A loader of the image files in a folder, of any size and mode, brought to the shape of the training images.
-
-        Raises:
-            FileNotFoundError: There is no such folder, or no file in it.
-        """
-        return self.predict_loader(ImageFileDataset(find_images(folder), self.read, self.shape))
+        """A loader of the image files in a folder, of any size, brought to the shape of the training images."""
+        dataset = ImageFileDataset(find_images(folder), self.read, self.shape)
+        return self._loader(dataset, batch_size=self.batch_size)
 
     def load_published(self, stage: str, load: Callable[[bool], tuple[Tensor, Tensor]]) -> None:
         """Fills the sets that a stage needs, from data that are published as a training and a test set.
@@ -197,9 +187,6 @@ class ImageDataModule(BatchDataModule):
         Args:
             stage: Lightning's: "fit" needs train and validation, "validate" validation, any other the test set.
             load: Returns images and labels, of the training set if called with True, else of the test set.
-
-        Raises:
-            ValueError: Nothing would be left to train on.
         """
         if stage not in ("fit", "validate"):
             self.test_set = BatchDataset(*load(False))
@@ -220,6 +207,14 @@ def check_fractions(val_fraction: float, test_fraction: float) -> None:
         raise ValueError(
             f"val_fraction is {val_fraction} and test_fraction {test_fraction}: together they must be below 1"
         )
+
+
+def download_failed(name: str, root: str, error: Exception) -> ConnectionError:
+    """The error that torchvision could not download a data set."""
+    return ConnectionError(
+        f"could not download {name} into {root}: {error}; with no network here, download it elsewhere with torchvision "
+        "and give the folder as data_dir"
+    )
 
 
 def whole_batch(batch: T) -> T:

@@ -1,11 +1,11 @@
 """Numbers and times from CSV files, and times that continue after the last."""
 
 import csv
-from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
+from statistics import mode
 from typing import Any
 
 import torch
@@ -30,10 +30,6 @@ def read_csv(
     Returns:
         The numbers `(rows, columns)` in float64, the names of the columns, and the time of each row, its number in the
         file without a `time_column`.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It isn't text, has no rows or no such column, or a value is missing or not a number.
     """
     rows = read_cells(path)
     top = [cell.strip() for cell in rows[0]] if rows else []
@@ -49,17 +45,16 @@ def read_csv(
         raise ValueError(
             f"{path}: the columns to use are {', '.join(columns) or 'none'}; name each once in data.columns"
         )
-    for name in [*columns, *([] if time_column is None else [time_column])]:
-        if name not in names:
+    for name in [*columns, time_column]:
+        if name is not None and name not in names:
             raise ValueError(f"{path} has no column {name!r}; its columns are {', '.join(names)}{suggest(name, names)}")
-    indices = [names.index(name) for name in columns]
-    values = []
+    indices, values = {name: names.index(name) for name in columns}, []
     for row, cells in enumerate(rows, start=first):
-        for index in indices:
-            value = to_number(cells[index])
-            if value is None:
-                raise ValueError(f"{path}, row {row}, column {names[index]!r}: {explain(cells[index].strip(), row)}")
-            values.append(value)
+        for name, index in indices.items():
+            text = cells[index].strip()
+            values.append(to_number(text))
+            if values[-1] is None:
+                raise ValueError(f"{path}, row {row}, column {name!r}: {explain(text, row)}")
     if time_column is None:
         times = [str(row) for row in range(first, first + len(rows))]
     else:
@@ -117,26 +112,16 @@ def explain(text: str, row: int) -> str:
     return f"{text!r} is not a number, or not a finite one; {hint}"
 
 
-def read_compact_date(text: str) -> date:
-    """A date such as 20240131; raises a ValueError for other text."""
-    if len(text) != 8:
-        raise ValueError(f"{text!r} is no such date")
-    return datetime.strptime(text, "%Y%m%d").date()
+def read_compact_date(text: str) -> date | None:
+    """A date such as 20240131; None or a ValueError for other text."""
+    return datetime.strptime(text, "%Y%m%d").date() if len(text) == 8 else None
 
 
-def read_number(text: str) -> float:
-    """A finite number; raises a ValueError for other text."""
-    value = to_number(text)
-    if value is None:
-        raise ValueError(f"{text!r} is not a number")
-    return value
-
-
-# How times are read and written, the most specific first.
+# How times are read and written, the most specific first; what has another format is None, or a ValueError.
 TIME_FORMATS: list[tuple[Callable[[str], Any], Callable[[Any], str]]] = [
     (read_compact_date, lambda day: day.strftime("%Y%m%d")),
     (int, str),
-    (read_number, lambda time: f"{time:.15g}"),
+    (to_number, lambda time: f"{time:.15g}"),
     (date.fromisoformat, str),
     (datetime.fromisoformat, str),
 ]
@@ -147,10 +132,10 @@ def read_times(times: Sequence[str]) -> tuple[list[Any], Callable[[Any], str]] |
     for read, write in TIME_FORMATS:
         try:
             values = [read(time) for time in times]
-            max(values)  # a TypeError for dates with and without a time zone
+            if None not in values and max(values) is not None:  # a TypeError for dates with and without a time zone
+                return values, write
         except (ValueError, TypeError):
             continue
-        return values, write
     return None
 
 
@@ -159,18 +144,19 @@ def continue_times(times: Sequence[str], count: int) -> list[str]:
 
     Dates on the same day of different months continue by months.
     """
-    known = read_times(times)
+    known, ahead = read_times(times), range(1, count + 1)
+    unknown = [f"+{step}" for step in ahead]
     if known is None or len(times) < 2:
-        return [f"+{step + 1}" for step in range(count)]
+        return unknown
     values, write = known
-    steps = Counter(after - before for before, after in pairwise(values))
+    steps = [after - before for before, after in pairwise(values)]
+    step = mode(steps)
     try:
         if isinstance(values[0], date) and len({day.day for day in values}) == 1 and min(steps) >= timedelta(28):
             months = [day.year * 12 + day.month - 1 for day in values]
-            step = Counter(after - before for before, after in pairwise(months)).most_common(1)[0][0]
-            later = (months[-1] + step * (ahead + 1) for ahead in range(count))
+            step = mode(after - before for before, after in pairwise(months))
+            later = [months[-1] + step * n for n in ahead]
             return [write(values[-1].replace(year=month // 12, month=month % 12 + 1)) for month in later]
-        step = steps.most_common(1)[0][0]
-        return [write(values[-1] + step * (ahead + 1)) for ahead in range(count)]
+        return [write(values[-1] + step * n) for n in ahead]
     except (OverflowError, ValueError):  # past the last date there is
-        return [f"+{step + 1}" for step in range(count)]
+        return unknown

@@ -8,7 +8,7 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,16 +31,17 @@ UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, RuntimeErr
 UNREADABLE += (Image.DecompressionBombError,)
 
 
-class ImageFileDataset(Dataset[tuple[Tensor, list[str]]]):
-    """Image files, read when they are fetched, with their names.
+class ImageFileDataset(Dataset[tuple[Tensor, list[str] | Tensor]]):
+    """Image files, read when they are fetched, with their names or their labels.
 
-    A file that can't be read is left out of its batch with a warning.
+    A file that can't be read is left out of its batch with a warning; with labels, it raises an OSError.
 
     Args:
         paths: The files.
         read: Reads a file as a uint8 tensor.
         shape: Shape of that tensor, `(channels, height, width)`.
         threads: Number of files that are read at a time. One per processor, if not given.
+        labels: `(count,)`, int64, of files that have been read before.
     """
 
     def __init__(
@@ -49,23 +50,26 @@ class ImageFileDataset(Dataset[tuple[Tensor, list[str]]]):
         read: Callable[[Path], Tensor],
         shape: tuple[int, int, int],
         threads: int | None = None,
+        labels: Tensor | None = None,
     ) -> None:
-        self.paths, self.read, self.shape, self.threads = paths, read, shape, threads
+        self.paths, self.read, self.shape, self.threads, self.labels = paths, read, shape, threads, labels
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, list[str]]:
-        """Images `(batch, *shape)`, uint8, and their files; an empty batch where none can be read."""
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, list[str] | Tensor]:
+        """Images `(batch, *shape)`, uint8, and their files or labels; without labels, perhaps an empty batch."""
         images, names = [torch.empty(0, *self.shape, dtype=torch.uint8)], []
         paths = [self.paths[index] for index in indices]
         for path, image in zip(paths, read_images(paths, self.read, self.threads), strict=True):
             if isinstance(image, Tensor):
                 images.append(image[None])
                 names.append(str(path))
-            else:
+            elif self.labels is None:
                 warnings.warn(f"cannot read {path}: {image}", stacklevel=2)
-        return torch.cat(images), names
+            else:
+                raise OSError(f"{path} could be read at the start, but cannot any more ({image}): mend or remove it")
+        return torch.cat(images), names if self.labels is None else self.labels[indices]
 
 
 def read_images(
@@ -86,29 +90,27 @@ def read_images(
         pool.shutdown(cancel_futures=True)
 
 
-def read_with_progress(
-    paths: Sequence[Path], read: Callable[[Path], Tensor], threads: int
-) -> Iterable[Tensor | Exception]:
-    """`read_images` with a progress bar."""
-    console = Console(stderr=True)
-    return track(
-        read_images(paths, read, threads),
-        "Reading images",
-        total=len(paths),
-        console=console,
-        transient=True,
-        disable=rank_zero_only.rank != 0 or not console.is_terminal,
-    )
+def read_readable(
+    paths: Sequence[Path], read: Callable[[Path], Tensor], threads: int, max_unreadable: int
+) -> Iterator[tuple[int, Tensor]]:
+    """The index and content of each file that can be read, with a progress bar; names the others in the end.
 
-
-def report_unreadable(errors: list[str], count: int, limit: int) -> None:
-    """Warns of the files, of `count`, that can't be read; raises a ValueError where there are more than `limit`."""
-    if not errors:
-        return
-    named = ", ".join(errors[: max(limit, 10)]) + (", ..." if len(errors) > max(limit, 10) else "")
-    if len(errors) > limit or len(errors) == count:
-        raise ValueError(f"{len(errors)} of {count} images cannot be read, and data.max_unreadable is {limit}: {named}")
-    warnings.warn(f"{len(errors)} of {count} images cannot be read and are left out: {named}", stacklevel=2)
+    Up to `max_unreadable` of them are a warning, more are a ValueError.
+    """
+    console, errors, limit = Console(stderr=True), [], max_unreadable
+    options = {"console": console, "transient": True, "disable": rank_zero_only.rank != 0 or not console.is_terminal}
+    images = track(read_images(paths, read, threads), "Reading images", total=len(paths), **options)
+    for index, image in enumerate(images):
+        if isinstance(image, Tensor):
+            yield index, image
+        else:
+            errors.append(f"{paths[index]} ({image})")
+    if errors:
+        named = ", ".join(errors[: max(limit, 10)]) + (", ..." if len(errors) > max(limit, 10) else "")
+        some = f"{len(errors)} of {len(paths)} images cannot be read"
+        if len(errors) > limit or len(errors) == len(paths):
+            raise ValueError(f"{some}, and data.max_unreadable is {limit}: {named}")
+        warnings.warn(f"{some} and are left out: {named}", stacklevel=2)
 
 
 def subfolders(folder: Path) -> list[str]:
@@ -117,15 +119,7 @@ def subfolders(folder: Path) -> list[str]:
 
 
 def find_images(folder: str | Path, extensions: set[str] | None = None) -> list[Path]:
-    """The files in a folder and its subfolders, sorted, without hidden ones.
-
-    Args:
-        folder: The folder.
-        extensions: Extensions of the files, in lower case, such as `{".png", ".jpg"}`. Any, if not given.
-
-    Raises:
-        FileNotFoundError: There is no such folder, or no such file in it.
-    """
+    """The files in a folder and its subfolders, sorted, without hidden ones; of any extension, if none are given."""
     root = Path(folder)
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {folder}")
@@ -158,10 +152,6 @@ def open_image(path: Path, channels: int, side: int | None = None) -> Image.Imag
         channels: 1 for grayscale, 3 for RGB.
         side: Least height and width that are needed: a JPEG file may be decoded at a fraction of its size. If not
             given, the image is a photograph, scaled down to at most `MAX_SIDE` pixels along its longer side.
-
-    Raises:
-        OSError: Not an image, or a damaged one.
-        ValueError: It has more pixels than Pillow opens.
     """
     with open_file(path) as file:
         if side is None:
@@ -169,17 +159,10 @@ def open_image(path: Path, channels: int, side: int | None = None) -> Image.Imag
         else:
             size = [2 * side, 2 * side]
         file.draft(None, tuple(size))  # a JPEG file takes little memory, decoded at a fraction of its size
-        load_upright(file)
-        deep = file.mode.startswith("I") or file.mode == "F"
-        if deep:
-            image = file.convert("F")
-        elif file.has_transparency_data:
-            image = file.convert("RGBA")
-        else:
-            image = file.convert("RGB") if file.mode in ("1", "P") else file
+        image = load_upright(file)
         if side is None:  # bilinear has no negative weights, so numbers stay in their range
             image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BILINEAR, reducing_gap=None)
-        if deep:  # convert("L") would clip them at 255
+        if image.mode == "F":
             numbers = pil_to_tensor(image)[0].nan_to_num()
             ranges = {"F": (1, 255, 65535), "I": (255, 65535)}.get(file.mode, (65535,))
             top = next((top for top in ranges if numbers.max() <= top), 65535)
@@ -190,12 +173,7 @@ def open_image(path: Path, channels: int, side: int | None = None) -> Image.Imag
 
 
 def open_file(path: Path) -> Image.Image:
-    """Opens an image file of as many pixels as Pillow opens at all, without its warning of many.
-
-    Raises:
-        OSError: Not an image.
-        ValueError: It has more pixels than Pillow opens.
-    """
+    """Opens an image file of as many pixels as Pillow opens at all, without its warning of many."""
     # Once and for all, unless there is a filter for it: warnings.catch_warnings isn't safe in threads.
     if not any(kind is Image.DecompressionBombWarning for _, _, kind, _, _ in warnings.filters):
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -205,42 +183,32 @@ def open_file(path: Path) -> Image.Image:
         raise ValueError(f"it has more than {2 * Image.MAX_IMAGE_PIXELS} pixels: scale it down first") from error
 
 
-def load_upright(file: Image.Image) -> None:
-    """Loads the pixels of an opened file, rotated according to its EXIF data unless these are damaged."""
+def load_upright(file: Image.Image) -> Image.Image:
+    """The pixels of an opened file, rotated as its EXIF data say: "F" if deeper than 8 bits, "RGBA" if see-through."""
     file.load()
-    with contextlib.suppress(*UNREADABLE):
+    with contextlib.suppress(*UNREADABLE):  # damaged EXIF data
         ImageOps.exif_transpose(file, in_place=True)
+    if file.mode.startswith("I") or file.mode == "F":  # convert("L") would clip them at 255
+        return file.convert("F")
+    if file.has_transparency_data:
+        return file.convert("RGBA")
+    return file.convert("RGB") if file.mode in ("1", "P") else file
 
 
 def read_image(path: Path, side: int, channels: int) -> Tensor:
-    """An image file as `(channels, side, side)`, uint8: the largest square in its middle, scaled.
-
-    Args:
-        path: The file, see `open_image`.
-        side: Height and width of the result.
-        channels: 1 for grayscale, 3 for RGB.
-
-    Raises:
-        OSError: Not an image, or a damaged one.
-        ValueError: It has more pixels than Pillow opens.
-    """
+    """An image file as `(channels, side, side)`, uint8: the largest square in its middle, scaled; see `open_image`."""
     image = open_image(path, channels, side)
     return pil_to_tensor(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC))
 
 
 def read_grayscale(path: Path) -> Tensor:
-    """An image file as `(height, width)`, float in 0..1: upright, the first frame, on a background of contrast.
-
-    Raises:
-        OSError: Not an image, or a damaged one.
-        ValueError: It has more pixels than Pillow opens.
-    """
+    """An image file as `(height, width)`, float in 0..1: upright, the first frame, on a background of contrast."""
     with open_file(path) as file:
-        load_upright(file)
-        if file.mode.startswith("I") or file.mode == "F":  # 16 bits and more: convert("L") would clip them
-            deep = pil_to_tensor(file.convert("F"))[0]
+        image = load_upright(file)
+        if image.mode == "F":
+            deep = pil_to_tensor(image)[0]
             return (deep - deep.min()) / (deep.max() - deep.min()).clamp(min=1e-6)
-        tone, alpha = pil_to_tensor(file.convert("RGBA").convert("LA")).float() / 255
+        tone, alpha = pil_to_tensor(image.convert("RGBA").convert("LA")).float() / 255
     # Transparent strokes are visible only on a background that differs from them.
     ink = (tone * alpha).sum() / alpha.sum().clamp(min=1e-6)
     return tone * alpha + (1 - alpha) * (ink < 0.5)
@@ -266,17 +234,8 @@ def scale_to(image: Tensor, side: int) -> Tensor:
 
 
 def read_digit(path: Path) -> Tensor:
-    """A file with a handwritten digit or letter, see `to_mnist_digit`."""
-    return to_mnist_digit(read_grayscale(path))
-
-
-def read_garment(path: Path) -> Tensor:
-    """A file with a garment or a Kuzushiji character, see `to_mnist_garment`."""
-    return to_mnist_garment(read_grayscale(path))
-
-
-def to_mnist_digit(image: Tensor) -> Tensor:
     """A handwritten digit or letter in MNIST's form: `(1, 28, 28)` uint8, scaled to 20x20, centered by its mass."""
+    image = read_grayscale(path)
     if image.shape == (MNIST_SIDE, MNIST_SIDE):  # cut out already, and perhaps one of MNIST's own: inverted at most
         return to_uint8(1 - image if border_pixels(image).median() > 0.5 else image)
     strokes = light_on_dark(image)
@@ -295,9 +254,9 @@ def to_mnist_digit(image: Tensor) -> Tensor:
     return to_uint8(canvas)
 
 
-def to_mnist_garment(image: Tensor) -> Tensor:
+def read_garment(path: Path) -> Tensor:
     """An image that fills the frame, as Fashion-MNIST's and KMNIST's do: `(1, 28, 28)` uint8, centered."""
-    small = scale_to(light_on_dark(image), MNIST_SIDE)
+    small = scale_to(light_on_dark(read_grayscale(path)), MNIST_SIDE)
     height, width = small.shape
     top, left = (MNIST_SIDE - height) // 2, (MNIST_SIDE - width) // 2
     return to_uint8(F.pad(small, (left, MNIST_SIDE - width - left, top, MNIST_SIDE - height - top)))

@@ -56,9 +56,9 @@ class IdentitySampler(EpochSampler):
         labels: `(count,)`, int64: identity of each image, from 0 without gaps.
         identities: Number of identities in a batch of a process.
         images: Number of images per identity.
-        seed: Seed of the order, the same in all processes.
+        seed: Like `epoch` and `skip`, see EpochSampler.
         epoch: First epoch.
-        skip: Number of indices of the first epoch that are done already.
+        skip: Number of indices of it that are done already.
     """
 
     def __init__(self, labels: Tensor, identities: int, images: int, seed: int, epoch: int = 0, skip: int = 0) -> None:
@@ -77,15 +77,12 @@ class IdentitySampler(EpochSampler):
         while len(drawn) < self.total_size // self.images:
             everybody = torch.randperm(count, generator=generator).repeat(-(-together // count))
             drawn += everybody[: len(everybody) // together * together].tolist()  # none twice in a batch
-        groups = torch.stack(
-            [self._draw(self.own[identity], generator) for identity in drawn[: self.total_size // self.images]]
-        )
+        groups = []
+        for own in (self.own[identity] for identity in drawn[: self.total_size // self.images]):
+            order = torch.randperm(len(own), generator=generator).repeat(-(-self.images // len(own)))
+            groups.append(own[order[: self.images]])
         # A process takes every so many-th index, and must get whole groups.
-        return groups.view(-1, self.num_replicas, self.images).transpose(1, 2).flatten()
-
-    def _draw(self, own: Tensor, generator: torch.Generator) -> Tensor:
-        order = torch.randperm(len(own), generator=generator).repeat(-(-self.images // len(own)))
-        return own[order[: self.images]]
+        return torch.stack(groups).view(-1, self.num_replicas, self.images).transpose(1, 2).flatten()
 
 
 class EvenBatches(DistributedSampler, SequentialSampler):
@@ -97,9 +94,6 @@ class EvenBatches(DistributedSampler, SequentialSampler):
     Args:
         dataset: The dataset.
         batch_size: Most indices in a batch; the sizes of a process's batches differ by one at most.
-
-    Raises:
-        ValueError: There are fewer items than processes, so that one would have no batch.
     """
 
     def __init__(self, dataset: Dataset, batch_size: int) -> None:
@@ -120,11 +114,7 @@ class EvenBatches(DistributedSampler, SequentialSampler):
 
 
 class WholeBatches(Dataset):
-    """A dataset whose items are batches, for a sampler of batches such as EvenBatches.
-
-    Args:
-        dataset: A dataset with `__getitems__`.
-    """
+    """A dataset with `__getitems__` as one whose items are batches, for a sampler of batches such as EvenBatches."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset

@@ -104,8 +104,10 @@ def random_affine(
         padding_mode: Values outside of the image: zeros, or those at its border.
 
     Returns:
-        Float32 images of the same shape; uint8 ones are scaled to 0..1.
+        Float32 images of the same shape, uint8 ones scaled to 0..1; the images themselves, if all amounts are 0.
     """
+    if not (degrees or shift or scale):
+        return images
     # torchvision's transforms draw one set of parameters for a whole batch; Kornia's draw one per image, but take 5
     # times as long. The grid is one matrix product, since F.affine_grid takes 30 times as long.
     batch, _, height, width = images.shape

@@ -18,7 +18,7 @@ from torch import Tensor
 from lit_models.common.messages import require_extra
 
 Point = tuple[float, float]
-Box = tuple[float, float, float, float]
+Box = tuple[float, float, float, float]  # left, top, width and height, in pixels
 
 # The square of a face: its side in distances between the eyes, and the height of the eyes below its upper edge, as a
 # fraction of the side. Measured on ORL's 400 portraits, where Haar's boxes have the same side.
@@ -35,15 +35,10 @@ EYE_REGION = 0.6  # the upper fraction of a face, which holds its eyes
 
 
 class Face(NamedTuple):
-    """The position of a face in an image.
+    """The position of a face in an image."""
 
-    Attributes:
-        box: Left, top, width and height, in pixels; it may extend beyond the image.
-        eyes: The left and the right eye in the image; None, if they were not found.
-    """
-
-    box: Box
-    eyes: tuple[Point, Point] | None
+    box: Box  # may extend beyond the image
+    eyes: tuple[Point, Point] | None  # the left one in the image first; None, if they were not found
 
 
 class FaceDetector(threading.local):
@@ -55,10 +50,6 @@ class FaceDetector(threading.local):
 
     Args:
         yunet: Path of a `face_detection_yunet_*.onnx`, which is not part of this package. Haar cascades, if not given.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: OpenCV is missing, or has no cascades; the file is not a YuNet model.
     """
 
     def __init__(self, yunet: str | None = None) -> None:
@@ -84,10 +75,8 @@ class FaceDetector(threading.local):
         found = []
         for (left, top, width, height), eyes in self.engine.find(searched):
             box = ((left - border) / scale, (top - border) / scale, width / scale, height / scale)
-            if eyes:
-                eyes = tuple(((x - border) / scale, (y - border) / scale) for x, y in eyes)
-            else:
-                eyes = self.engine.find_eyes(pixels, box)
+            eyes = tuple(((x - border) / scale, (y - border) / scale) for x, y in eyes or ())
+            eyes = eyes or self.engine.find_eyes(pixels, box)
             found.append(Face(box, eyes if eyes and plausible_eyes(eyes, box) else None))
         faces: list[Face] = []
         for face in sorted(found, key=lambda face: -face.box[2] * face.box[3]):
@@ -97,14 +86,7 @@ class FaceDetector(threading.local):
 
 
 class Cascades:
-    """OpenCV's Haar cascades for frontal faces and for eyes.
-
-    Args:
-        opencv: The module.
-
-    Raises:
-        ValueError: It has no cascades.
-    """
+    """OpenCV's Haar cascades for frontal faces and for eyes."""
 
     def __init__(self, opencv: ModuleType) -> None:
         if not (hasattr(opencv, "CascadeClassifier") and hasattr(opencv, "data")):
@@ -131,12 +113,8 @@ class Cascades:
         boxes, counts = self.eyes.detectMultiScale2(upper, 1.1, 3, minSize=smallest, maxSize=largest)
         scale = side / EYE_SEARCH_SIDE
         eyes = [(left + (x + w / 2) * scale, top + (y + h / 2) * scale) for x, y, w, h in map(np.ndarray.tolist, boxes)]
-        pairs = [
-            (int(counts[i] + counts[j]), (eyes[i], eyes[j]))
-            for i in range(len(eyes))
-            for j in range(len(eyes))
-            if plausible_eyes((eyes[i], eyes[j]), box)
-        ]
+        found = list(zip(counts, eyes, strict=True))
+        pairs = [(int(n + m), (a, b)) for n, a in found for m, b in found if plausible_eyes((a, b), box)]
         return max(pairs)[1] if pairs else None
 
     def _to_gray(self, pixels: np.ndarray) -> np.ndarray:
@@ -144,16 +122,7 @@ class Cascades:
 
 
 class YuNet:
-    """YuNet, a small network in OpenCV that detects faces with their eyes.
-
-    Args:
-        opencv: The module.
-        path: The ONNX file.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not a YuNet model.
-    """
+    """YuNet, a small network in OpenCV that detects faces with their eyes."""
 
     def __init__(self, opencv: ModuleType, path: str) -> None:
         if not Path(path).is_file():
@@ -178,11 +147,7 @@ class YuNet:
 
 
 def import_opencv() -> Any:
-    """The module `cv2`.
-
-    Raises:
-        ValueError: It is not installed.
-    """
+    """The module `cv2`, or a ValueError that names the extra to install."""
     require_extra("faces", "finding faces (with detect false, an image is one face)", "cv2")
     import cv2
 
@@ -213,11 +178,8 @@ def align(image: Image.Image, face: Face, side: int, margin: float = MARGIN) -> 
     Args:
         image: Of the mode "L" or "RGB".
         face: A face in it.
-        side: Height and width of the result.
+        side: Height and width of the result, `(1 or 3, side, side)`, uint8, in the colors of the image.
         margin: Margin on every side, as a fraction of the square's side.
-
-    Returns:
-        The face `(1 or 3, side, side)`, uint8, in the colors of the image.
     """
     left, top, width, height = face.box
     (x, y), (other_x, other_y) = face.eyes or [(left + width * a, top + height * b) for a, b in EYES_IN_BOX]
@@ -230,17 +192,9 @@ def align(image: Image.Image, face: Face, side: int, margin: float = MARGIN) -> 
 
 
 def crop_square(pixels: np.ndarray, center: Point, length: float, angle: float, side: int) -> np.ndarray:
-    """Crops a rotated square and scales it; where it gets smaller, pixels are averaged.
+    """Crops a square of `length` pixels, rotated clockwise by `angle` radians, and scales it to `side`.
 
-    Args:
-        pixels: `(height, width)` or `(height, width, 3)`, uint8.
-        center: Center of the square.
-        length: Its side, in pixels.
-        angle: Its rotation, clockwise, in radians.
-        side: Height and width of the result.
-
-    Returns:
-        `(side, side)` or `(side, side, 3)`, uint8.
+    Where it gets smaller, pixels are averaged. They are `(height, width)` or `(height, width, 3)`, uint8.
     """
     opencv = import_opencv()
     reach = length / math.sqrt(2) + 2  # to its corners, and the neighbors that are averaged there

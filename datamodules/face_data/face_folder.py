@@ -8,14 +8,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 
-from datamodules.common.image_io import (
-    find_images,
-    image_extensions,
-    open_image,
-    read_with_progress,
-    report_unreadable,
-    subfolders,
-)
+from datamodules.common.image_io import find_images, image_extensions, open_image, read_readable, subfolders
 from datamodules.face_data.detection import Face, FaceDetector, align
 
 
@@ -35,12 +28,7 @@ class FaceReader:
         self.shape, self.detector, self.margin, self.every = shape, detector, margin, every
 
     def find(self, path: Path) -> tuple[Image.Image, list[Face], Tensor]:
-        """An image in RGB, the positions of its faces, the largest first, and the faces `(faces, *shape)`.
-
-        Raises:
-            OSError: Not an image, or a damaged one.
-            ValueError: It has more pixels than Pillow opens.
-        """
+        """An image in RGB, the positions of its faces, the largest first, and the faces `(faces, *shape)`."""
         channels, side, _ = self.shape
         image = open_image(path, channels=3)
         tones = image.convert("L") if channels == 1 else image
@@ -66,17 +54,7 @@ class FaceReader:
 def read_identities(root: Path, read: FaceReader, threads: int, max_unreadable: int) -> tuple[Tensor, list[str]]:
     """The faces in a folder with one subfolder per person, `(faces, ...)`, and the path of each below `root`.
 
-    Files that can't be read and images without a face are left out with a warning.
-
-    Args:
-        root: The folder.
-        read: Reads a file.
-        threads: Number of files that are read at a time.
-        max_unreadable: Most files that may be damaged.
-
-    Raises:
-        FileNotFoundError: There is no such folder, or no image of a person.
-        ValueError: There are fewer than two people; more files are damaged; no image of a person can be used.
+    Files that can't be read, at most `max_unreadable`, and images without a face are left out with a warning.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {root}: set data.root to the folder that has one subfolder per person")
@@ -89,21 +67,15 @@ def read_identities(root: Path, read: FaceReader, threads: int, max_unreadable: 
             paths += find_images(root / person, extensions)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{error}: fill the folder, or remove it") from error
-    images, names, errors, faceless = [], [], [], []
-    for path, found in zip(paths, read_with_progress(paths, read, threads), strict=True):
-        if not isinstance(found, Tensor):
-            errors.append(f"{path} ({found})")
-        elif not len(found):
-            faceless.append(str(path))
-        else:
-            images.append(found)
-            names += [path.relative_to(root).as_posix()] * len(found)
-    report_unreadable(errors, len(paths), max_unreadable)
+    images, names, faceless = [], [], []
+    for index, found in read_readable(paths, read, threads, max_unreadable):
+        images.append(found)
+        names += [paths[index].relative_to(root).as_posix()] * len(found)
+        if not len(found):
+            faceless.append(str(paths[index]))
     if faceless:
-        warnings.warn(
-            f"no face is found in {len(faceless)} of {len(paths)} images, which are left out: {', '.join(faceless)}",
-            stacklevel=2,
-        )
+        some = f"{len(faceless)} of {len(paths)} images"
+        warnings.warn(f"no face is found in {some}, which are left out: {', '.join(faceless)}", stacklevel=2)
     if lost := sorted(set(people) - {name.partition("/")[0] for name in names}):
         raise ValueError(f"no image of {', '.join(lost)} can be used: mend or add some, or remove the folder")
     return torch.cat(images), names

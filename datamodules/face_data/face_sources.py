@@ -7,7 +7,7 @@ Ramesh, Berg and Learned-Miller, "Labeled Faces in the Wild", 2007.
 import tarfile
 import zlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,75 +17,39 @@ from lit_models.common.messages import require_extra
 FOLDS = 10  # of a list of pairs without folds
 
 
-class PairList(NamedTuple):
-    """LFW's pairs, in the order of their file.
+def read_pairs(path: str | Path) -> list[tuple[str, str, bool, int]]:
+    """LFW's pairs: the names of two images, such as `Ann_Lee_0001`, whether they are of one person, the fold from 0.
 
-    Attributes:
-        images: Names of the two images of each pair, such as `Ann_Lee_0001`.
-        identities: Names of the people in them.
-        same: Whether both images are of one person.
-        folds: Fold of each pair, from 0.
-    """
-
-    images: list[tuple[str, str]]
-    identities: set[str]
-    same: list[bool]
-    folds: list[int]
-
-
-def read_pairs(path: str | Path) -> PairList:
-    """Reads a list of pairs: a header, then tab-separated lines `name, i, j` or `name, i, other name, j`.
-
-    The header is the number of folds and that of the pairs of either kind per fold, or the latter alone.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: A line has another form.
+    The file has a header, then tab-separated lines `name, i, j` or `name, i, other name, j`. The header is the number
+    of folds and that of the pairs of either kind per fold, or the latter alone.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except FileNotFoundError as error:
         raise FileNotFoundError(f"no list of pairs {path}") from error
     header, rows = (lines or [""])[0].split(), [line.split("\t") for line in lines[1:] if line.strip()]
-    if len(header) not in (1, 2) or not all(number.isdigit() for number in header) or not rows:
+    if len(header) not in (1, 2) or not all(number.isdigit() and int(number) for number in header) or not rows:
         raise ValueError(f"{path} is no list of pairs as LFW's: its first line is {' '.join(header)[:40]!r}")
-    found = PairList([], set(), [], [])
+    size, pairs = int(header[-1]), []
     for number, row in enumerate(rows):
         if len(row) not in (3, 4) or not (row[1].isdigit() and row[-1].isdigit()):
             raise ValueError(f"{path}, line {number + 2}: neither name, i, j nor name, i, other name, j")
-        names = (row[0], row[0]) if len(row) == 3 else (row[0], row[2])
-        found.images.append((f"{names[0]}_{int(row[1]):04}", f"{names[1]}_{int(row[-1]):04}"))
-        found.identities.update(names)
-        found.same.append(len(row) == 3)
-        if len(header) == 2:
-            found.folds.append(number // (2 * int(header[1])))
-    if len(header) == 1:  # first the pairs of one person, then those of two; every fold gets as many of either
-        size = int(header[0])
-        found.folds.extend(number % size * FOLDS // size for number in range(len(rows)))
-    return found
+        # Without folds, first the pairs of one person, then those of two; every fold gets as many of either.
+        fold = number // (2 * size) if len(header) == 2 else number % size * FOLDS // size
+        first, second = row[0], row[0] if len(row) == 3 else row[2]
+        pairs.append((f"{first}_{int(row[1]):04}", f"{second}_{int(row[-1]):04}", len(row) == 3, fold))
+    return pairs
 
 
 def olivetti(root: str, download: bool) -> tuple[Tensor, list[str]]:
-    """The Olivetti faces: images `(400, 1, 64, 64)`, uint8, and their names, such as `person_07/3`.
-
-    Raises:
-        ValueError: scikit-learn is missing.
-        FileNotFoundError: They aren't in `root`, and `download` is off.
-        ConnectionError: The download failed.
-    """
+    """The Olivetti faces: images `(400, 1, 64, 64)`, uint8, and their names, such as `person_07/3`."""
     data = fetch("fetch_olivetti_faces", "Olivetti's faces", root, download)
     images = torch.from_numpy(data.images).mul(255).round().byte()[:, None]
     return images, [f"person_{person:02}/{number % 10}" for number, person in enumerate(data.target)]
 
 
 def lfw(root: str, download: bool) -> Path:
-    """The folder of LFW, with its lists of pairs and `lfw_funneled`, which has one subfolder per person.
-
-    Raises:
-        ValueError: scikit-learn is missing.
-        FileNotFoundError: There is no such folder in `root`, and `download` is off.
-        ConnectionError: The download failed.
-    """
+    """The folder of LFW, with its lists of pairs and `lfw_funneled`, which has one subfolder per person."""
     folder = Path(root) / "lfw_home"  # scikit-learn's
     if download and not (folder / "lfw_funneled").is_dir():
         fetch("fetch_lfw_pairs", "LFW", root, download)

@@ -1,6 +1,6 @@
 """Splits of images of people: by person, so that validation and test show strangers, or by image."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from datamodules.common.splits import split_key
-from datamodules.face_data.face_sources import PairList
 
 Parts = tuple[Tensor, Tensor, Tensor]  # sorted indices of the images of train, val and test
 
@@ -46,9 +45,6 @@ def split_by_person(
         test_fraction: Fraction of the people for the test, likewise.
         seed: Seed of the split.
         tested: Names of the people for the test, instead of a fraction.
-
-    Raises:
-        ValueError: Fewer than two people are left for training, or a part has no two images of one person.
     """
     count = len(identities)
     order = sorted(range(count), key=lambda label: split_key(seed, identities[label]))
@@ -79,16 +75,7 @@ def split_by_image(
 ) -> Parts:
     """Puts `train` images of every person into the first part, `val` into the second and the rest into the third.
 
-    Args:
-        labels: `(images,)`, identity of each image.
-        identities: Names of the people by label.
-        names: Names of the images.
-        train: Number of training images per person.
-        val: Number of validation images per person.
-        seed: Seed of the split.
-
-    Raises:
-        ValueError: A person has so few images that none is left for the test.
+    Args as for `split_by_person`, and the names of the images.
     """
     counts = labels.bincount(minlength=len(identities)).tolist()
     if few := [f"{name} ({count})" for name, count in zip(identities, counts, strict=True) if count <= train + val]:
@@ -106,13 +93,13 @@ def split_by_image(
     return first, second, third
 
 
-def find_pairs(listed: PairList, names: Sequence[str]) -> tuple[Pairs, int]:
-    """The pairs whose images are among those named, as indices, and the number of pairs that are left out."""
+def find_pairs(listed: Iterable[tuple[str, str, bool, int]], names: Sequence[str]) -> Pairs:
+    """The pairs of a list, see `read_pairs`, whose images are both among those named."""
     indices = {Path(name).stem: index for index, name in enumerate(names)}
     found = [
         (indices[first], indices[second], same, fold)
-        for (first, second), same, fold in zip(listed.images, listed.same, listed.folds, strict=True)
+        for first, second, same, fold in listed
         if first in indices and second in indices
     ]
-    columns = torch.tensor(found, dtype=torch.int64).view(-1, 4).unbind(1)
-    return Pairs(columns[0], columns[1], columns[2].bool(), columns[3]), len(listed.same) - len(found)
+    first, second, same, folds = torch.tensor(found, dtype=torch.int64).view(-1, 4).unbind(1)
+    return Pairs(first, second, same.bool(), folds)

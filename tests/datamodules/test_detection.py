@@ -156,13 +156,13 @@ def test_damaged_exif_is_ignored(exif, tmp_path):
 
 def test_same_face_in_files_of_any_mode(detector, tmp_path):
     picture = person(0, size=200)
-    grey = np.asarray(picture.convert("L"))
+    gray = np.asarray(picture.convert("L"))
     kinds = {
         "cmyk.tiff": picture.convert("CMYK"),
         "alpha.png": picture.convert("RGBA"),
         "palette.gif": picture.quantize(128),
-        "deep.png": Image.fromarray(grey.astype(np.uint16) * 257),
-        "float.tiff": Image.fromarray(grey.astype(np.float32) / 255),
+        "deep.png": Image.fromarray(gray.astype(np.uint16) * 257),
+        "float.tiff": Image.fromarray(gray.astype(np.float32) / 255),
     }
     (expected,) = detector(picture)
     for name, kind in kinds.items():

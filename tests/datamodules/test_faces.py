@@ -65,7 +65,7 @@ def test_split_by_person_shares_nobody(people):
         assert data.identities[label] == NAMES[int(image[0, 4, 4]) // 10]
 
 
-def test_split_by_image_enrols_training_images(people):
+def test_split_by_image_enrolls_training_images(people):
     data = loaded(people, split_by="image", train_images=3, val_images=1)
     assert data.train_set.labels.bincount().tolist() == [3] * 10
     assert enrolled(data.test_set).sum() == 30
@@ -178,6 +178,7 @@ def test_bad_input_is_one_line(people, tmp_path, capsys, monkeypatch):
     assert "together they must be below 1" in refused("--data.val_fraction=0.5", "--data.test_fraction=0.5")
     assert "too few to train on two or more" in refused("--data.val_fraction=0.3", "--data.test_fraction=0.6")
     assert "set detect to true" in refused("--data.faces=all")
+    assert "download is for published data sets: set it to false" in refused("--data.download=true")
     assert "identities_per_batch is 0" in refused("--data.identities_per_batch=0")
     assert "no list of pairs" in refused("--data.pairs=nowhere.txt")
     (tmp_path / "pairs.txt").write_text("Ann Lee 1 2")
@@ -206,8 +207,8 @@ def test_people_of_listed_pairs_are_the_test(people, tmp_path):
     path = tmp_path / "pairs.txt"
     path.write_text("2\t1\nEve\t1\t2\nEve\t3\tIan\t4\nIan\t1\t6\nFinn\t1\tEve\t6\n", encoding="utf-8")
     listed = read_pairs(path)
-    assert listed.images[1] == ("Eve_0003", "Ian_0004")
-    assert (listed.same, listed.folds) == ([True, False, True, False], [0, 0, 1, 1])
+    assert listed[1] == ("Eve_0003", "Ian_0004", False, 0)
+    assert [(same, fold) for *_, same, fold in listed] == [(True, 0), (False, 0), (True, 1), (False, 1)]
     data = loaded(people, val_fraction=0.2, pairs=str(path))
     assert {NAMES[number] for number in shown(data.test_set)} == {"Eve", "Finn", "Ian"}
     tones = data.test_set.images[:, 0, 4, 4]
@@ -222,7 +223,7 @@ def test_people_of_listed_pairs_are_the_test(people, tmp_path):
 def test_list_without_folds_has_ten(tmp_path):
     rows = [f"A\t{n}\t{n + 1}" for n in range(1, 21)] + [f"A\t{n}\tB\t{n}" for n in range(1, 21)]
     (tmp_path / "pairs.txt").write_text("\n".join(["20", *rows]))
-    folds = torch.tensor(read_pairs(tmp_path / "pairs.txt").folds)
+    folds = torch.tensor([fold for *_, fold in read_pairs(tmp_path / "pairs.txt")])
     assert folds.bincount().tolist() == [4] * 10
     assert folds[:20].bincount().tolist() == [2] * 10
 

@@ -8,8 +8,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from datamodules import ImageFolderDataModule
+from datamodules.common.image_io import ImageFileDataset
 from datamodules.common.splits import stratified_split
-from datamodules.image_folder import LabeledImageFiles
 from lit_models import CNN
 from lit_models.cli import main as cli
 
@@ -165,7 +165,7 @@ def test_class_without_readable_image_is_refused(pets):
 
 def test_workers_read_beyond_memory_limit(pets):
     small, large = loaded(pets), loaded(pets, memory_limit=1e-6, num_workers=2)
-    assert isinstance(large.train_set, LabeledImageFiles)
+    assert isinstance(large.train_set, ImageFileDataset)
     loader = large.train_dataloader()
     assert isinstance(loader, DataLoader)
     assert loader.num_workers == 2
@@ -174,6 +174,9 @@ def test_workers_read_beyond_memory_limit(pets):
     assert torch.equal(labels, small.val_set.labels)
     seen = torch.cat([labels for _, labels in loader])
     assert torch.equal(seen.sort().values, small.train_set.labels.sort().values)
+    damage(large.val_set.paths[1], "cut")
+    with pytest.raises(OSError, match=rf"{large.val_set.paths[1]} could be read at the start, but cannot any more"):
+        large.val_set.__getitems__([0, 1])
 
 
 def test_stratified_split_by_hand():

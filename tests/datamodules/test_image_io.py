@@ -37,7 +37,7 @@ def test_mnist_images_are_kept_and_inverted_ones_restored(digit, glyph, tmp_path
 
 def write(kind, glyph, path):
     large = glyph.resize((160, 160), Image.Resampling.BICUBIC)
-    if kind == "blue on yellow, off centre":
+    if kind == "blue on yellow, off center":
         sheet = Image.new("RGB", (640, 480), (240, 230, 120))
         sheet.paste((20, 30, 120), (400, 250), large)
     elif kind == "black on see-through":
@@ -56,7 +56,7 @@ def write(kind, glyph, path):
 
 @pytest.mark.parametrize(
     "kind",
-    ["L", "P", "RGB", "CMYK", "16 bits", "blue on yellow, off centre", "black on see-through", "white on see-through"],
+    ["L", "P", "RGB", "CMYK", "16 bits", "blue on yellow, off center", "black on see-through", "white on see-through"],
 )
 def test_any_size_mode_and_color_ends_like_mnist(kind, digit, glyph, tmp_path):
     path = tmp_path / ("picture.tiff" if kind == "CMYK" else "picture.png")
@@ -146,7 +146,7 @@ def test_any_mode_becomes_bytes(mode, value, expected, channels, tmp_path):
 
 
 def test_first_frame_and_palette_colors(tmp_path):
-    frames = [Image.new("P", (9, 9), colour) for colour in (0, 1)]
+    frames = [Image.new("P", (9, 9), color) for color in (0, 1)]
     for frame in frames:
         frame.putpalette([250, 10, 20, 0, 0, 0])
     frames[0].save(tmp_path / "animation.gif", save_all=True, append_images=frames[1:])

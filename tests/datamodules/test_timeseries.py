@@ -192,6 +192,8 @@ def test_missing_files_and_columns(tmp_path):
         (["9999-12-30", "9999-12-31"], ["+1", "+2"]),
         (["2024-01-01T00:00", "2024-01-02T00:00+00:00"], ["+1", "+2"]),
         (["1", "nan"], ["+1", "+2"]),
+        (["-1", "0"], ["1", "2"]),
+        (["-0.5", "0.0"], ["0.5", "1"]),
     ],
 )
 def test_times_continue_by_the_usual_step(times, after):
@@ -222,8 +224,16 @@ def test_validation_can_be_left_out(ramp):
 
 
 @pytest.mark.parametrize(
-    "options", [{"context_length": 0}, {"stride": 0}, {"val_fraction": 0.6, "test_fraction": 0.4}, {"columns": "x"}]
+    "options",
+    [
+        {"context_length": 0},
+        {"stride": 0},
+        {"val_fraction": 0.6, "test_fraction": 0.4},
+        {"columns": "x"},
+        {"path": "a.csv", "length": 500},
+        {"path": "a.csv", "series_seed": 1},
+    ],
 )
 def test_impossible_options_are_refused(options):
-    with pytest.raises(ValueError, match=r"must be|give its path"):
+    with pytest.raises(ValueError, match=r"must be|give its path|length and series_seed are .*: leave them out"):
         TimeSeriesDataModule(**options)
