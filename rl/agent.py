@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import os
 from typing import Any, ClassVar
 
 import numpy as np
@@ -276,15 +275,7 @@ class Agent(LitModule):
 
     @override
     def on_predict_start(self) -> None:
-        rendered = {}
-        if self.video_folder is not None:
-            rendered = {"render_mode": "rgb_array", "video_folder": self.video_folder}
-            try:
-                os.makedirs(self.video_folder, exist_ok=True)
-            except OSError as error:
-                raise OSError(
-                    f"cannot write videos to {self.video_folder} ({error.strerror}): give another folder with --video"
-                ) from error
+        rendered = {} if self.video_folder is None else {"render_mode": "rgb_array", "video_folder": self.video_folder}
         self.predict_env = make_env(self.hparams.env_id, **self.env_settings, **rendered)
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> list[dict[str, Any]]:

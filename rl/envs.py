@@ -60,13 +60,22 @@ def make_env(
 
     Raises:
         ValueError: There is no such environment, or it needs a package that is missing.
+        OSError: Videos cannot be written to the folder.
     """
     with env_errors(env_id):
         rendered = {} if render_mode is None else {"render_mode": render_mode}  # not every environment has the keyword
         env = gymnasium.make(env_id, **(env_options or {}), **rendered)
         for wrapper in wrappers(grayscale, frame_stack):
             env = wrapper(env)
-        return env if video_folder is None else RecordVideo(env, video_folder)
+        if video_folder is None:
+            return env
+        try:
+            return RecordVideo(env, video_folder)
+        except OSError as reason:
+            denied = reason
+    raise OSError(
+        f"cannot write videos to {video_folder} ({denied.strerror}): give another folder with --video"
+    ) from denied
 
 
 def make_vector_env(
