@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from typing_extensions import override
 
 from lit_models.module import LitModule
@@ -31,14 +31,14 @@ class Agent(LitModule):
     """The base of all agents, which bring their own data.
 
     A subclass writes the algorithm: `__init__`, which calls `inspect_env` after `save_hyperparameters`, `forward`,
-    `greedy`, `explore`, `make_buffer`, a `train_dataloader` that collects rollouts with `step_envs`, and
+    `greedy`, `explore`, a `train_dataset` that collects rollouts with `step_envs`, `make_buffer` if it has replay, and
     `training_step`, with manual optimization, which counts its `gradient_steps`, and calls `track` and
     `step_schedules`.
 
     It has these keywords, which the base reads from its hyperparameters: `env_id`, `env_options`, `num_envs`,
     `vectorization`, `grayscale`, `frame_stack`, `rollout_steps`, `gradient_steps`, `max_grad_norm`, `steps_per_epoch`,
-    `eval_episodes`, `eval_video`, `test_episodes`, `save_replay`. Curves are drawn over the environment steps of all
-    processes, among them those that only reset an environment.
+    `eval_episodes`, `eval_video`, `test_episodes`, and with replay `save_replay`. Curves are drawn over the environment
+    steps of all processes, among them those that only reset an environment.
 
     Args:
         optimizer: Factory: parameters -> optimizer.
@@ -54,7 +54,7 @@ class Agent(LitModule):
         train_returns: `(env_steps, mean return)` of the training episodes of every epoch.
         eval_returns: `(env_steps, mean return)` of the greedy episodes of every validation.
         collector: Steps the training environments.
-        buffer: Holds the transitions to learn from.
+        buffer: The replay buffer; None for an on-policy agent.
         rng: Generator for exploration.
         video_folder: Where `predict` writes videos, if anywhere.
     """
@@ -72,15 +72,12 @@ class Agent(LitModule):
         self.env_steps, self.gradient_steps = 0, 0
         self.train_returns: list[tuple[int, float]] = []
         self.eval_returns: list[tuple[int, float]] = []
+        self.buffer: ReplayBuffer | None = None
         self.eval_envs: VectorEnv | None = None
         self.video_folder: str | None = None
 
     def inspect_env(self) -> None:
-        """Makes an environment, to see whether there is one, and takes over its spaces.
-
-        Raises:
-            ValueError: There is no such environment, or its actions or observations are of another kind.
-        """
+        """Makes an environment, to see whether there is one, and takes over its spaces."""
         hp = self.hparams
         self.env_settings = {name: hp[name] for name in ("env_options", "grayscale", "frame_stack")}
         with contextlib.closing(make_env(hp.env_id, **self.env_settings)) as env:
@@ -97,8 +94,12 @@ class Agent(LitModule):
         """Greedy actions `(batch, ...)` with exploration noise from a `np.random.Generator`, or from `np.random`."""
         raise NotImplementedError
 
-    def make_buffer(self, seed: int) -> ReplayBuffer:
-        """The buffer for the transitions of one process."""
+    def make_buffer(self, seed: int) -> ReplayBuffer | None:
+        """The replay buffer of one process; None for an on-policy agent."""
+        return None
+
+    def train_dataset(self) -> IterableDataset:
+        """Collects with the newest weights, and yields the batches of an epoch; it has a length."""
         raise NotImplementedError
 
     def schedules(self) -> dict[str, float]:
@@ -139,11 +140,7 @@ class Agent(LitModule):
                 network.compile(*args, **options)
 
     def setup(self, stage: str) -> None:
-        """Makes the training environments and the buffer of this process.
-
-        Raises:
-            ValueError: There is a data module, or the strategy is fsdp.
-        """
+        """Makes the training environments and the buffer of this process."""
         name = type(self).__name__
         if self.trainer.datamodule is not None:
             raise ValueError(
@@ -189,14 +186,6 @@ class Agent(LitModule):
         return max(1, hp.steps_per_epoch // (hp.num_envs * hp.rollout_steps * self.trainer.world_size))
 
     @property
-    def warming_up(self) -> bool:
-        """Whether the replay buffer has not seen `learning_starts` environment steps yet, or has nothing to sample."""
-        steps = self.buffer.steps * self.hparams.num_envs * self.trainer.world_size
-        # n-step returns take n steps to complete. Processes collect equally many, or their counters would differ.
-        ready = self.trainer.strategy.reduce_boolean_decision
-        return steps < self.hparams.learning_starts or not ready(self.buffer.size > 0)
-
-    @property
     def planned_gradient_steps(self) -> float:
         """Gradient steps until the Trainer's `max_epochs` or `max_steps`; infinite if it has neither."""
         trainer, planned = self.trainer, math.inf
@@ -233,7 +222,7 @@ class Agent(LitModule):
 
     @override
     def on_train_start(self) -> None:
-        if self.hparams.save_replay:
+        if self.buffer is not None and self.hparams.save_replay:
             size = self.buffer.nbytes / 1e6
             rank_zero_info(f"A checkpoint takes up to {size:,.1f} MB for the replay: model.save_replay")
 
@@ -253,6 +242,10 @@ class Agent(LitModule):
             self.train_returns.append((self.env_steps, metrics["episode/return"]))
         self._log(metrics)
         self.step_schedules("epoch")
+
+    @override
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(self.train_dataset(), batch_size=None, generator=torch.Generator())
 
     @override
     def val_dataloader(self) -> DataLoader:
@@ -284,12 +277,7 @@ class Agent(LitModule):
     @override
     def on_predict_start(self) -> None:
         rendered = {} if self.video_folder is None else {"render_mode": "rgb_array", "video_folder": self.video_folder}
-        try:
-            self.predict_env = make_env(self.hparams.env_id, **self.env_settings, **rendered)
-        except OSError as error:
-            raise OSError(
-                f"cannot write films to {self.video_folder} ({error.strerror}): give another folder with --video"
-            ) from error
+        self.predict_env = make_env(self.hparams.env_id, **self.env_settings, **rendered)
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> list[dict[str, Any]]:
         """Plays a greedy episode, and returns one row: its number, seed, return, length, and whether it terminated."""
@@ -326,31 +314,29 @@ class Agent(LitModule):
 
     def training_state(self) -> dict[str, Any]:
         """What a checkpoint holds of this process, beyond weights and counters, to resume exactly."""
+        replay = self.buffer is not None and self.hparams.save_replay
         return {
             "hparams": {name: self.hparams[name] for name in self.resume_must_match},
-            "buffer": self.buffer.state_dict() if self.hparams.save_replay else None,
+            "buffer": self.buffer.state_dict() if replay else None,
             "collector": self.collector.state_dict(),
             "rng": get_env_state(self.rng),
         }
 
     def load_training_state(self, state: dict[str, Any]) -> None:
-        """Resumes from a training state; what it lacks starts anew.
-
-        Raises:
-            ValueError: It is of an agent with other hyperparameters, which it doesn't fit.
-        """
+        """Resumes from a training state; what it lacks starts anew."""
         for name, value in state["hparams"].items():
             if self.hparams[name] != value:
                 raise ValueError(
-                    f"the checkpoint was written with {name} {value}, not {self.hparams[name]}: its replay does not fit"
+                    f"the checkpoint was written with {name} {value}, not {self.hparams[name]}: its state does not fit"
                 )
         if state["buffer"] is not None:
             self.buffer.load_state_dict(state["buffer"])
-        else:
+        elif self.buffer is not None:
             rank_zero_info("The checkpoint holds no replay: the buffer is filled anew first")
         if not self.collector.load_state_dict(state["collector"]):
             rank_zero_info(f"The state of {self.hparams.env_id} cannot be saved: its environments start new episodes")
-            self.buffer.drop_pending()
+            if self.buffer is not None:
+                self.buffer.drop_pending()
             self.collector.reset((self.seed_for("train") + self.env_steps) % 2**32)  # not the first episodes again
         self.rng = set_env_state(self.rng, state["rng"])
 

@@ -188,16 +188,7 @@ class ReplayBuffer:
             index = torch.searchsorted(sums, mass, right=True).clamp(max=self.size - 1)  # the product may round up
             weight = (self.size * self.priority[index] / sums[-1]) ** -self.beta
             weight = (weight / weight.amax(dim=-1, keepdim=True)).float()
-        return Transitions(
-            self.observation[index],
-            self.action[index],
-            self.reward[index],
-            self.next_observation[index],
-            self.terminated[index],
-            self.discount[index],
-            weight,
-            index,
-        )
+        return Transitions(*(getattr(self, name)[index] for name in FIELDS), weight, index)
 
     def update(self, index: Tensor, error: Tensor) -> None:
         """Sets the priorities of sampled transitions from their errors, both `(batch,)`; nothing in uniform replay."""
@@ -225,13 +216,6 @@ class ReplayBuffer:
                 self.generator.set_state(value)
             else:
                 getattr(self, name)[: len(value)] = value
-
-
-def check_capacity(buffer_size: int, **counts: int) -> None:
-    """Raises a ValueError if the buffer can't hold one of the numbers of transitions, by name."""
-    for name, count in counts.items():
-        if buffer_size < count:
-            raise ValueError(f"buffer_size is {buffer_size}, but {name} is {count}: the buffer must hold as many")
 
 
 class ReplayDataset(IterableDataset[Transitions]):

@@ -11,7 +11,7 @@ Legend: N - environments, G - gradient steps per training step, B - transitions 
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -20,14 +20,13 @@ from gymnasium import spaces
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
-from torch.utils.data import DataLoader
 from typing_extensions import override
 
-from lit_models.common.arguments import NonNegativeInt, PositiveFloat, PositiveInt, UnitInterval, check_arguments
+from lit_models.common.arguments import NonNegativeInt, PositiveFloat, PositiveInt, Range, UnitInterval, check_arguments
 from lit_models.training.means import EpochMeans
 from rl.agent import Agent
-from rl.buffers import ReplayBuffer, ReplayDataset, Transitions, check_capacity
-from rl.networks import Activation, Decay, PolyakCoefficient, QNetwork, is_image
+from rl.buffers import ReplayBuffer, ReplayDataset, Transitions
+from rl.networks import Activation, PolyakCoefficient, QNetwork, is_image
 
 
 class DQN(Agent):
@@ -108,7 +107,7 @@ class DQN(Agent):
         batch_size: PositiveInt = 64,
         tau: PolyakCoefficient = 1.0,
         target_update_interval: PositiveInt = 50,
-        ema_decay: Decay = 0.0,
+        ema_decay: Annotated[float, Range(0, below=1)] = 0.0,
         epsilon_end: UnitInterval = 0.05,
         epsilon_steps: NonNegativeInt = 10_000,
         steps_per_epoch: PositiveInt = 2_000,
@@ -121,7 +120,10 @@ class DQN(Agent):
     ) -> None:
         super().__init__(optimizer, lr_scheduler)
         check_arguments(DQN, locals())
-        check_capacity(buffer_size, batch_size=batch_size, learning_starts=learning_starts)
+        if buffer_size < (least := max(batch_size, learning_starts)):
+            raise ValueError(f"buffer_size is {buffer_size}: batch_size and learning_starts need {least} or more")
+        if not prioritized and (priority_alpha, priority_beta) != (0.6, 0.4):
+            raise ValueError("priority_alpha and priority_beta are of prioritized replay: set prioritized to true")
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.inspect_env()
         self.num_actions, self.action_start = int(self.action_space.n), int(self.action_space.start)
@@ -168,27 +170,28 @@ class DQN(Agent):
     @override
     def make_buffer(self, seed: int) -> ReplayBuffer:
         hp, example = self.hparams, self.example_input_array[0]
+        self.warmed_up = False
         same = {name: hp[name] for name in ("num_envs", "n_steps", "gamma", "prioritized")}
         return ReplayBuffer(hp.buffer_size, example.shape, example.dtype, alpha=hp.priority_alpha, seed=seed, **same)
 
     @override
-    def train_dataloader(self) -> DataLoader:
+    def train_dataset(self) -> ReplayDataset:
         shape = (self.hparams.gradient_steps, self.hparams.batch_size)
-        dataset = ReplayDataset(self.buffer, self.collect, self.batches_per_epoch, shape)
-        return DataLoader(dataset, batch_size=None, generator=torch.Generator())
+        return ReplayDataset(self.buffer, self.collect, self.batches_per_epoch, shape)
 
     @torch.no_grad()
     def collect(self) -> None:
         """Adds a rollout to the replay buffer; the first one lasts until learning starts."""
-        steps = 0
-        while steps < self.hparams.rollout_steps or self.warming_up:
+        hp, end = self.hparams, self.buffer.steps + self.hparams.rollout_steps
+        while self.buffer.steps < end or not self.warmed_up:
             observation = self.collector.observation  # (N, ...)
             greedy = self.network(observation.to(self.device)).argmax(dim=1).cpu().numpy() + self.action_start
             action = self.explore(greedy, self.rng)  # (N,)
             self.buffer.add(observation, torch.from_numpy(action - self.action_start), *self.step_envs(action))
-            steps += 1
-        if self.hparams.prioritized:
-            self.buffer.beta = self.beta
+            if not self.warmed_up and self.buffer.steps * hp.num_envs * self.trainer.world_size >= hp.learning_starts:
+                # n-step returns take n steps. Processes collect equally many, or their counters would differ.
+                self.warmed_up = self.trainer.strategy.reduce_boolean_decision(self.buffer.size > 0)
+        self.buffer.beta = self.beta
 
     @torch.no_grad()
     def td_target(self, batch: Transitions) -> Tensor:
@@ -206,10 +209,9 @@ class DQN(Agent):
         parameters = list(self.network.parameters())
         averaged = [] if self.ema_network is None else list(self.ema_network.parameters())
         targets = self.td_target(batch)
-        losses, values = [], []
-        minibatches = zip(batch.observation, batch.action, batch.weight, targets, strict=True)
-        for observation, action, weight, target in minibatches:
-            value = self.network(observation).gather(1, action[:, None]).squeeze(1).to(target.dtype)  # (B,)
+        steps = []
+        for obs, action, weight, target in zip(batch.observation, batch.action, batch.weight, targets, strict=True):
+            value = self.network(obs).gather(1, action[:, None]).squeeze(1).to(target.dtype)  # (B,)
             loss = (weight * loss_function(value, target, reduction="none")).mean()
             for parameter in parameters:  # zero_grad takes ten times as long
                 parameter.grad = None
@@ -217,12 +219,11 @@ class DQN(Agent):
             optimizer.step()
             if averaged:
                 self.ema_update(averaged, parameters, None)
-            losses.append(loss.detach())
-            values.append(value.detach())
-        values = torch.stack(values)  # (G, B)
+            steps.append((loss.detach(), value.detach()))
+        losses, values = map(torch.stack, zip(*steps, strict=True))  # (G,), (G, B)
         self.buffer.update(batch.index, targets - values)
         self.gradient_steps += len(losses)
         if self.gradient_steps // len(losses) % self.hparams.target_update_interval == 0:
             self.polyak_update(list(self.target.parameters()), parameters, None)
         self.step_schedules("step")
-        self.track(loss=torch.stack(losses), q_mean=values.mean(dim=1))
+        self.track(loss=losses, q_mean=values.mean(dim=1))

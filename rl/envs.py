@@ -12,29 +12,31 @@ from gymnasium import error, spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.wrappers import FrameStackObservation, GrayscaleObservation, RecordVideo
 
+from lit_models.common.messages import missing_extra
+
 # The action spaces that an agent can ask for, as an error message puts them.
 ACTIONS = {spaces.Discrete: "one Discrete choice, not several at once", spaces.Box: "a Box of continuous numbers"}
 
 
 @contextlib.contextmanager
-def make_errors(env_id: str) -> Iterator[None]:
-    """Turns whatever goes wrong while an environment is made into a ValueError of one line, with a way out."""
+def env_errors(env_id: str, when: str = "") -> Iterator[None]:
+    """Turns whatever an environment raises, while it is made or `when`, into a ValueError with a way out."""
     try:
         yield
     except error.DependencyNotInstalled as reason:
-        if "box2d" in str(reason).lower():
-            raise ValueError(f"{env_id} needs the extra box2d: pip install -e '.[box2d]'") from reason
-        if "pygame" in str(reason) or "moviepy" in str(reason).lower():
-            raise ValueError("a video needs the extra video: pip install -e '.[video]'") from reason
+        needed = str(reason).lower()
+        if "pygame" in needed or "moviepy" in needed:  # that of rendering Box2D names box2d, too
+            raise ValueError(missing_extra("video", "a video")) from reason
+        if "box2d" in needed:
+            raise ValueError(missing_extra("box2d", env_id)) from reason
         raise ValueError(f"{env_id} is not complete: {reason}") from reason
     except error.UnregisteredEnv as reason:
         close = difflib.get_close_matches(env_id, gymnasium.registry, n=3)
         hint = f"; did you mean {' or '.join(repr(name) for name in close)}?" if close else f": {reason}"
         raise ValueError(f"there is no environment '{env_id}'{hint}") from reason
-    except (error.Error, ImportError, TypeError, ValueError) as reason:
-        raise ValueError(f"cannot make {env_id}: {reason}") from reason
     except Exception as reason:
-        raise ValueError(f"cannot make {env_id}: it raised {type(reason).__name__}: {reason}") from reason
+        where = f"{env_id} {when}: the environment raised" if when else f"cannot make {env_id}:"
+        raise ValueError(f"{where} {type(reason).__name__}: {reason}") from reason
 
 
 def make_env(
@@ -58,13 +60,22 @@ def make_env(
 
     Raises:
         ValueError: There is no such environment, or it needs a package that is missing.
+        OSError: Videos cannot be written to the folder.
     """
-    with make_errors(env_id):
+    with env_errors(env_id):
         rendered = {} if render_mode is None else {"render_mode": render_mode}  # not every environment has the keyword
         env = gymnasium.make(env_id, **(env_options or {}), **rendered)
         for wrapper in wrappers(grayscale, frame_stack):
             env = wrapper(env)
-        return env if video_folder is None else RecordVideo(env, video_folder)
+        if video_folder is None:
+            return env
+        try:
+            return RecordVideo(env, video_folder)
+        except OSError as reason:
+            denied = reason
+    raise OSError(
+        f"cannot write videos to {video_folder} ({denied.strerror}): give another folder with --video"
+    ) from denied
 
 
 def make_vector_env(
@@ -94,7 +105,7 @@ def make_vector_env(
     Raises:
         ValueError: There is no such environment, or it resets itself in another mode.
     """
-    with make_errors(env_id):
+    with env_errors(env_id):
         mode = "vector_entry_point" if is_vectorized(env_id, grayscale, frame_stack) else vectorization
         wrap = wrappers(grayscale, frame_stack)
         envs = gymnasium.make_vec(env_id, num_envs, mode, wrappers=wrap, **(env_options or {}))
@@ -119,14 +130,7 @@ def wrappers(grayscale: bool, frame_stack: int) -> list[Any]:
 
 
 def check_spaces(env_id: str, env: gymnasium.Env, agent: str, action_spaces: tuple[type[spaces.Space], ...]) -> None:
-    """Raises a ValueError unless the actions are of a kind that the agent takes, and observations a Box.
-
-    Args:
-        env_id: The environment's id.
-        env: The environment.
-        agent: Name of the agent's class.
-        action_spaces: The kinds of action spaces that it takes.
-    """
+    """Raises a ValueError unless the actions are of a kind that the agent takes, and observations a Box."""
     action, observation = env.action_space, env.observation_space
     if not isinstance(action, action_spaces):
         if isinstance(action, spaces.Box):

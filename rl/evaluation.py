@@ -6,7 +6,8 @@ import gymnasium
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from rl.rollout import env_errors, reset, step
+from rl.envs import env_errors
+from rl.rollout import reset, step
 
 Policy = Callable[[np.ndarray], np.ndarray]
 
@@ -22,9 +23,6 @@ def play_episodes(envs: VectorEnv, policy: Policy, episodes: int, seed: int) -> 
         policy: Observations `(N, ...)` -> actions `(N, ...)`.
         episodes: Number of episodes.
         seed: Seed of the environments.
-
-    Raises:
-        ValueError: See `rl.rollout.step`.
     """
     count = envs.num_envs
     left = np.full(count, episodes // count) + (np.arange(count) < episodes % count)
@@ -55,12 +53,9 @@ def play_episode(
         policy: Observation -> action.
         seed: Seed of the environment.
         frames: Where to append rendered images `(height, width, 3)`; needs `render_mode="rgb_array"`.
-
-    Raises:
-        ValueError: The environment raised something.
     """
     total, length, terminated, truncated = 0.0, 0, False, False
-    with env_errors(f"{env.spec.id} with seed {seed}"):
+    with env_errors(env.spec.id, f"with seed {seed}"):
         observation, _ = env.reset(seed=seed)
         while not (terminated or truncated):
             if frames is not None:

@@ -18,7 +18,6 @@ from lit_models.common.arguments import Range
 
 Activation = Literal["relu", "silu", "tanh"]
 PolyakCoefficient = Annotated[float, Range(above=0, high=1)]  # 1 copies
-Decay = Annotated[float, Range(0, below=1)]  # of a moving average
 
 
 class QNetwork(nn.Module):
@@ -34,9 +33,6 @@ class QNetwork(nn.Module):
         layer_norm: Layer normalization (Ba et al. 2016, https://arxiv.org/abs/1607.06450) before each activation,
             without learned scale and shift.
         dueling: Q-values are the state's value plus the advantages of the actions minus their mean.
-
-    Raises:
-        ValueError: The images are too small for the convolutions.
     """
 
     def __init__(
@@ -85,11 +81,7 @@ def is_image(space: spaces.Box) -> bool:
 
 
 def make_convolutions(shape: Sequence[int]) -> nn.Sequential:
-    """DQN's convolutions, for images `(batch, channels, height, width)`.
-
-    Raises:
-        ValueError: The images are too small.
-    """
+    """DQN's convolutions, for images of the shape `(batch, channels, height, width)`."""
     _, channels, height, width = shape
     if min(height, width) < 36:
         raise ValueError(f"images of {height}x{width} pixels are too small: the convolutions take 36 or more")

@@ -1,16 +1,14 @@
 """Rollouts: collects transitions from the training environments."""
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import gymnasium
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from rl.env_state import get_env_state, set_env_state
+from rl.envs import env_errors
 
 FIELDS = ("observation", "done", "episode_return", "episode_length")  # where each environment is
 
@@ -61,9 +59,6 @@ class Collector:
         Args:
             action: Actions `(N, ...)`.
             env_steps: Number of environment steps before, for error messages.
-
-        Raises:
-            ValueError: See `step`.
         """
         arrays = step(self.envs, action, env_steps)
         next_observation, reward, terminated, truncated = (torch.tensor(part) for part in arrays)
@@ -94,49 +89,28 @@ class Collector:
         return True
 
 
-@contextlib.contextmanager
-def env_errors(where: str) -> Iterator[None]:
-    """Turns whatever an environment raises into a ValueError that says where."""
-    try:
-        yield
-    except gymnasium.error.DependencyNotInstalled as reason:  # only rendering needs more by now
-        raise ValueError("a video needs the extra video: pip install -e '.[video]'") from reason
-    except Exception as reason:
-        raise ValueError(f"{where}: the environment raised {type(reason).__name__}: {reason}") from reason
-
-
 def reset(envs: VectorEnv, seed: int) -> np.ndarray:
-    """Resets N environments, and returns their first observations `(N, ...)`.
-
-    Raises:
-        ValueError: An environment raised something, or returned an infinite number or NaN.
-    """
-    where = f"{envs.spec.id} at its start"
-    with env_errors(where):
+    """Resets N environments, and returns their first observations `(N, ...)`."""
+    env_id, when = envs.spec.id, "at its start"
+    with env_errors(env_id, when):
         observation = envs.reset(seed=seed)[0]
-    check_finite(where, "observation", observation)
+    check_finite(f"{env_id} {when}", "observation", observation)
     return observation
 
 
 def step(envs: VectorEnv, action: np.ndarray, env_steps: int) -> tuple[np.ndarray, ...]:
-    """Steps N environments.
+    """Steps N environments, and returns their observations `(N, ...)`, rewards, terminated and truncated, `(N,)` each.
 
     Args:
         envs: Environments from `make_vector_env`.
         action: Actions `(N, ...)`.
         env_steps: Number of environment steps before, for error messages.
-
-    Returns:
-        Observation `(N, ...)`, reward, terminated and truncated, `(N,)` each.
-
-    Raises:
-        ValueError: An environment raised something, or returned an infinite number or NaN.
     """
-    where = f"{envs.spec.id} at step {env_steps}"
-    with env_errors(where):
+    env_id, when = envs.spec.id, f"at step {env_steps}"
+    with env_errors(env_id, when):
         observation, reward, terminated, truncated, _ = envs.step(action)
-    check_finite(where, "observation", observation)
-    check_finite(where, "reward", reward)
+    check_finite(f"{env_id} {when}", "observation", observation)
+    check_finite(f"{env_id} {when}", "reward", reward)
     return observation, reward, terminated, truncated
 
 

@@ -167,7 +167,7 @@ class CLI(LightningCLI):
                 "--video",
                 type=str | None,
                 default=None,
-                help="A folder for films of an agent's episodes 0, 1, 8, 27, 64, ...; none, if not given.",
+                help="A folder for videos of an agent's episodes 0, 1, 8, 27, 64, ...; none, if not given.",
             )
         return parser
 

@@ -13,12 +13,16 @@ def suggest(name: str, candidates: Iterable[str], prefix: str = "") -> str:
     return f"; did you mean '{prefix}{close[0]}'?" if close else ""
 
 
+def missing_extra(extra: str, purpose: str) -> str:
+    """That something needs an extra, and how to install it."""
+    return f"{purpose} needs the extra {extra}: pip install -e '.[{extra}]'"
+
+
 def require_extra(extra: str, purpose: str, *packages: str) -> None:
     """Raises a ValueError that names the extra to install, where one of its packages is missing."""
     missing = [package for package in packages if importlib.util.find_spec(package) is None]
     if missing:
-        names = ", ".join(missing)
-        raise ValueError(f"{purpose} needs the extra {extra}: pip install -e '.[{extra}]' (no {names} here)")
+        raise ValueError(f"{missing_extra(extra, purpose)} (no {', '.join(missing)} here)")
 
 
 def format_list(names: Sequence[str]) -> str:

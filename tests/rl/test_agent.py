@@ -17,15 +17,18 @@ from gymnasium import spaces
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.strategies import FSDPStrategy
+from lightning.pytorch.strategies import FSDPStrategy, SingleDeviceStrategy
 from PIL import Image
 from small import QUIET, small_agent
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
+from torch.utils.data import IterableDataset
 
 from lit_models.cli import main as cli
 from rl import DQN
-from rl.agent import COUNTERS
+from rl.agent import COUNTERS, Agent
+from rl.envs import env_errors
 
 CARTPOLE = ROOT / "configs" / "dqn_cartpole.yaml"
 
@@ -124,6 +127,93 @@ def test_resume_without_replay_or_env_state(tmp_path, caplog):
     assert agent.buffer.size > 100
 
 
+class OnPolicy(Agent):
+    """The least that learns without replay: a step of the policy gradient for every step of the environments."""
+
+    action_spaces = (spaces.Discrete,)
+
+    def __init__(self):
+        super().__init__(torch.optim.Adam, None)
+        options = {
+            "env_id": "CartPole-v1",
+            "num_envs": 2,
+            "steps_per_epoch": 40,
+            "rollout_steps": 1,
+            "eval_episodes": 2,
+        }
+        fixed = {"env_options": None, "vectorization": "sync", "grayscale": False, "frame_stack": 1}
+        off = {"gradient_steps": 1, "max_grad_norm": None, "eval_video": False, "test_episodes": 2}
+        self.save_hyperparameters(options | fixed | off)
+        self.inspect_env()
+        self.network = nn.Linear(4, 2)
+
+    def greedy(self, observation):
+        return self.network(observation).argmax(dim=1)
+
+    def train_dataset(self):
+        return Rollouts(self)
+
+    def training_step(self, batch, batch_idx):
+        log_probability, reward = batch
+        self.optimizers().zero_grad()
+        self.manual_backward(-(log_probability * reward).mean())
+        self.optimizers().step()
+        self.gradient_steps += 1
+
+
+class Rollouts(IterableDataset):
+    def __init__(self, agent):
+        self.agent = agent
+
+    def __len__(self):
+        return self.agent.batches_per_epoch
+
+    def __iter__(self):
+        for _ in range(len(self)):
+            policy = torch.distributions.Categorical(logits=self.agent.network(self.agent.collector.observation))
+            action = torch.from_numpy(self.agent.rng.integers(2, size=2))
+            yield policy.log_prob(action), self.agent.step_envs(action.numpy()).reward
+
+
+def test_on_policy_agents_have_no_buffer(tmp_path, caplog):
+    def train(epochs, path=None):
+        seed_everything(3)
+        agent, trainer = OnPolicy(), Trainer(max_epochs=epochs, enable_checkpointing=False, **QUIET)
+        trainer.fit(agent, ckpt_path=path, weights_only=True)
+        trainer.save_checkpoint(tmp_path / f"{epochs}.ckpt")
+        return agent
+
+    whole = train(3)
+    train(2)
+    resumed = train(3, tmp_path / "2.ckpt")
+    assert resumed.buffer is None
+    assert resumed.env_steps == whole.env_steps == 120
+    assert torch.equal(resumed.network.weight, whole.network.weight)
+    assert "replay" not in caplog.text
+
+
+def test_processes_agree_on_the_warm_up_once(monkeypatch):
+    asked, asked_by_collect = [], []
+    reduce = SingleDeviceStrategy.reduce_boolean_decision
+    monkeypatch.setattr(
+        SingleDeviceStrategy,
+        "reduce_boolean_decision",
+        lambda *given, **named: asked.append(0) or reduce(*given, **named),
+    )
+
+    class Counted(DQN):
+        def collect(self):
+            before = len(asked)
+            super().collect()
+            asked_by_collect.append(len(asked) - before)
+
+    agent = Counted(num_envs=4, steps_per_epoch=200, learning_starts=100, eval_episodes=1)
+    for _ in range(2):  # a second fit has a new buffer to fill
+        Trainer(max_epochs=1, enable_checkpointing=False, **QUIET).fit(agent)
+        assert agent.buffer.steps == 100 // 4 + 49  # the first of 50 batches waits for the warm-up
+    assert asked_by_collect == [1, *[0] * 49] * 2
+
+
 def test_resume_in_another_env_is_refused(tmp_path):
     agent, trainer = small_agent(), Trainer(max_epochs=1, enable_checkpointing=False, **QUIET)
     trainer.fit(agent)
@@ -167,7 +257,7 @@ class Compared(Callback):
         both = agent.all_gather({"parameters": parameters, "seen": agent.buffer.observation[:50]})
         assert torch.equal(*both["parameters"]), "the parameters differ"
         assert not torch.equal(*both["seen"]), "both play the same episodes"
-        assert not torch.equal(parameters, start), "nothing was learnt"
+        assert not torch.equal(parameters, start), "nothing was learned"
         assert agent.env_steps == 2 * 400, agent.env_steps
         trainer.save_checkpoint("two.ckpt")
 
@@ -209,7 +299,7 @@ def test_resume_with_other_hyperparameters_is_refused(tmp_path):
     agent, trainer = small_agent(), Trainer(max_epochs=1, enable_checkpointing=False, **QUIET)
     trainer.fit(agent)
     trainer.save_checkpoint(tmp_path / "four.ckpt")
-    message = "the checkpoint was written with num_envs 4, not 2: its replay does not fit"
+    message = "the checkpoint was written with num_envs 4, not 2: its state does not fit"
     with pytest.raises(ValueError, match=message):
         Trainer(max_epochs=2, **QUIET).fit(small_agent(num_envs=2), ckpt_path=tmp_path / "four.ckpt", weights_only=True)
 
@@ -238,16 +328,27 @@ def test_import_brings_no_other_model():
     [
         ({"env_id": "CartPol-v1"}, "there is no environment 'CartPol-v1'; did you mean 'CartPole-v"),
         ({"env_id": "CartPole-v7"}, "there is no environment 'CartPole-v7'; did you mean 'CartPole-v1' or"),
-        ({"env_id": "nowhere:CartPole-v1"}, "cannot make nowhere:CartPole-v1: No module named 'nowhere'"),
+        (
+            {"env_id": "nowhere:CartPole-v1"},
+            "cannot make nowhere:CartPole-v1: ModuleNotFoundError: No module named 'nowhere'",
+        ),
         ({"env_id": "Pendulum-v1"}, r"actions of Pendulum-v1 are continuous, .* SAC or TD3 takes them"),
         ({"env_id": "DictSeen-v0"}, "observations of DictSeen-v0 are a Dict of several: .* FlattenObservation"),
         ({"env_id": "TupleSeen-v0"}, "observations of TupleSeen-v0 are a Tuple of several: .* FlattenObservation"),
         ({"env_id": "NumberSeen-v0"}, r"are Discrete\(3\): DQN takes a Box of numbers"),
         ({"env_id": "ManyActions-v0"}, r"are MultiDiscrete\(\[2 2\]\): DQN takes one Discrete choice"),
-        ({"env_options": {"colour": 3}}, "cannot make CartPole-v1: .*colour"),
-        ({"grayscale": True}, "cannot make CartPole-v1: GrayscaleObservation requires an image"),
-        ({"buffer_size": 50}, "buffer_size is 50, but batch_size is 64: the buffer must hold as many"),
-        ({"buffer_size": 500}, "buffer_size is 500, but learning_starts is 1000"),
+        ({"env_options": {"color": 3}}, "cannot make CartPole-v1: TypeError: .*color"),
+        ({"grayscale": True}, "cannot make CartPole-v1: ValueError: GrayscaleObservation requires an image"),
+        (
+            {"buffer_size": 50, "learning_starts": 9},
+            "buffer_size is 50: batch_size and learning_starts need 64 or more",
+        ),
+        ({"buffer_size": 500}, "buffer_size is 500: batch_size and learning_starts need 1000 or more"),
+        (
+            {"priority_alpha": 0.5},
+            "priority_alpha and priority_beta are of prioritized replay: set prioritized to true",
+        ),
+        ({"priority_beta": 1.0}, "priority_alpha and priority_beta are of prioritized replay: set prioritized to true"),
         ({"gamma": 1.5}, "gamma is 1.5: it must be at least 0 and at most 1"),
         ({"num_envs": 0}, "num_envs is 0: it must be at least 1"),
     ],
@@ -264,6 +365,34 @@ def test_missing_package_is_named(monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(ValueError, match=r"LunarLander-v3 needs the extra box2d: pip install -e '.\[box2d\]'"):
         DQN("LunarLander-v3")
+
+
+@pytest.mark.parametrize("when", ["", "at step 12"])
+@pytest.mark.parametrize(
+    ("reason", "message"),
+    [
+        (
+            'pygame is not installed, run `pip install "gymnasium[box2d]"`',
+            r"a video needs the extra video: pip install",
+        ),
+        (
+            'MoviePy is not installed, run `pip install "gymnasium[other]"`',
+            r"a video needs the extra video: pip install",
+        ),
+        ("mujoco is not installed", "Own-v0 is not complete: mujoco is not installed"),
+    ],
+)
+def test_missing_extra_is_named(reason, message, when):
+    with pytest.raises(ValueError, match=message), env_errors("Own-v0", when):
+        raise gymnasium.error.DependencyNotInstalled(reason)
+
+
+def test_videos_need_a_folder(tmp_path):
+    (tmp_path / "file").touch()
+    agent = small_agent()
+    agent.video_folder = str(tmp_path / "file" / "videos")
+    with pytest.raises(OSError, match=r"cannot write videos to .*file/videos \(Not a directory\): give another folder"):
+        Trainer(**QUIET).predict(agent)
 
 
 @pytest.mark.parametrize(
@@ -350,7 +479,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
         (["fit", "--model=DQN", "--model.duelling=true"], "'duelling'; did you mean 'dueling'?"),
         (["fit", "--model=DQN", "--data=MNISTDataModule"], "leave out --data MNISTDataModule"),
         (["fit", "--model=DQN", "--model.optimizer=LBFGS"], "error: LBFGS evaluates the loss several times a step"),
-        (["fit", "--model=DQN", "--model.buffer_size=10"], "error: buffer_size is 10, but batch_size is 64"),
+        (["fit", "--model=DQN", "--model.buffer_size=10"], "error: buffer_size is 10: batch_size and"),
     ],
 )
 def test_command_line_errors_are_one_line(args, message, tmp_path, capsys):

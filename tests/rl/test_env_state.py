@@ -16,7 +16,7 @@ from rl.envs import make_vector_env
 @pytest.mark.parametrize(
     ("env_id", "options"),
     [
-        ("CartPole-v1", {}),  # vectorised by itself
+        ("CartPole-v1", {}),  # vectorized by itself
         ("Acrobot-v1", {}),
         ("MountainCar-v0", {"frame_stack": 3}),
         ("Screen-v0", {"grayscale": True}),
