@@ -14,6 +14,7 @@ from lit_models.faces.face_embedder import FaceEmbedder
 from lit_models.faces.verification import stranger_similarities, threshold_at
 
 FORMAT = "1"
+UNKNOWN = "unknown"  # the name of everybody else
 FIELD_TYPES = {"model": str, "names": list, "detect": bool, "detector": str | None}
 FIELD_TYPES |= {"margin": int | float, "far": int | float | None, "threshold": int | float}
 
@@ -44,7 +45,7 @@ class GalleryMetadata:
         for key, kind in FIELD_TYPES.items():
             value = getattr(self, key)
             if not isinstance(value, kind) or (kind is list and not all(isinstance(name, str) for name in value)):
-                raise ValueError(f"{key} is {value!r}, which it cannot be")
+                raise ValueError(f"{key} has a value of another type: {value!r}")
 
 
 class Gallery:
@@ -82,18 +83,22 @@ class Gallery:
         values, pictures = (embeddings @ self.embeddings.T).max(dim=1)
         return self.labels[pictures], values
 
+    def identify(self, embeddings: Tensor) -> list[tuple[str, float]]:
+        """Name of the most similar person, or "unknown", and the similarity to them, for each of `(faces, dim)`."""
+        labels, values = (found.tolist() for found in self.nearest(embeddings))
+        names = self.metadata.names
+        return [
+            (names[label] if value >= self.metadata.threshold else UNKNOWN, value)
+            for label, value in zip(labels, values, strict=True)
+        ]
+
     def choose_threshold(self, far: float) -> None:
         """Chooses the threshold for a false-accept rate, with every picture as a stranger's to all other people."""
         similarities = stranger_similarities(self.embeddings, self.labels)
         self.metadata.far, self.metadata.threshold = far, threshold_at(similarities, far)
 
     def save(self, path: Path) -> None:
-        """Writes the file.
-
-        Raises:
-            OSError: It can't be written.
-            ValueError: safetensors is missing.
-        """
+        """Writes the file."""
         require_safetensors()
         from safetensors.torch import save_file
 
@@ -107,12 +112,7 @@ class Gallery:
 
 
 def read_gallery(path: Path, model: FaceEmbedder) -> Gallery:
-    """Reads a gallery of this model.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not a gallery, is damaged or edited, or is of another model; safetensors is missing.
-    """
+    """Reads a gallery of this model, and refuses one that is damaged, edited, or of another model."""
     if not path.is_file():
         raise FileNotFoundError(f"no gallery {path}: make one with python -m lit_models enrol")
     require_safetensors()
