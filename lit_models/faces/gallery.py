@@ -62,8 +62,7 @@ class Gallery:
 
     def put(self, name: str, embeddings: Tensor) -> bool:
         """Enrols a person by embeddings `(pictures, dim)`, and returns whether this replaces earlier ones."""
-        replaced = name in self.metadata.names
-        if replaced:
+        if replaced := name in self.metadata.names:
             self.remove(name)
         self.labels = torch.cat([self.labels, torch.full((len(embeddings),), len(self.metadata.names))])
         self.embeddings = torch.cat([self.embeddings, embeddings])
@@ -104,11 +103,10 @@ class Gallery:
 
         tensors = {"embeddings": self.embeddings.contiguous(), "labels": self.labels.contiguous()}
         metadata = json.dumps(asdict(self.metadata))
+        header = {"gallery": FORMAT, "metadata": metadata, "sha256": checksum(metadata, tensors)}
         with atomic_write(path, "give another --gallery") as partial:
             partial.touch()  # raises an OSError, which safetensors doesn't
-            save_file(
-                tensors, partial, {"gallery": FORMAT, "metadata": metadata, "sha256": checksum(metadata, tensors)}
-            )
+            save_file(tensors, partial, header)
 
 
 def read_gallery(path: Path, model: FaceEmbedder) -> Gallery:
@@ -120,8 +118,7 @@ def read_gallery(path: Path, model: FaceEmbedder) -> Gallery:
 
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            names = file.keys()
+            header, names = file.metadata() or {}, file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a gallery, or is cut short") from error
@@ -130,17 +127,17 @@ def read_gallery(path: Path, model: FaceEmbedder) -> Gallery:
     try:
         if header["sha256"] != checksum(header["metadata"], tensors):
             raise ValueError("it is not what was written")
-        metadata = GalleryMetadata(**json.loads(header["metadata"]))
-        embeddings, labels = tensors["embeddings"], tensors["labels"]
+        gallery = Gallery(GalleryMetadata(**json.loads(header["metadata"])), tensors["embeddings"], tensors["labels"])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged, or was edited: enrol again") from error
-    if metadata.model != fingerprint(model):
+    if gallery.metadata.model != fingerprint(model):
         raise ValueError(f"{path} was made with another checkpoint: give that one, or enrol again into another gallery")
+    embeddings, labels = gallery.embeddings, gallery.labels
     valid = labels.ndim == 1 and embeddings.shape == (len(labels), model.hparams.embedding_dim)
     valid = valid and (embeddings.dtype, labels.dtype) == (torch.float32, torch.int64)
-    if not valid or not torch.isin(labels, torch.arange(len(metadata.names))).all():
+    if not valid or not torch.isin(labels, torch.arange(len(gallery.metadata.names))).all():
         raise ValueError(f"{path} is damaged, or was edited: enrol again")
-    return Gallery(metadata, embeddings, labels)
+    return gallery
 
 
 def checksum(text: str, tensors: dict[str, Tensor]) -> str:

@@ -20,7 +20,7 @@ from PIL import Image
 from datamodules.face_data.detection import FaceDetector, align
 from lit_models import FaceEmbedder, Net
 from lit_models.cli import main as cli
-from lit_models.faces.verification import compare, stranger_similarities, threshold_at
+from lit_models.faces.verification import stranger_similarities, threshold_at, verify_pairs
 from lit_models.training import figures
 
 pytest.importorskip("cv2", reason="needs the extra faces")
@@ -69,7 +69,7 @@ def embedder(place):
         optimizer.step()
     with torch.no_grad():
         embeddings, unseen = model.eval()(images[~training]), labels[~training]
-        result = compare(embeddings, unseen, torch.arange(len(unseen)), torch.zeros(len(unseen), dtype=torch.bool))
+        result = verify_pairs(embeddings, unseen, torch.arange(len(unseen)), torch.zeros(len(unseen), dtype=torch.bool))
         strangers = stranger_similarities(result.embeddings, result.labels, F.normalize(model.lda(model.prototypes)))
     model.threshold.fill_(threshold_at(result.impostor, 0.01))
     model.stranger_threshold.fill_(threshold_at(strangers, 0.01))
