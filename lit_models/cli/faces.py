@@ -246,20 +246,13 @@ def load_embedder(ckpt_path: str, modules: Modules = None) -> tuple[FaceEmbedder
 def empty_metadata(
     model: FaceEmbedder, trained: dict[str, Any], detect: bool | None, detector: str | None
 ) -> GalleryMetadata:
-    """Metadata of an empty gallery, with the preprocessing of training unless another is given.
-
-    Args:
-        model: The model.
-        trained: Hyperparameters of its training data.
-        detect: Whether faces are detected in the pictures.
-        detector: File of the YuNet detector.
-    """
+    """Metadata of an empty gallery, with the preprocessing of the `trained` data unless another is given."""
     detect = trained.get("detect", True) if detect is None else detect
     if detector and not detect:
         raise ValueError("--detector looks for faces, but --detect is false: leave one of them out")
     detector = (detector or trained.get("detector")) if detect else None
     margin = trained.get("margin", MARGIN)
-    return GalleryMetadata(fingerprint(model), [], detect, detector, margin, far=0.01, threshold=float("inf"))
+    return GalleryMetadata(fingerprint(model), [], detect, detector, margin, far=0.01, threshold=math.inf)
 
 
 def picture_files(path: Path) -> list[Path]:
@@ -303,25 +296,26 @@ def check_threshold(threshold: float | None) -> None:
 
 def update_threshold(known: Gallery, model: FaceEmbedder, far: float | None, threshold: float | None) -> None:
     """Chooses a gallery's threshold, unless one is given, or was given before."""
-    metadata = known.metadata
+    metadata, lowest = known.metadata, model.stranger_threshold.item()
+    metadata.far = metadata.far if far is None else far
     if threshold is not None:
         metadata.far, metadata.threshold = None, threshold
-    elif far is not None or metadata.far is not None:
-        metadata.far = metadata.far if far is None else far
-        if len(metadata.names) > 1:
-            known.choose_threshold(metadata.far)
-            if model.stranger_threshold.isfinite():  # those trained on are no sample of strangers
-                metadata.threshold = max(metadata.threshold, model.stranger_threshold.item())
-            else:
-                warnings.warn(
-                    "the model was not validated on people that it had not been trained on: if it was trained on those "
-                    "enrolled, strangers will be taken for them; give --threshold",
-                    stacklevel=2,
-                )
-        elif model.stranger_threshold.isfinite() or not metadata.names:
-            metadata.threshold = model.stranger_threshold.item()
-        else:
+    elif metadata.far is None:
+        return  # it was given before
+    elif len(metadata.names) < 2:
+        if metadata.names and not math.isfinite(lowest):
             raise ValueError("a threshold cannot be chosen with only one person: give --threshold, such as 0.5")
+        metadata.threshold = lowest
+    else:
+        known.choose_threshold(metadata.far)
+        if math.isfinite(lowest):  # those trained on are no sample of strangers
+            metadata.threshold = max(metadata.threshold, lowest)
+        else:
+            warnings.warn(
+                "the model was not validated on people that it had not been trained on: if it was trained on those "
+                "enrolled, strangers will be taken for them; give --threshold",
+                stacklevel=2,
+            )
 
 
 def describe_threshold(known: Gallery) -> str:

@@ -61,7 +61,7 @@ class GaborEnergy(nn.Module):
 
 
 def gabor_filters(wavelength: float) -> Tensor:
-    """Even, then odd filters `(2 * ORIENTATIONS, 1, size, size)`; a wave of amplitude 1 has energy 1."""
+    """Even, then odd filters `(12, 1, size, size)` of a wavelength in pixels; a wave of amplitude 1 has energy 1."""
     deviation = BANDWIDTH * wavelength
     reach = math.ceil(2.2 * deviation)
     y, x = torch.meshgrid(*[torch.arange(-reach, reach + 1, dtype=torch.float64)] * 2, indexing="ij")

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -15,8 +15,6 @@ from lit_models.faces.verification import stranger_similarities, threshold_at
 
 FORMAT = "1"
 UNKNOWN = "unknown"  # the name of everybody else
-FIELD_TYPES = {"model": str, "names": list, "detect": bool, "detector": str | None}
-FIELD_TYPES |= {"margin": int | float, "far": int | float | None, "threshold": int | float}
 
 
 @dataclass
@@ -25,7 +23,7 @@ class GalleryMetadata:
 
     Attributes:
         model: Fingerprint of the model that computed them.
-        names: The people, by label.
+        names: Names of the people, by label.
         detect: Whether faces are detected in the pictures.
         detector: File of the YuNet detector, if it is used.
         margin: Margin added on each side of a face, as a fraction of its side.
@@ -34,18 +32,20 @@ class GalleryMetadata:
     """
 
     model: str
-    names: list[str]
+    names: list
     detect: bool
     detector: str | None
-    margin: float
-    far: float | None
-    threshold: float
+    margin: int | float
+    far: int | float | None
+    threshold: int | float
 
     def __post_init__(self) -> None:
-        for key, kind in FIELD_TYPES.items():
-            value = getattr(self, key)
-            if not isinstance(value, kind) or (kind is list and not all(isinstance(name, str) for name in value)):
-                raise ValueError(f"{key} has a value of another type: {value!r}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, field.type):
+                raise ValueError(f"{field.name} has a value of another type: {value!r}")
+        if not all(isinstance(name, str) for name in self.names):
+            raise ValueError("names are not all of type str")
 
 
 class Gallery:

@@ -46,7 +46,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def embedder(place):
-    """The checkpoint of a model that has learnt to tell drawn people apart, with a threshold from other people."""
+    """The checkpoint of a model that has learned to tell drawn people apart, with a threshold from other people."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     detector, images, labels = FaceDetector(), [], []
