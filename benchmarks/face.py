@@ -22,9 +22,8 @@ from sklearn.svm import LinearSVC
 from torch import Tensor
 
 from benchmarks.common import median, prepare, spread, test, train
+from lit_models.cli.faces import FaceRecognizer, empty_metadata, load_embedder
 from lit_models.faces.gallery import Gallery
-from lit_models.faces.recognition import recognize
-from lit_models.faces.recognizer import FaceRecognizer, empty_metadata, load_embedder
 from lit_models.faces.verification import pair_similarities, roc
 from lit_models.training.figures import draw_boxes
 
@@ -119,20 +118,16 @@ def speed(checkpoint: str, root: Path, folder: Path) -> list[str]:
         metadata.threshold = -1.0
         embeddings = F.normalize(torch.randn(people, model.hparams.embedding_dim))
         known = Gallery(metadata, embeddings, torch.arange(people))
-        detections = recognizer.embed_faces(folder / "photograph.jpg")
+        _, faces, face_embeddings = recognizer.embed_faces(folder / "photograph.jpg")
 
         def identify(known: Gallery = known) -> None:
-            detections = recognizer.embed_faces(folder / "photograph.jpg")
-            captions = [name for _, name, _ in recognize(detections, known)]
-            draw_boxes(detections.picture, [face.box for face in detections.faces], captions).save(
-                folder / "copy.jpg", quality=90
-            )
+            picture, faces, embeddings = recognizer.embed_faces(folder / "photograph.jpg")
+            captions = [name for name, _ in known.identify(embeddings)]
+            draw_boxes(picture, [face.box for face in faces], captions).save(folder / "copy.jpg", quality=90)
 
         identify()
-        lines.append(
-            f"identify, {people} people: {len(detections.faces)} face, ms, median {median(timed(identify), 0)}"
-        )
-        matching = timed(lambda detections=detections, known=known: list(recognize(detections, known)))
+        lines.append(f"identify, {people} people: {len(faces)} face, ms, median {median(timed(identify), 0)}")
+        matching = timed(lambda known=known, embeddings=face_embeddings: known.identify(embeddings))
         lines.append(f"of it, to compare it with them: ms, median {median(matching, 2)}")
     return lines
 

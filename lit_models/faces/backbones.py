@@ -61,10 +61,7 @@ class GaborEnergy(nn.Module):
 
 
 def gabor_filters(wavelength: float) -> Tensor:
-    """Even, then odd filters `(2 * ORIENTATIONS, 1, size, size)` of a wavelength in pixels.
-
-    A wave of that wavelength and amplitude 1 has energy 1.
-    """
+    """Even, then odd filters `(12, 1, size, size)` of a wavelength in pixels; a wave of amplitude 1 has energy 1."""
     deviation = BANDWIDTH * wavelength
     reach = math.ceil(2.2 * deviation)
     y, x = torch.meshgrid(*[torch.arange(-reach, reach + 1, dtype=torch.float64)] * 2, indexing="ij")
@@ -78,12 +75,7 @@ def gabor_filters(wavelength: float) -> Tensor:
 
 
 class Residual(nn.Module):
-    """A residual block of two 3x3 convolutions, the identity at initialization.
-
-    Args:
-        channels: Channels of input and output.
-        hidden: Channels between the convolutions.
-    """
+    """A residual block of two 3x3 convolutions with `hidden` channels between them, the identity at initialization."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -112,10 +104,6 @@ def build_backbone(
         in_channels: Number of image channels, which torchvision's networks don't depend on.
         image_size: Height and width of the images.
         embedding_dim: Number of features of a torchvision network; at most those of the Gabor backbone.
-
-    Raises:
-        ValueError: The keywords don't go together; torchvision has no such network, or its last layer is not linear.
-        ConnectionError: The weights could not be downloaded.
     """
     if name is not None:
         return torchvision_backbone(name, weights, embedding_dim), embedding_dim
@@ -129,7 +117,7 @@ def build_backbone(
 
 def gabor_backbone(in_channels: int, image_size: int) -> tuple[nn.Sequential, int]:
     """The Gabor backbone, and its number of features: 775 for grayscale images, 825 for RGB."""
-    channels = in_channels + ORIENTATIONS * len(WAVELENGTHS)
+    channels = in_channels + ORIENTATIONS * len(WAVELENGTHS)  # 31
     features = channels * GRID_SIZE**2
     network = nn.Sequential(
         GaborEnergy(image_size),  # (batch, 31, 24, 24)
@@ -157,9 +145,6 @@ def torchvision_backbone(name: str, weights: str | None, features: int) -> nn.Mo
     if not isinstance(last, nn.Linear):
         raise ValueError(f"the last layer of {name} is no linear one: choose another backbone, such as resnet18")
     parent, _, attribute = path.rpartition(".")
-    setattr(
-        network.get_submodule(parent),
-        attribute,
-        nn.Sequential(nn.Linear(last.in_features, features, bias=False), nn.BatchNorm1d(features, affine=False)),
-    )
+    head = nn.Sequential(nn.Linear(last.in_features, features, bias=False), nn.BatchNorm1d(features, affine=False))
+    setattr(network.get_submodule(parent), attribute, head)
     return network

@@ -19,22 +19,14 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lit_models.common.arguments import (
-    AtLeastTwo,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    Range,
-    UnitInterval,
-    check_arguments,
-)
+from lit_models.common.arguments import AtLeastTwo, PositiveFloat, PositiveInt, Range, UnitInterval, check_arguments
 from lit_models.faces import verification
 from lit_models.faces.backbones import build_backbone
 from lit_models.faces.lda import OnlineLDA
-from lit_models.faces.margins import Margin, choose_size, with_margin
+from lit_models.faces.margins import PAPER_SIZES, Margin, with_margin
 from lit_models.faces.verification_plots import VerificationPlots
 from lit_models.module import LitModule
-from lit_models.training.data_checks import check_images, check_several, match_people
+from lit_models.training.data_checks import check_images
 from lit_models.training.means import EpochMeans
 
 
@@ -71,9 +63,8 @@ class FaceEmbedder(LitModule):
         result: The comparisons of the last validation or test.
 
     Raises:
-        ValueError: An argument is out of range; images have another size or other channels; the data have another
-            number of people; a training batch is a single image; torchvision has no such network, or its last layer is
-            not linear.
+        ValueError: An argument is out of range, or the data don't fit; torchvision has no such network, or its last
+            layer is not linear.
         ConnectionError: The weights could not be downloaded.
     """
 
@@ -84,10 +75,6 @@ class FaceEmbedder(LitModule):
     from_data = frozenset({"num_classes"})
     resume_may_change = frozenset({"weights"})  # the checkpoint has its own
 
-    threshold: Tensor
-    stranger_threshold: Tensor
-    prototypes: Tensor | None
-
     def __init__(
         self,
         in_channels: Literal[1, 3] = 1,
@@ -95,7 +82,7 @@ class FaceEmbedder(LitModule):
         embedding_dim: PositiveInt = 128,
         num_classes: AtLeastTwo | None = None,
         margin: Margin = "cosface",
-        margin_size: NonNegativeFloat | None = None,
+        margin_size: Annotated[float, Range(0)] | None = None,
         scale: PositiveFloat = 24.0,
         dropout: UnitInterval = 0.2,
         flip_average: bool = True,
@@ -106,12 +93,14 @@ class FaceEmbedder(LitModule):
     ) -> None:
         super().__init__(optimizer, lr_scheduler)
         check_arguments(FaceEmbedder, locals())
+        if margin == "none" and margin_size:
+            raise ValueError(f"margin_size is {margin_size}, but margin is none: leave it out, or choose a margin")
         self.network, features = build_backbone(backbone, weights, in_channels, image_size, embedding_dim)
         self.lda = OnlineLDA(features, embedding_dim)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.hparams.weights = None  # those it started from are in every checkpoint
         self.in_channels, self.image_size, self.sizes = in_channels, image_size, range(image_size, image_size + 1)
-        self.margin_size = choose_size(margin, margin_size)
+        self.margin_size = PAPER_SIZES[margin] if margin_size is None else margin_size
         self.register_parameter("head", None)
         self.register_buffer("prototypes", None)
         if num_classes is not None:
@@ -120,7 +109,7 @@ class FaceEmbedder(LitModule):
         self.register_buffer("stranger_threshold", torch.tensor(float("inf")))
         self.example_input_array = torch.zeros(1, in_channels, image_size, image_size, dtype=torch.uint8)
         self.means = EpochMeans(train=("loss", "accuracy"))
-        self.collector = verification.Collector()
+        self.collector = verification.EmbeddingCollector()
         self.result: verification.VerificationResult | None = None
         self.to(memory_format=torch.channels_last)
 
@@ -153,17 +142,35 @@ class FaceEmbedder(LitModule):
     def setup(self, stage: str) -> None:
         """Sizes the head for the people in the data."""
         super().setup(stage)
-        if stage == "fit":
-            self.hparams.num_classes = match_people(self, self.trainer.datamodule)
-            if self.head is None:
-                self._add_head(self.hparams.num_classes)
+        if stage != "fit":
+            return
+        data, expected = self.trainer.datamodule, self.hparams.num_classes
+        people = getattr(data, "num_classes", expected)
+        if people is None:
+            raise ValueError("the data do not say how many people they show: set model.num_classes")
+        if expected not in (None, people):
+            raise ValueError(
+                f"{type(data).__name__} has {people} people to train on, but num_classes of {type(self).__name__} is "
+                f"{expected}: leave model.num_classes out, or lit_models.load(path, num_classes={people}) for a fresh "
+                "head"
+            )
+        self.hparams.num_classes = people
+        if self.head is None:
+            self._add_head(people)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The loss of a batch `(images, labels)`, labels in 0..num_classes - 1."""
         images, labels = batch
-        check_several(labels)
+        if len(labels) < 2:  # which batch normalization doesn't take
+            raise ValueError(
+                "a training batch has 1 image, but takes 2 at least: raise data.identities_per_batch or "
+                "data.images_per_identity, or set drop_last in a loader of your own"
+            )
         features = self.features(self.normalize(images))
-        self._update_statistics(features.detach().float(), labels)
+        self.lda.update(features.detach(), labels)
+        same = (labels[:, None] == labels).sum(dim=1, keepdim=True)  # images of each one's person
+        changes = (features.detach().float() - self.prototypes[labels]) / same
+        self.prototypes.index_add_(0, labels, changes, alpha=0.1)
         dropped = F.normalize(F.dropout(features, self.hparams.dropout).float())
         cosines = F.linear(dropped, F.normalize(self.head.float()))  # (batch, num_classes)
         logits = self.hparams.scale * with_margin(cosines, labels, self.hparams.margin, self.margin_size)
@@ -176,7 +183,7 @@ class FaceEmbedder(LitModule):
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """The embeddings of a batch, which are compared at the end of the epoch."""
         if batch_idx == 0:
-            self.collector.reset()  # an evaluation that failed has left something
+            self.collector.batches.clear()  # an evaluation that failed has left something
         embeddings = self(batch[0])
         self.collector.update(self.trainer, embeddings, *batch[1:])
         return embeddings
@@ -199,8 +206,7 @@ class FaceEmbedder(LitModule):
 
     def predict_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> list[dict[str, Any]]:
         """One row per image of a batch of images and their files or labels: that, and the embedding's numbers."""
-        key = "label" if isinstance(batch[1], Tensor) else "file"
-        names = batch[1].tolist() if isinstance(batch[1], Tensor) else batch[1]
+        key, names = ("label", batch[1].tolist()) if isinstance(batch[1], Tensor) else ("file", batch[1])
         numbers = self(batch[0]).tolist()
         return [{key: name} | dict(enumerate(row)) for name, row in zip(names, numbers, strict=True)]
 
@@ -221,12 +227,6 @@ class FaceEmbedder(LitModule):
         features = len(self.lda.projection)
         self.head = nn.Parameter(nn.init.xavier_normal_(torch.empty(people, features)))
         self.prototypes = torch.zeros(people, features, dtype=torch.float32)
-
-    def _update_statistics(self, features: Tensor, labels: Tensor) -> None:
-        """Updates LDA and prototypes with a training batch."""
-        self.lda.update(features, labels)
-        same = (labels[:, None] == labels).sum(dim=1, keepdim=True)
-        self.prototypes.index_add_(0, labels, (features - self.prototypes[labels]) / same, alpha=0.1)
 
     def _embed(self, pixels: Tensor) -> Tensor:
         return F.normalize(self.lda(self.features(pixels)))

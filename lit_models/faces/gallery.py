@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import torch
@@ -14,8 +14,7 @@ from lit_models.faces.face_embedder import FaceEmbedder
 from lit_models.faces.verification import stranger_similarities, threshold_at
 
 FORMAT = "1"
-FIELD_TYPES = {"model": str, "names": list, "detect": bool, "detector": str | None}
-FIELD_TYPES |= {"margin": int | float, "far": int | float | None, "threshold": int | float}
+UNKNOWN = "unknown"  # the name of everybody else
 
 
 @dataclass
@@ -24,7 +23,7 @@ class GalleryMetadata:
 
     Attributes:
         model: Fingerprint of the model that computed them.
-        names: The people, by label.
+        names: Names of the people, by label.
         detect: Whether faces are detected in the pictures.
         detector: File of the YuNet detector, if it is used.
         margin: Margin added on each side of a face, as a fraction of its side.
@@ -33,18 +32,20 @@ class GalleryMetadata:
     """
 
     model: str
-    names: list[str]
+    names: list
     detect: bool
     detector: str | None
-    margin: float
-    far: float | None
-    threshold: float
+    margin: int | float
+    far: int | float | None
+    threshold: int | float
 
     def __post_init__(self) -> None:
-        for key, kind in FIELD_TYPES.items():
-            value = getattr(self, key)
-            if not isinstance(value, kind) or (kind is list and not all(isinstance(name, str) for name in value)):
-                raise ValueError(f"{key} is {value!r}, which it cannot be")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, field.type):
+                raise ValueError(f"{field.name} has a value of another type: {value!r}")
+        if not all(isinstance(name, str) for name in self.names):
+            raise ValueError("names are not all of type str")
 
 
 class Gallery:
@@ -61,8 +62,7 @@ class Gallery:
 
     def put(self, name: str, embeddings: Tensor) -> bool:
         """Enrols a person by embeddings `(pictures, dim)`, and returns whether this replaces earlier ones."""
-        replaced = name in self.metadata.names
-        if replaced:
+        if replaced := name in self.metadata.names:
             self.remove(name)
         self.labels = torch.cat([self.labels, torch.full((len(embeddings),), len(self.metadata.names))])
         self.embeddings = torch.cat([self.embeddings, embeddings])
@@ -82,37 +82,35 @@ class Gallery:
         values, pictures = (embeddings @ self.embeddings.T).max(dim=1)
         return self.labels[pictures], values
 
+    def identify(self, embeddings: Tensor) -> list[tuple[str, float]]:
+        """Name of the most similar person, or "unknown", and the similarity to them, for each of `(faces, dim)`."""
+        labels, values = (found.tolist() for found in self.nearest(embeddings))
+        names = self.metadata.names
+        return [
+            (names[label] if value >= self.metadata.threshold else UNKNOWN, value)
+            for label, value in zip(labels, values, strict=True)
+        ]
+
     def choose_threshold(self, far: float) -> None:
         """Chooses the threshold for a false-accept rate, with every picture as a stranger's to all other people."""
         similarities = stranger_similarities(self.embeddings, self.labels)
         self.metadata.far, self.metadata.threshold = far, threshold_at(similarities, far)
 
     def save(self, path: Path) -> None:
-        """Writes the file.
-
-        Raises:
-            OSError: It can't be written.
-            ValueError: safetensors is missing.
-        """
+        """Writes the file."""
         require_safetensors()
         from safetensors.torch import save_file
 
         tensors = {"embeddings": self.embeddings.contiguous(), "labels": self.labels.contiguous()}
         metadata = json.dumps(asdict(self.metadata))
+        header = {"gallery": FORMAT, "metadata": metadata, "sha256": checksum(metadata, tensors)}
         with atomic_write(path, "give another --gallery") as partial:
             partial.touch()  # raises an OSError, which safetensors doesn't
-            save_file(
-                tensors, partial, {"gallery": FORMAT, "metadata": metadata, "sha256": checksum(metadata, tensors)}
-            )
+            save_file(tensors, partial, header)
 
 
 def read_gallery(path: Path, model: FaceEmbedder) -> Gallery:
-    """Reads a gallery of this model.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not a gallery, is damaged or edited, or is of another model; safetensors is missing.
-    """
+    """Reads a gallery of this model, and refuses one that is damaged, edited, or of another model."""
     if not path.is_file():
         raise FileNotFoundError(f"no gallery {path}: make one with python -m lit_models enrol")
     require_safetensors()
@@ -120,8 +118,7 @@ def read_gallery(path: Path, model: FaceEmbedder) -> Gallery:
 
     try:
         with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            names = file.keys()
+            header, names = file.metadata() or {}, file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is not a gallery, or is cut short") from error
@@ -130,17 +127,17 @@ def read_gallery(path: Path, model: FaceEmbedder) -> Gallery:
     try:
         if header["sha256"] != checksum(header["metadata"], tensors):
             raise ValueError("it is not what was written")
-        metadata = GalleryMetadata(**json.loads(header["metadata"]))
-        embeddings, labels = tensors["embeddings"], tensors["labels"]
+        gallery = Gallery(GalleryMetadata(**json.loads(header["metadata"])), tensors["embeddings"], tensors["labels"])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged, or was edited: enrol again") from error
-    if metadata.model != fingerprint(model):
+    if gallery.metadata.model != fingerprint(model):
         raise ValueError(f"{path} was made with another checkpoint: give that one, or enrol again into another gallery")
+    embeddings, labels = gallery.embeddings, gallery.labels
     valid = labels.ndim == 1 and embeddings.shape == (len(labels), model.hparams.embedding_dim)
     valid = valid and (embeddings.dtype, labels.dtype) == (torch.float32, torch.int64)
-    if not valid or not torch.isin(labels, torch.arange(len(metadata.names))).all():
+    if not valid or not torch.isin(labels, torch.arange(len(gallery.metadata.names))).all():
         raise ValueError(f"{path} is damaged, or was edited: enrol again")
-    return Gallery(metadata, embeddings, labels)
+    return gallery
 
 
 def checksum(text: str, tensors: dict[str, Tensor]) -> str:

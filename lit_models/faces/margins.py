@@ -15,17 +15,6 @@ Margin = Literal["arcface", "cosface", "none"]
 PAPER_SIZES = {"arcface": 0.5, "cosface": 0.35, "none": 0.0}
 
 
-def choose_size(margin: Margin, size: float | None) -> float:
-    """The size of a margin, that of its paper if none is given.
-
-    Raises:
-        ValueError: A size is given, but no margin.
-    """
-    if margin == "none" and size:
-        raise ValueError(f"margin_size is {size}, but margin is none: leave it out, or choose a margin")
-    return PAPER_SIZES[margin] if size is None else size
-
-
 def with_margin(cosines: Tensor, labels: Tensor, margin: Margin, size: float) -> Tensor:
     """Cosines `(batch, people)`, of which the true person's is reduced by the margin.
 

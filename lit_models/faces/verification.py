@@ -56,12 +56,7 @@ def roc(genuine: Tensor, impostor: Tensor) -> ROC:
 
 
 def threshold_at(impostor: Tensor, far: float) -> float:
-    """The lowest threshold whose FAR is `far` or less.
-
-    Args:
-        impostor: `(count,)`, similarities of impostors, at least one.
-        far: False-accept rate, in 0..1.
-    """
+    """The lowest threshold whose FAR is `far` or less, of similarities of impostors `(count,)`, at least one."""
     accepted = int(far * len(impostor) + 1e-9)
     if accepted >= len(impostor):
         return -1.0
@@ -70,30 +65,22 @@ def threshold_at(impostor: Tensor, far: float) -> float:
 
 
 def pair_similarities(embeddings: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Similarities of all genuine and of all impostor pairs, each `(pairs,)`.
-
-    Args:
-        embeddings: `(images, dim)`, of length 1.
-        labels: `(images,)`, int64, people.
-    """
+    """Similarities of all genuine and of all impostor pairs, each `(pairs,)`, of embeddings `(images, dim)`."""
     first, second = torch.triu_indices(len(labels), len(labels), offset=1)
     similarities, same = (embeddings @ embeddings.T)[first, second], labels[first] == labels[second]
     return similarities[same], similarities[~same]
 
 
 def match_ranks(embeddings: Tensor, labels: Tensor, enrolled: Tensor) -> Tensor:
-    """Rank of the true person among all, by similarity, of every image whose person is among the others.
+    """Rank of the true person, `(probes,)`, for every image whose person is among the others; 1 is the most similar.
 
-    The similarity to a person is that to the most similar of their enrolled images. If no image is enrolled, every
-    image is compared with all others.
+    The similarity to a person is that to the most similar of their enrolled images; ties count as worse. If no image
+    is enrolled, every image is compared with all others.
 
     Args:
         embeddings: `(images, dim)`, of length 1.
         labels: `(images,)`, int64, people.
         enrolled: `(images,)`, bool.
-
-    Returns:
-        `(probes,)`, 1 for the most similar person; ties count as worse.
     """
     labels = labels.unique(return_inverse=True)[1]
     people = int(labels.max()) + 1
@@ -117,8 +104,8 @@ def ten_fold_accuracy(similarities: Tensor, same: Tensor, folds: Tensor) -> floa
 
     Args:
         similarities: `(pairs,)`.
-        same: `(pairs,)`, bool, whether a pair is genuine.
-        folds: `(pairs,)`, int, the fold of a pair; two folds or more.
+        same: `(pairs,)`, bool.
+        folds: `(pairs,)`, int, two folds or more.
     """
     accuracies = []
     for fold in folds.unique():
@@ -151,8 +138,8 @@ class VerificationResult(NamedTuple):
     impostor: Tensor
 
 
-def compare(embeddings: Tensor, labels: Tensor, indices: Tensor, enrolled: Tensor) -> VerificationResult:
-    """Compares images, each argument `(images, ...)`; an image that comes twice, by its index, counts once."""
+def verify_pairs(embeddings: Tensor, labels: Tensor, indices: Tensor, enrolled: Tensor) -> VerificationResult:
+    """Verifies all pairs of images, each argument `(images, ...)`; an image that comes twice counts once."""
     indices, inverse = indices.unique(return_inverse=True)
     kept = torch.empty_like(indices).scatter_(0, inverse, torch.arange(len(inverse)))
     embeddings, labels, enrolled = embeddings[kept], labels[kept], enrolled[kept]
@@ -163,39 +150,26 @@ def compare(embeddings: Tensor, labels: Tensor, indices: Tensor, enrolled: Tenso
     return VerificationResult(embeddings, labels, indices, enrolled, genuine, impostor)
 
 
-class Collector:
+class EmbeddingCollector:
     """Collects the embeddings of an epoch over batches and processes."""
 
     def __init__(self) -> None:
-        self.reset()
-
-    def reset(self) -> None:
-        """Begins a new epoch."""
         self.batches: list[tuple[Tensor, ...]] = []
 
-    def update(
-        self,
-        trainer: Trainer,
-        embeddings: Tensor,
-        labels: Tensor,
-        indices: Tensor | None = None,
-        enrolled: Tensor | None = None,
-    ) -> None:
-        """Adds a batch, each `(batch, ...)`, see VerificationResult; without `enrolled`, nobody is."""
-        if indices is None:  # in the order in which a distributed sampler deals them out
+    def update(self, trainer: Trainer, embeddings: Tensor, labels: Tensor, *more: Tensor) -> None:
+        """Adds a batch, each `(batch, ...)`; with `indices` and `enrolled`, see VerificationResult, or without."""
+        if not more:  # in the order in which a distributed sampler deals them out
             start = sum(len(batch[1]) for batch in self.batches)
             indices = torch.arange(start, start + len(labels)) * trainer.world_size + trainer.global_rank
-        if enrolled is None:
-            enrolled = torch.zeros_like(labels, dtype=torch.bool)
-        self.batches.append(tuple(part.cpu() for part in (embeddings, labels, indices, enrolled)))
+            more = indices, torch.zeros_like(labels, dtype=torch.bool)
+        self.batches.append(tuple(part.cpu() for part in (embeddings, labels, *more)))
 
     def compute(self, trainer: Trainer) -> VerificationResult:
-        """Compares the images of all processes, and begins a new epoch."""
-        processes = [self.batches]
-        self.reset()
+        """Verifies the images of all processes, and begins a new epoch."""
+        processes, self.batches = [self.batches], []
         if trainer.world_size > 1:
             processes = all_gather(processes, trainer.world_size)
-        return compare(*map(torch.cat, zip(*(batch for batches in processes for batch in batches), strict=True)))
+        return verify_pairs(*map(torch.cat, zip(*(batch for batches in processes for batch in batches), strict=True)))
 
 
 def stranger_similarities(embeddings: Tensor, labels: Tensor, known: Tensor | None = None) -> Tensor:
@@ -204,7 +178,7 @@ def stranger_similarities(embeddings: Tensor, labels: Tensor, known: Tensor | No
     Args:
         embeddings: `(images, dim)`, of length 1.
         labels: `(images,)`, int64, people.
-        known: `(people, dim)`, of length 1, embeddings of more people, who are not among the labels.
+        known: `(people, dim)`, of length 1, of more people.
     """
     known = embeddings[:0] if known is None else known
     found = []
@@ -221,25 +195,22 @@ def choose_thresholds(result: VerificationResult, known: Tensor | None) -> dict[
         result: The comparisons.
         known: `(people, dim)`, of length 1, embeddings of the people trained on, if there are any.
     """
-    found = {}
-    if len(result.impostor):
-        found["threshold"] = threshold_at(result.impostor, 1e-2)
-        if known is not None and not result.enrolled.any():  # those trained on are no strangers
-            similarities = stranger_similarities(result.embeddings, result.labels, known)
-            found["stranger_threshold"] = threshold_at(similarities, 1e-2)
+    if not len(result.impostor):
+        return {}
+    found = {"threshold": threshold_at(result.impostor, 1e-2)}
+    if known is not None and not result.enrolled.any():  # those trained on are no strangers
+        similarities = stranger_similarities(result.embeddings, result.labels, known)
+        found["stranger_threshold"] = threshold_at(similarities, 1e-2)
     return found
 
 
 def most_confused(result: VerificationResult, same: bool, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The hardest pairs: the least similar genuine or the most similar impostor ones.
+    """First and second image, and the similarity, of the hardest pairs, each `(pairs,)`.
 
     Args:
         result: The comparisons; of many images, only the first `MAX_IMAGES` are searched.
-        same: Whether genuine pairs are searched.
+        same: Whether to find the least similar genuine pairs, or the most similar impostor ones.
         count: Maximum number of pairs.
-
-    Returns:
-        First and second image of each pair, as indices into the result, and its similarity, each `(pairs,)`.
     """
     kept = (~result.enrolled).nonzero().flatten()[:MAX_IMAGES]
     embeddings, labels = result.embeddings[kept], result.labels[kept]

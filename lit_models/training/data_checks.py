@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 import lit_models
 from lit_models.common.messages import format_list
@@ -66,26 +65,3 @@ def match_classes(model: "Classifier", data: Any) -> None:
             f"{format_list(model.class_names)}: give the data that it was trained on, or set model.class_names to "
             "theirs"
         )
-
-
-def check_several(labels: Tensor) -> None:
-    """Raises a ValueError where a training batch is a single image, which batch normalization does not take."""
-    if len(labels) < 2:
-        raise ValueError(
-            "a training batch has 1 image, but takes 2 at least: raise data.identities_per_batch or "
-            "data.images_per_identity, or set drop_last in a loader of your own"
-        )
-
-
-def match_people(model: "FaceEmbedder", data: Any) -> int:
-    """The number of people to train on; raises a ValueError where it is unknown, or another than the model's."""
-    expected = model.hparams.num_classes
-    people = getattr(data, "num_classes", expected)
-    if people is None:
-        raise ValueError("the data do not say how many people they show: set model.num_classes")
-    if expected is not None and people != expected:
-        raise ValueError(
-            f"{type(data).__name__} has {people} people to train on, but num_classes of {type(model).__name__} is "
-            f"{expected}: leave model.num_classes out, or lit_models.load(path, num_classes={people}) for a fresh head"
-        )
-    return people

@@ -7,12 +7,20 @@ from pathlib import Path
 
 import torch
 from matplotlib import get_data_path
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager, get_font
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 ORANGE = "#ff9f1c"
+MAX_SIDE = 20.0  # inches of a confusion matrix
+MAX_LABELED_CLASSES = 50  # in a confusion matrix
+
+
+def new_axes(width: float, height: float) -> Axes:
+    """The axes of a new figure, whose size is in inches."""
+    return Figure(figsize=(width, height), layout="constrained").add_subplot()
 
 
 def escape_names(names: Sequence[str]) -> list[str]:
@@ -21,27 +29,29 @@ def escape_names(names: Sequence[str]) -> list[str]:
 
 
 def plot_confusion_matrix(counts: Tensor, names: list[str]) -> Figure:
-    """Confusion matrix, shaded by the fraction of the true class.
+    """Confusion matrix, shaded by the fraction of the true class; of many classes, without names and counts.
 
     Args:
         counts: `(classes, classes)`, number of images by true (row) and predicted (column) class.
         names: Class names by label.
     """
     names, classes = escape_names(names), len(names)
-    side = max(4.0, 0.45 * classes)
-    figure = Figure(figsize=(side, side), layout="constrained")
-    axes = figure.add_subplot()
+    side = min(max(4.0, 0.45 * classes), MAX_SIDE)
+    axes = new_axes(side, side)
     fractions = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     # The square root makes one in a thousand visible beside the 99 in a hundred on the diagonal.
     axes.imshow(fractions.sqrt().numpy(), cmap="Blues", vmin=0, vmax=1)
+    axes.set(xlabel="predicted", ylabel="true", title=f"{int(counts.trace())} of {int(counts.sum())} right")
+    if classes > MAX_LABELED_CLASSES:
+        axes.set(xticks=[], yticks=[])
+        return axes.figure
     axes.set_xticks(range(classes), names, rotation=90 if max(map(len, names)) > 2 else 0)
     axes.set_yticks(range(classes), names)
-    axes.set(xlabel="predicted", ylabel="true", title=f"{int(counts.trace())} of {int(counts.sum())} right")
     for row, column in counts.nonzero().tolist():
         color = "white" if fractions[row, column] > 0.4 else "black"
         count = int(counts[row, column])
         axes.text(column, row, count, ha="center", va="center", color=color, fontsize=8 if count < 1000 else 7)
-    return figure
+    return axes.figure
 
 
 def plot_misclassified(
@@ -65,8 +75,7 @@ def plot_misclassified(
         images, channels = images.mean(dim=1, keepdim=True), 1
     margin = max(2, height // 3)  # for the caption, in pixels of the image
     sheet = torch.ones(rows * (height + margin), columns * (width + margin), channels)
-    figure = Figure(figsize=(1.3 * columns, 1.3 * rows + 0.4), layout="constrained")
-    axes = figure.add_subplot()
+    axes = new_axes(1.3 * columns, 1.3 * rows + 0.4)
     axes.set_axis_off()
     axes.set_title("predicted, its probability (true)" if wrong else "no mistakes", fontsize=10)
     for index in range(wrong):
@@ -75,7 +84,7 @@ def plot_misclassified(
         caption = f"{names[predicted[index]]} {confidence[index]:.0%} ({names[labels[index]]})"
         axes.text(left + width / 2, top - 1, caption, ha="center", va="bottom", fontsize=9)
     axes.imshow(sheet.squeeze(2).clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
-    return figure
+    return axes.figure
 
 
 def plot_forecast(context: Tensor, target: Tensor, forecast: Tensor, names: list[str]) -> Figure:
@@ -109,12 +118,11 @@ def plot_error_by_horizon(errors: Tensor) -> Figure:
     Args:
         errors: `(horizon,)`, NRMSE: root mean square error over the standard deviation of the series.
     """
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
-    axes = figure.add_subplot()
+    axes = new_axes(6, 3.5)
     axes.plot(range(1, len(errors) + 1), errors, color="tab:orange", marker="." if len(errors) < 50 else "")
     axes.set(xlabel="rows ahead", ylabel="NRMSE", yscale="log", title="error of the free-running forecast")
     axes.grid(which="both", alpha=0.3)
-    return figure
+    return axes.figure
 
 
 def plot_returns(train_returns: Sequence[tuple[int, float]], eval_returns: Sequence[tuple[int, float]]) -> Figure:
@@ -124,8 +132,7 @@ def plot_returns(train_returns: Sequence[tuple[int, float]], eval_returns: Seque
         train_returns: Environment steps, and mean return of the training episodes that ended since the last point.
         eval_returns: Environment steps, and mean return of the greedy policy.
     """
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    axes = figure.add_subplot()
+    axes = new_axes(9, 4)
     for points, color, label in (
         (train_returns, "0.6", "in training (episode/return)"),
         (eval_returns, "tab:orange", "greedy (eval/return)"),
@@ -134,8 +141,8 @@ def plot_returns(train_returns: Sequence[tuple[int, float]], eval_returns: Seque
             axes.plot(*zip(*points, strict=True), color=color, label=label, marker="." if len(points) < 50 else "")
     axes.set(xlabel="environment steps", ylabel="mean return")
     axes.grid(alpha=0.3)
-    figure.legend(loc="outside upper center", ncols=2, frameon=False)
-    return figure
+    axes.figure.legend(loc="outside upper center", ncols=2, frameon=False)
+    return axes.figure
 
 
 def plot_roc(far: Tensor, tar: Tensor, error: float) -> Figure:
@@ -146,8 +153,7 @@ def plot_roc(far: Tensor, tar: Tensor, error: float) -> Figure:
         tar: `(points,)`, true-accept rates in 0..1.
         error: Equal error rate, which is marked.
     """
-    figure = Figure(figsize=(5.5, 4.5), layout="constrained")
-    axes = figure.add_subplot()
+    axes = new_axes(5.5, 4.5)
     least = max(float(far[far > 0].min()), 1e-5)
     axes.plot(far.clamp(min=least / 2), tar, color="tab:orange")
     axes.plot([error], [1 - error], "o", color="tab:gray", label=f"equal error rate {error:.2%}")
@@ -155,7 +161,7 @@ def plot_roc(far: Tensor, tar: Tensor, error: float) -> Figure:
     axes.set(xlabel="false-accept rate", ylabel="true-accept rate")
     axes.grid(which="both", alpha=0.3)
     axes.legend(loc="lower right", frameon=False)
-    return figure
+    return axes.figure
 
 
 def plot_similarities(genuine: Tensor, impostor: Tensor, threshold: float) -> Figure:
@@ -166,15 +172,14 @@ def plot_similarities(genuine: Tensor, impostor: Tensor, threshold: float) -> Fi
         impostor: `(pairs,)`, cosines.
         threshold: Verification threshold.
     """
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
-    axes = figure.add_subplot()
+    axes = new_axes(6, 3.5)
     edges = (float(torch.cat([genuine, impostor]).min()) - 0.01, 1.01)
     for values, color, label in ((impostor, "0.6", "two people"), (genuine, "tab:orange", "the same person")):
         axes.hist(values.numpy(), bins=60, range=edges, density=True, color=color, alpha=0.7, label=label)
     axes.axvline(threshold, color="black", linestyle=":", linewidth=1, label=f"threshold {threshold:.2f}")
     axes.set(xlabel="similarity of a pair", ylabel="density")
-    figure.legend(loc="outside upper center", ncols=3, frameon=False)
-    return figure
+    axes.figure.legend(loc="outside upper center", ncols=3, frameon=False)
+    return axes.figure
 
 
 def plot_pairs(first: Tensor, second: Tensor, captions: list[str], title: str) -> Figure:

@@ -1,4 +1,4 @@
-"""The network from faces to features: the energies of Gabor filters, and what is learnt beside them."""
+"""The network from faces to features: the energies of Gabor filters, and what is learned beside them."""
 
 import math
 

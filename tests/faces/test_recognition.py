@@ -1,6 +1,7 @@
 """People in pictures, from the command line: enrolled, identified and verified."""
 
 import csv
+import errno
 import os
 import random
 import shutil
@@ -19,7 +20,8 @@ from PIL import Image
 from datamodules.face_data.detection import FaceDetector, align
 from lit_models import FaceEmbedder, Net
 from lit_models.cli import main as cli
-from lit_models.faces.verification import compare, stranger_similarities, threshold_at
+from lit_models.faces.verification import stranger_similarities, threshold_at, verify_pairs
+from lit_models.training import figures
 
 pytest.importorskip("cv2", reason="needs the extra faces")
 pytest.importorskip("safetensors", reason="needs the extra faces")
@@ -44,7 +46,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def embedder(place):
-    """The checkpoint of a model that has learnt to tell drawn people apart, with a threshold from other people."""
+    """The checkpoint of a model that has learned to tell drawn people apart, with a threshold from other people."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
     detector, images, labels = FaceDetector(), [], []
@@ -67,7 +69,7 @@ def embedder(place):
         optimizer.step()
     with torch.no_grad():
         embeddings, unseen = model.eval()(images[~training]), labels[~training]
-        result = compare(embeddings, unseen, torch.arange(len(unseen)), torch.zeros(len(unseen), dtype=torch.bool))
+        result = verify_pairs(embeddings, unseen, torch.arange(len(unseen)), torch.zeros(len(unseen), dtype=torch.bool))
         strangers = stranger_similarities(result.embeddings, result.labels, F.normalize(model.lda(model.prototypes)))
     model.threshold.fill_(threshold_at(result.impostor, 0.01))
     model.stranger_threshold.fill_(threshold_at(strangers, 0.01))
@@ -224,7 +226,8 @@ def test_a_model_without_validation_has_no_threshold(does, refuses, people, tmp_
     assert said.endswith("has no threshold, since it was trained without validation: give --threshold")
     does("verify", one, other, "--threshold=0.5", ckpt_path=path)
     enrol = ("enrol", f"--gallery={tmp_path / 'one'}", f"--pictures={one}", "--name=Ann")
-    assert "with one person there is nobody to choose a threshold by" in refuses(*enrol, ckpt_path=path)
+    said = refuses(*enrol, ckpt_path=path)
+    assert said.endswith("a threshold cannot be chosen with only one person: give --threshold, such as 0.5")
     assert not (tmp_path / "one").exists()
     assert "threshold 0.500\n" in does(*enrol, "--threshold=0.5", ckpt_path=path)
 
@@ -303,9 +306,9 @@ def test_files_whose_names_are_no_text_are_taken(does, people, tmp_path):
 @pytest.mark.parametrize("name", ["", " ", "unknown"])
 def test_a_name_that_says_nothing_is_refused(name, refuses, gallery, people, tmp_path):
     said = refuses("enrol", f"--gallery={gallery}", f"--pictures={people / 'Person 30' / '0.png'}", f"--name={name}")
-    assert f"{name!r} is no name to know somebody by" in said
+    assert f"{name!r} cannot be a name: give another one" in said
     drawn(tmp_path / "root" / "unknown" / "0.png", 30)
-    assert "'unknown' is no name" in refuses("enrol", f"--gallery={gallery}", f"--pictures={tmp_path / 'root'}")
+    assert "'unknown' cannot be a name" in refuses("enrol", f"--gallery={gallery}", f"--pictures={tmp_path / 'root'}")
 
 
 def test_pictures_of_one_name_get_copies_of_their_own(does, enrolled, tmp_path):
@@ -497,9 +500,28 @@ def test_what_cannot_be_identified_is_said_in_a_line(refuses, gallery, people, t
     (tmp_path / "file").write_text("mine")
     for output in (tmp_path / "file", tmp_path / "file" / "below"):
         said = refuses("identify", known, f"--output={output}", one)
-        assert said.startswith(f"error: cannot write {output / 'faces.csv'} (")
+        assert said.startswith(f"error: cannot write into {output} (")
         assert said.endswith("give another --output")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_each_fault_of_writing_is_said_of_its_own_file(refuses, gallery, people, tmp_path, monkeypatch):
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    out = tmp_path / "out"
+    command = ("identify", f"--gallery={gallery}", f"--output={out}", people / "Person 30" / "0.png")
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", full)
+        assert refuses(*command) == f"error: cannot write into {out} (No space left on device): give another --output"
+    with monkeypatch.context() as patch:
+        patch.setattr(figures.ImageFont, "truetype", lambda *args: (_ for _ in ()).throw(OSError("no such font")))
+        assert refuses(*command) == "error: no such font"
+    assert not list(out.iterdir())
+    (out / "faces.csv").mkdir()
+    said = refuses(*command)
+    assert said.startswith(f"error: cannot write {out / 'faces.csv'} (")
+    assert said.endswith("): give another --output")
 
 
 @pytest.mark.parametrize("verb", ["enrol", "identify"])

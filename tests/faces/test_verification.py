@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 
 from lit_models.faces.verification import (
-    compare,
     match_ranks,
     metrics,
     most_confused,
@@ -17,6 +16,7 @@ from lit_models.faces.verification import (
     stranger_similarities,
     ten_fold_accuracy,
     threshold_at,
+    verify_pairs,
 )
 
 
@@ -97,7 +97,7 @@ def test_ten_folds_choose_their_thresholds_from_the_others():
 
 def test_an_evaluation_counts_pictures_once_and_leaves_enrolled_ones_out_of_the_pairs():
     embeddings = at(0, 5, 90, 95, 90)
-    result = compare(
+    result = verify_pairs(
         embeddings[[3, 0, 1, 2, 0]],
         torch.tensor([1, 0, 0, 1, 0]),
         torch.tensor([3, 0, 1, 2, 0]),

@@ -1,28 +1,31 @@
 """The commands that recognize people in pictures: enrol, identify, verify."""
 
+import contextlib
 import csv
 import math
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
 from torch import Tensor
 
+from datamodules.common.image_io import UNREADABLE, find_images, image_extensions, subfolders
+from datamodules.face_data.detection import MARGIN, Face, FaceDetector
+from datamodules.face_data.face_folder import FaceReader
 from lit_models.common.files import atomic_write
 from lit_models.common.messages import suggest
 from lit_models.faces.face_embedder import FaceEmbedder
-from lit_models.faces.gallery import Gallery, read_gallery, require_safetensors
-from lit_models.faces.recognizer import Detections, FaceRecognizer, empty_metadata, load_embedder
+from lit_models.faces.gallery import UNKNOWN, Gallery, GalleryMetadata, fingerprint, read_gallery, require_safetensors
+from lit_models.training.checkpoint import build_model, read_model
 from lit_models.training.trust import Modules
 
-if TYPE_CHECKING:
-    from datamodules.face_data.detection import Face
-
 COLUMNS = ("file", "face", "left", "top", "width", "height", "name", "similarity")
-UNKNOWN = "unknown"
 
 
 def enrol(
@@ -115,8 +118,7 @@ def identify(ckpt_path: str, gallery: str, pictures: list[str], output: str, mod
         ValueError: None of the pictures can be read; the gallery is empty, damaged, or another checkpoint's.
         OSError: The folder can't be written.
     """
-    from datamodules.common.image_io import find_images, image_extensions
-    from lit_models.training.figures import draw_boxes
+    from lit_models.training.figures import draw_boxes  # matplotlib takes half a second to import
 
     model, _ = load_embedder(ckpt_path, modules)
     known = read_gallery(Path(gallery), model)
@@ -126,31 +128,33 @@ def identify(ckpt_path: str, gallery: str, pictures: list[str], output: str, mod
     for given in map(Path, pictures):
         if not given.exists():
             raise FileNotFoundError(f"no picture or folder {given}")
-        paths += find_images(given, image_extensions()) if given.is_dir() else [given]
+        paths += picture_files(given)
     recognizer, folder = FaceRecognizer(model, known.metadata), Path(output)
-    taken, count = {path.resolve() for path in paths}, 0
+    with writing_into(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    taken, rows, count = {path.resolve() for path in paths}, [], 0
+    for path, picture, faces, embeddings in recognizer.embed_all(paths):
+        count, captions = count + 1, []
+        for number, (face, (name, similarity)) in enumerate(zip(faces, known.identify(embeddings), strict=True), 1):
+            captions.append(f"{name} {similarity:.2f}")
+            box = [round(edge) for edge in face.box]
+            print(f"{printable(str(path))}: face {number} at {box}: {printable(name)} ({similarity:.3f})")
+            rows.append([path, number, *box, name, f"{similarity:.4f}"])
+        if not faces:
+            print(f"{printable(str(path))}: no face is found")
+            rows.append([path, 0, *[""] * 6])
+        copy = draw_boxes(picture, [face.box for face in faces], captions)
+        place = free_path(folder, path, taken)
+        taken.add(place.resolve())
+        with writing_into(folder):
+            copy.save(place, quality=90)
+    if not count:
+        raise ValueError("none of the pictures can be read")
     with (
         atomic_write(folder / "faces.csv", "give another --output") as partial,
         partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for detections in recognizer.embed_all(paths):
-            count += 1
-            path, captions = detections.path, []
-            for number, (face, name, similarity) in enumerate(recognize(detections, known), start=1):
-                captions.append(f"{name} {similarity:.2f}")
-                box = [round(edge) for edge in face.box]
-                print(f"{printable(str(path))}: face {number} at {box}: {printable(name)} ({similarity:.3f})")
-                writer.writerow([path, number, *box, name, f"{similarity:.4f}"])
-            if not captions:
-                print(f"{printable(str(path))}: no face is found")
-                writer.writerow([path, 0, *[""] * 6])
-            copy = free_path(folder, path, taken)
-            taken.add(copy.resolve())
-            draw_boxes(detections.picture, [face.box for face in detections.faces], captions).save(copy, quality=90)
-        if not count:
-            raise ValueError("none of the pictures can be read")
+        csv.writer(file).writerows([COLUMNS, *rows])
     print(f"{count} pictures; names and boxes are in {printable(str(folder))}")
 
 
@@ -185,48 +189,100 @@ def verify(
     limit = model.threshold.item() if threshold is None else threshold
     if math.isinf(limit):
         raise ValueError(f"{ckpt_path} has no threshold, since it was trained without validation: give --threshold")
-    first, second = (recognizer.embed_faces(Path(path)) for path in pictures)
-    for one in (first, second):
-        if len(one.faces) != 1:
-            raise ValueError(f"{len(one.faces) or 'no'} face(s) in {one.path}: give a picture of one, or cut it out")
-    similarity = (first.embeddings @ second.embeddings.T).item()
+    embeddings = []
+    for path in map(Path, pictures):
+        _, faces, embedding = recognizer.embed_faces(path)
+        if len(faces) != 1:
+            raise ValueError(f"{len(faces) or 'no'} face(s) in {path}: give a picture of one, or cut it out")
+        embeddings.append(embedding)
+    similarity = (embeddings[0] @ embeddings[1].T).item()
     answer = "the same person" if similarity >= limit else "different people"
     print(f"{answer}: similarity {similarity:.3f}, threshold {limit:.3f}")
 
 
-def find_people(pictures: Path, name: str | None) -> dict[str, list[Path]]:
-    """Picture files by person."""
-    from datamodules.common.image_io import find_images, image_extensions, subfolders
+class FaceRecognizer:
+    """A trained model with the preprocessing of its pictures.
 
-    if name is not None and pictures.is_file():
-        check_names([name])
-        return {name: [pictures]}
-    if not pictures.is_dir():
+    Args:
+        model: The model.
+        metadata: The gallery's, of which `detect`, `detector` and `margin` are used.
+    """
+
+    def __init__(self, model: FaceEmbedder, metadata: GalleryMetadata) -> None:
+        shape = (model.in_channels, model.image_size, model.image_size)
+        detector = FaceDetector(metadata.detector) if metadata.detect else None
+        self.model, self.reader = model, FaceReader(shape, detector, metadata.margin)
+
+    def embed_faces(self, path: Path) -> tuple[Image.Image, list[Face], Tensor]:
+        """A picture, upright, in RGB, its faces, the largest first, and their embeddings `(faces, dim)`."""
+        if not path.is_file():
+            raise FileNotFoundError(f"no picture {path}")
+        try:
+            picture, faces, images = self.reader.find(path)
+        except UNREADABLE as error:
+            raise ValueError(f"cannot read {path}: {error}") from error
+        with torch.inference_mode():
+            return picture, faces, self.model(images)
+
+    def embed_all(self, paths: list[Path]) -> Iterator[tuple[Path, Image.Image, list[Face], Tensor]]:
+        """The same of several files, with a progress bar; a warning names those that can't be read."""
+        console = Console(stderr=True)
+        for path in track(paths, "Reading pictures", console=console, transient=True, disable=not console.is_terminal):
+            try:
+                yield path, *self.embed_faces(path)
+            except (FileNotFoundError, ValueError) as error:
+                warnings.warn(f"{error}: left out", stacklevel=2)
+
+
+def load_embedder(ckpt_path: str, modules: Modules = None) -> tuple[FaceEmbedder, dict[str, Any]]:
+    """The model of a checkpoint, and the hyperparameters of its training data."""
+    checkpoint = read_model(ckpt_path)
+    model = build_model(checkpoint, ckpt_path, modules=modules)
+    if not isinstance(model, FaceEmbedder):
+        raise ValueError(f"{ckpt_path} holds {type(model).__name__}, not a FaceEmbedder, which recognises people")
+    return model, checkpoint.get("datamodule_hyper_parameters") or {}
+
+
+def empty_metadata(
+    model: FaceEmbedder, trained: dict[str, Any], detect: bool | None, detector: str | None
+) -> GalleryMetadata:
+    """Metadata of an empty gallery, with the preprocessing of the `trained` data unless another is given."""
+    detect = trained.get("detect", True) if detect is None else detect
+    if detector and not detect:
+        raise ValueError("--detector looks for faces, but --detect is false: leave one of them out")
+    detector = (detector or trained.get("detector")) if detect else None
+    margin = trained.get("margin", MARGIN)
+    return GalleryMetadata(fingerprint(model), [], detect, detector, margin, far=0.01, threshold=math.inf)
+
+
+def picture_files(path: Path) -> list[Path]:
+    """The pictures in a folder, or the one file."""
+    return find_images(path, image_extensions()) if path.is_dir() else [path]
+
+
+def find_people(pictures: Path, name: str | None) -> dict[str, list[Path]]:
+    """Picture files by person; all are of the one with the name, if it is given."""
+    if not (pictures.is_dir() or (name is not None and pictures.is_file())):
         raise FileNotFoundError(f"no folder {pictures}: give the one above the people's folders, or one with --name")
     people = {name: pictures} if name is not None else {person: pictures / person for person in subfolders(pictures)}
     if not people:
         raise ValueError(f"{pictures} has no subfolders: give each person one, or --name for a single person")
-    check_names(people)
-    return {person: find_images(folder, image_extensions()) for person, folder in people.items()}
-
-
-def check_names(names: Iterable[str]) -> None:
-    """Raises a ValueError where a name is blank, or that of unknown people."""
-    for name in names:
-        if not name.strip() or name == UNKNOWN:
-            raise ValueError(f"{name!r} is no name to know somebody by: give another one")
+    for person in people:
+        if not person.strip() or person == UNKNOWN:
+            raise ValueError(f"{person!r} cannot be a name: give another one")
+    return {person: picture_files(path) for person, path in people.items()}
 
 
 def embed_people(recognizer: FaceRecognizer, people: dict[str, list[Path]]) -> dict[str, Tensor]:
     """Embeddings `(pictures, dim)` by person, of the largest face in each picture."""
     found: dict[str, list[Tensor]] = {person: [] for person in people}
     owners = {file: person for person, files in people.items() for file in files}
-    for detections in recognizer.embed_all(list(owners)):
-        if not detections.faces:
-            warnings.warn(f"no face in {detections.path}: left out", stacklevel=2)
-        elif len(detections.faces) > 1:
-            warnings.warn(f"{len(detections.faces)} faces in {detections.path}: the largest is taken", stacklevel=2)
-        found[owners[detections.path]] += detections.embeddings[:1]
+    for path, _, faces, embeddings in recognizer.embed_all(list(owners)):
+        if not faces:
+            warnings.warn(f"no face in {path}: left out", stacklevel=2)
+        elif len(faces) > 1:
+            warnings.warn(f"{len(faces)} faces in {path}: the largest is taken", stacklevel=2)
+        found[owners[path]] += embeddings[:1]
     if lost := [printable(person) for person, embeddings in found.items() if not embeddings]:
         raise ValueError(f"no picture of {', '.join(lost)} can be used: add one that shows their face, or remove them")
     return {person: torch.stack(embeddings) for person, embeddings in found.items()}
@@ -240,25 +296,26 @@ def check_threshold(threshold: float | None) -> None:
 
 def update_threshold(known: Gallery, model: FaceEmbedder, far: float | None, threshold: float | None) -> None:
     """Chooses a gallery's threshold, unless one is given, or was given before."""
-    metadata = known.metadata
+    metadata, lowest = known.metadata, model.stranger_threshold.item()
+    metadata.far = metadata.far if far is None else far
     if threshold is not None:
         metadata.far, metadata.threshold = None, threshold
-    elif far is not None or metadata.far is not None:
-        metadata.far = metadata.far if far is None else far
-        if len(metadata.names) > 1:
-            known.choose_threshold(metadata.far)
-            if model.stranger_threshold.isfinite():  # those trained on are no sample of strangers
-                metadata.threshold = max(metadata.threshold, model.stranger_threshold.item())
-            else:
-                warnings.warn(
-                    "the model was not validated on people that it had not been trained on: if it was trained on those "
-                    "enrolled, strangers will be taken for them; give --threshold",
-                    stacklevel=2,
-                )
-        elif model.stranger_threshold.isfinite() or not metadata.names:
-            metadata.threshold = model.stranger_threshold.item()
+    elif metadata.far is None:
+        return  # it was given before
+    elif len(metadata.names) < 2:
+        if metadata.names and not math.isfinite(lowest):
+            raise ValueError("a threshold cannot be chosen with only one person: give --threshold, such as 0.5")
+        metadata.threshold = lowest
+    else:
+        known.choose_threshold(metadata.far)
+        if math.isfinite(lowest):  # those trained on are no sample of strangers
+            metadata.threshold = max(metadata.threshold, lowest)
         else:
-            raise ValueError("with one person there is nobody to choose a threshold by: give --threshold, 0.5 for one")
+            warnings.warn(
+                "the model was not validated on people that it had not been trained on: if it was trained on those "
+                "enrolled, strangers will be taken for them; give --threshold",
+                stacklevel=2,
+            )
 
 
 def describe_threshold(known: Gallery) -> str:
@@ -273,12 +330,13 @@ def describe_threshold(known: Gallery) -> str:
     return text if far * count >= 1 else f"{text}, which are too few to tell less than {1 / count:.2g}"
 
 
-def recognize(detections: Detections, known: Gallery) -> "Iterator[tuple[Face, str, float]]":
-    """Each face with the name of the most similar person, or "unknown", and the similarity to them."""
-    labels, similarities = known.nearest(detections.embeddings)
-    for face, label, similarity in zip(detections.faces, labels.tolist(), similarities.tolist(), strict=True):
-        identified = similarity >= known.metadata.threshold
-        yield face, known.metadata.names[label] if identified else UNKNOWN, similarity
+@contextlib.contextmanager
+def writing_into(folder: Path) -> Iterator[None]:
+    """Names the output folder in the errors of writing into it."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"cannot write into {folder} ({error.strerror or error}): give another --output") from error
 
 
 def free_path(folder: Path, source: Path, taken: set[Path]) -> Path:
