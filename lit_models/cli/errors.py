@@ -13,7 +13,7 @@ import datamodules
 import lit_models
 import rl
 from lit_models.common.messages import suggest
-from lit_models.training.trust import foreign
+from lit_models.training.trust import untrusted
 
 for _package in (lit_models, datamodules):  # imported when asked for, and known to jsonargparse by name from then on
     for _name in _package.__all__:
@@ -31,7 +31,7 @@ def format_parser_error(message: str, options: Iterable[str], verbs: Iterable[st
     options = list(options)
     key = ".".join(re.findall(r'Parser key "([\w.]+)"', message))
     if found := re.search(r"Importing '([\w.]+)' is not allowed", message):
-        return foreign("the checkpoint", found[1])
+        return untrusted("the checkpoint", found[1])
     paths = re.findall(r"class_path[ =]'([\w.]+)'", message)
     if found := re.search(r"(?:Option '|does not accept option ')([\w.]+)'", message):
         name = found[1]

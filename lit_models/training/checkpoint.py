@@ -26,19 +26,19 @@ from lit_models.common.files import atomic_write
 from lit_models.common.messages import require_extra
 from lit_models.training.trust import (
     Modules,
+    as_list,
     check_foreign,
-    covered,
-    foreign,
-    free,
+    is_importable,
     leaves,
-    listed,
+    may_build,
     module_of,
     plain_settings,
+    untrusted,
 )
 
-RESUMED = ("model", "data", "seed_everything")  # what a resumed run must not contradict
+RESUME_SECTIONS = ("model", "data", "seed_everything")  # what a resumed run must not contradict
 # What may differ then for data modules without `resume_may_change`: where data are, and how they are read.
-READING = frozenset({"data_dir", "root", "path", "download", "num_workers"})
+DATA_LOCATIONS = frozenset({"data_dir", "root", "path", "download", "num_workers"})
 
 # What zipfile raises for other files, truncated ones, and flipped bits that mark an entry as compressed or encrypted.
 UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError, RuntimeError)
@@ -46,8 +46,8 @@ UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, Not
 FOLDER = 0x10  # zip's mark for one, among an entry's external attributes
 
 # Types of the parts of a checkpoint that are read here, and their names in errors.
-KINDS = {"state_dict": dict, "config": dict, "hyper_parameters": dict, "datamodule_hyper_parameters": dict}
-KINDS |= {
+PART_TYPES = {"state_dict": dict, "config": dict, "hyper_parameters": dict, "datamodule_hyper_parameters": dict}
+PART_TYPES |= {
     "input_shape": list,
     "model_class": str,
     "data_class": str,
@@ -55,11 +55,11 @@ KINDS |= {
     "global_step": int,
     "env_steps": int,
 }
-WORDS = {dict: "dictionary with names as keys", list: "list of sizes", str: "text", int: "number"}
+TYPE_NAMES = {dict: "dictionary with string keys", list: "list of sizes", str: "string", int: "number"}
 MAX_INPUT = 2**28  # numbers in one input of a model
 # What a constructor raises for arguments of other types than it takes.
-UNFIT = (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError)
-NOT_TAKEN = {"ckpt_path", "config", "modules"}  # of the config of a run that goes on: what its command was given
+WRONG_TYPE_ERRORS = (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError)
+COMMAND_KEYS = {"ckpt_path", "config", "modules"}  # of the config of a run that goes on: what its command was given
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -124,7 +124,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         if "Unsupported" in str(error) or "GLOBAL" in str(error):
             raise ValueError(f"{path} is refused: it contains code, not only tensors and numbers") from error
         raise ValueError(f"{path} is not a checkpoint, or a damaged one") from error
-    except (EOFError, OSError, ValueError, AssertionError, *UNFIT) as error:
+    except (EOFError, OSError, ValueError, AssertionError, *WRONG_TYPE_ERRORS) as error:
         raise ValueError(f"{path} is not a checkpoint, or is cut short") from error
     for key in ("state_dict", "pytorch-lightning_version"):
         if not isinstance(checkpoint, dict) or key not in checkpoint:
@@ -135,7 +135,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def check_types(checkpoint: dict[str, Any], path: str | Path) -> None:
     """Raises a ValueError where a part of a checkpoint has another type than in every checkpoint."""
-    for key, kind in KINDS.items():
+    for key, kind in PART_TYPES.items():
         part = checkpoint.get(key)
         if part is None and key != "state_dict":
             continue
@@ -147,7 +147,7 @@ def check_types(checkpoint: dict[str, Any], path: str | Path) -> None:
         if key == "input_shape" and fits:  # memory is allocated for it
             fits = all(type(size) is int and size > 0 for size in part) and math.prod(part) <= MAX_INPUT
         if not fits:
-            raise ValueError(f"{path} is damaged: its {key} is no {WORDS[kind]}")
+            raise ValueError(f"{path} is damaged: its {key} is not a {TYPE_NAMES[kind]}")
 
 
 def load(path: str | Path, num_classes: int | None = None, modules: Modules = None) -> LightningModule:
@@ -209,7 +209,7 @@ def build_model(
     kind = find_class(name, path, modules)
     parameters = inspect.signature(kind).parameters
     required = [key for key, parameter in parameters.items() if parameter.default is parameter.empty]
-    hyperparameters = unfetched(checkpoint.get("hyper_parameters"), required)
+    hyperparameters = without_downloads(checkpoint.get("hyper_parameters"), required)
     check_foreign(hyperparameters, path, modules)
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
         # Lightning records those of the base class too, whose constructor a subclass calls.
@@ -221,11 +221,11 @@ def build_model(
         hyperparameters["num_classes"] = num_classes
         if "class_names" in hyperparameters:
             hyperparameters["class_names"] = None
-    with fitting(path, name):
+    with one_line_errors(path, name):
         model = kind(**hyperparameters)
     state, own = checkpoint["state_dict"], model.state_dict()
     if replaced:
-        with fitting(path, name):
+        with one_line_errors(path, name):
             fresh = [key for key in own if key in state and own[key].shape != state[key].shape]
         heads = sorted({key.rpartition(".")[0] for key in fresh})
         if len(heads) != 1:
@@ -237,7 +237,7 @@ def build_model(
         mismatch = str(error).splitlines()[1].strip()
         raise ValueError(f"{path} does not fit {name} as it is now: {mismatch}") from error
     if "pytorch-lightning_version" in checkpoint:
-        with fitting(path, name):
+        with one_line_errors(path, name):
             model.on_load_checkpoint(checkpoint)
     if replaced:
         before = checkpoint["hyper_parameters"]["num_classes"]
@@ -247,15 +247,15 @@ def build_model(
 
 
 @contextlib.contextmanager
-def fitting(path: str | Path, name: str) -> Iterator[None]:
+def one_line_errors(path: str | Path, name: str) -> Iterator[None]:
     """Turns what a class raises for arguments of other types into a ValueError of one line."""
     try:
         yield
-    except UNFIT as error:
+    except WRONG_TYPE_ERRORS as error:
         raise ValueError(f"{path} does not fit {name} as it is now: {error or type(error).__name__}") from error
 
 
-def unfetched(hyperparameters: dict[str, Any] | None, required: Iterable[str] = ()) -> dict[str, Any]:
+def without_downloads(hyperparameters: dict[str, Any] | None, required: Iterable[str] = ()) -> dict[str, Any]:
     """Hyperparameters without those that would start a download, unless they are required."""
 
     def fetches(key: str, value: Any) -> bool:
@@ -272,8 +272,8 @@ def find_class(name: str, path: str | Path, modules: Modules = None) -> type[Lig
         ValueError: There is none, or it is of a module that is not to be imported.
     """
     module, _, attribute = name.rpartition(".")
-    if module and not covered(name, listed(modules)):
-        raise ValueError(foreign(path, name))
+    if module and not is_importable(name, as_list(modules)):
+        raise ValueError(untrusted(path, name))
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
@@ -315,13 +315,13 @@ def recorded_config(
             # The hyperparameters last: a model takes over some from its data, such as class names.
             known = known | (checkpoint.get(hyperparameters) or {})
         if (class_path := class_path or section.get("class_path")) is not None:
-            config[key] = {"class_path": class_path, "init_args": unfetched(known)}
+            config[key] = {"class_path": class_path, "init_args": without_downloads(known)}
             check_keys(known, path)
     if resuming and recorded:
         check_keys(recorded, path)
         for section in recorded.values():
             check_keys(section, path)
-        rest = {key: value for key, value in recorded.items() if key not in {"model", "data"} | NOT_TAKEN}
+        rest = {key: value for key, value in recorded.items() if key not in {"model", "data"} | COMMAND_KEYS}
         kept, left = plain_settings(rest)
         run = run_folder(path)
         if run is not None:
@@ -364,7 +364,7 @@ def run_settings(run: Path, modules: Modules) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: give all options anew, without --ckpt_path, or mend it") from error
     if not isinstance(config, dict):
         raise ValueError(f"{path} is damaged: give all options anew, without --ckpt_path, or mend it")
-    config = {key: value for key, value in config.items() if key not in {*RESUMED, *NOT_TAKEN}}
+    config = {key: value for key, value in config.items() if key not in {*RESUME_SECTIONS, *COMMAND_KEYS}}
     check_foreign(config, path, modules, built=(object,))  # callbacks, loggers and all else; no functions
     return config
 
@@ -379,8 +379,8 @@ def modules_option(trainer: Trainer, named: Iterable[str] = ()) -> str:
     model, data = trainer.lightning_module, trainer.datamodule
     names = [class_path(value) for value in (model, data) if value is not None]
     names += [text for keys, text in leaves(dict(model.hparams)) if keys[-1] == "env_id" and ":" in text]
-    modules = {*named, *(module_of(name) for name in names if not covered(name, named))}
-    modules = sorted(name for name in modules if not free(name))
+    modules = {*named, *(module_of(name) for name in names if not is_importable(name, named))}
+    modules = sorted(name for name in modules if not may_build(name))
     value = modules[0] if len(modules) == 1 else f"[{', '.join(modules)}]"
     return f" --modules {shlex.quote(value)}" if modules else ""
 
@@ -403,11 +403,11 @@ def check_resume(asked: Any, recorded: Any, path: str, resuming: bool) -> None:
         raise ValueError(f"{path} holds {recorded.model.class_path}, but {asked.model.class_path} is asked for")
     if not resuming:
         return
-    old, new = (flat({key: config[key] for key in RESUMED}) for config in (recorded, asked))
+    old, new = (flat({key: config[key] for key in RESUME_SECTIONS}) for config in (recorded, asked))
     model = import_class(asked.model.class_path)
     data = import_class(asked.data.class_path) if asked.get("data") else None
     ignored = {f"model.{name}" for name in getattr(model, "resume_may_change", ())}
-    ignored |= {f"data.{name}" for name in getattr(data, "resume_may_change", READING)}
+    ignored |= {f"data.{name}" for name in getattr(data, "resume_may_change", DATA_LOCATIONS)}
     ignored |= {f"model.{name}" for name in getattr(model, "from_data", ()) if new.get(f"model.{name}") is None}
     differing = sorted(key for key in old.keys() | new.keys() if key not in ignored and old.get(key) != new.get(key))
     changed = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in differing]

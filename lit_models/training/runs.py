@@ -22,7 +22,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lit_models.common.files import atomic_write
-from lit_models.training.checkpoint import RESUMED, flat
+from lit_models.training.checkpoint import RESUME_SECTIONS, flat
 from lit_models.training.internals import file_writer
 from lit_models.training.resume import own_checkpoints
 
@@ -68,7 +68,7 @@ class RunRecord(SaveConfigCallback):
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         from torch.utils.tensorboard.summary import hparams
 
-        sections = {key: self.content.get(key) for key in RESUMED}
+        sections = {key: self.content.get(key) for key in RESUME_SECTIONS}
         sections["trainer"] = {key: self.content["trainer"][key] for key in ("max_epochs", "precision")}
         values = {key: "none" if value is None else value for key, value in flat(sections).items()}
         _, start, end = hparams({k: v if isinstance(v, int | float | str) else str(v) for k, v in values.items()}, {})

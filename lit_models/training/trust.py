@@ -36,19 +36,19 @@ MAX_DEPTH = 50  # of a config; Python itself gives up at a thousand calls
 DOTTED = re.compile(r"([^\W\d]\w*)(?:\.[^\W\d]\w*)+")  # what may be the path of a class, with its package
 
 
-def listed(modules: Modules) -> list[str]:
+def as_list(modules: Modules) -> list[str]:
     """Modules as a list; the command line may give a single one."""
     return [modules] if isinstance(modules, str) else list(modules or ())
 
 
-def within(name: str, packages: Iterable[str]) -> bool:
+def is_inside(name: str, packages: Iterable[str]) -> bool:
     """Whether a dotted name lies in one of the packages, modules or classes, or is one."""
     return any(f"{name}.".startswith(f"{package}.") for package in packages)
 
 
-def covered(name: str, modules: Iterable[str] = ()) -> bool:
+def is_importable(name: str, modules: Iterable[str] = ()) -> bool:
     """Whether a file may import a class or module: it is trusted, in one of the modules, or in `__main__`."""
-    return within(name, [*modules, "__main__"]) or (within(name, TRUSTED) and not within(name, FETCHING))
+    return is_inside(name, [*modules, "__main__"]) or (is_inside(name, TRUSTED) and not is_inside(name, FETCHING))
 
 
 def module_of(name: str) -> str:
@@ -57,7 +57,7 @@ def module_of(name: str) -> str:
     return name.rpartition(".")[0] if package in TRUSTED else package
 
 
-def foreign(holder: object, name: str) -> str:
+def untrusted(holder: object, name: str) -> str:
     """The error for a file with a class of a module that the user has not named."""
     module = module_of(name)
     return (
@@ -69,8 +69,8 @@ def foreign(holder: object, name: str) -> str:
 def check_foreign(content: Any, path: object, modules: Modules, built: tuple[type, ...] = BUILT) -> None:
     """Raises a ValueError where a file contains a class or function that it may not import or build.
 
-    That is, a class or environment of a module that is not `covered`, or of trusted modules anything but classes of
-    some kinds.
+    That is, a class or environment that is not `is_importable`, or of trusted modules anything but classes of some
+    kinds.
 
     Args:
         content: Nested dictionaries and lists: config or hyperparameters.
@@ -78,7 +78,7 @@ def check_foreign(content: Any, path: object, modules: Modules, built: tuple[typ
         modules: Modules that the user has named.
         built: Kinds of classes that may be built.
     """
-    named = listed(modules)
+    named = as_list(modules)
     for keys, value in leaves(content):
         key = str(keys[-1]).rpartition(".")[2]  # jsonargparse takes `optimizer.class_path` for keys within one another
         if "env_options" in keys and (key == "class_path" or isinstance(parsed(value), dict | list)):
@@ -86,24 +86,24 @@ def check_foreign(content: Any, path: object, modules: Modules, built: tuple[typ
             raise ValueError(f"{path} holds {value!r} in env_options: a class there is taken from the command only")
         if isinstance(inner := parsed(value), dict | list):  # jsonargparse reads a text so where none will do
             check_foreign({key: inner}, path, modules, built)
-        elif key in ("class_path", "optimizer", "lr_scheduler") and "." in value and not within(value, named):
-            if not covered(value):
-                raise ValueError(foreign(path, value))
-            if not free(value, built):
+        elif key in ("class_path", "optimizer", "lr_scheduler") and "." in value and not is_inside(value, named):
+            if not is_importable(value):
+                raise ValueError(untrusted(path, value))
+            if not may_build(value, built):
                 raise ValueError(
                     f"{path} holds {value}, which is no class that it may have built: if you know it, add --modules "
                     f"{value}"
                 )
         # What stands before the colon, gymnasium imports.
-        if key == "env_id" and ":" in value and not covered(value.rpartition(":")[0], named):
-            raise ValueError(foreign(path, value))
+        if key == "env_id" and ":" in value and not is_importable(value.rpartition(":")[0], named):
+            raise ValueError(untrusted(path, value))
 
 
-def free(name: str, kinds: tuple[type, ...] = BUILT) -> bool:
-    """Whether a file may build a class that the user has not named: it is `covered`, and of one of the kinds."""
+def may_build(name: str, kinds: tuple[type, ...] = BUILT) -> bool:
+    """Whether a file may build a class that the user has not named: it is importable, and of one of the kinds."""
     module, _, attribute = name.rpartition(".")
-    if not covered(name) or within(name, ["__main__"]):
-        return covered(name)
+    if not is_importable(name) or is_inside(name, ["__main__"]):
+        return is_importable(name)
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError):  # there is none, which is said where it is to be built
@@ -118,7 +118,7 @@ def leaves(content: Any, keys: tuple[Any, ...] = ("",), depth: int = 0) -> Itera
         ValueError: They are nested deeper than `MAX_DEPTH`, or without end.
     """
     if depth > MAX_DEPTH:
-        raise ValueError(f"there are dictionaries or lists within one another, more than {MAX_DEPTH}")
+        raise ValueError(f"dictionaries or lists are nested more than {MAX_DEPTH} deep")
     if isinstance(content, str):
         yield keys, content
     elif isinstance(content, dict):
@@ -165,21 +165,21 @@ class Command:
             elif key == "modules":
                 self.modules.add(value)
             elif (key == "env_id" and ":" in value) or (key in CLASSES and DOTTED.fullmatch(value)):
-                self.modules |= {value if covered(value) else module_of(value)}
+                self.modules |= {value if is_importable(value) else module_of(value)}
 
 
 def modules_of(config: Any) -> set[str]:
-    """Modules of a parsed config that are to be named, and classes that are not `free`."""
+    """Modules of a parsed config that are to be named, and classes that are not `may_build`."""
     if isinstance(config, list):
         return set().union(*map(modules_of, config))
     if isinstance(config, Namespace | dict):
         values = vars(config) if isinstance(config, Namespace) else config
         found, name = set().union(*map(modules_of, values.values())), values.get("class_path")
-        if isinstance(name, str) and not free(name):
-            found.add(name if covered(name) else module_of(name))
+        if isinstance(name, str) and not may_build(name):
+            found.add(name if is_importable(name) else module_of(name))
         return found
     name = getattr(config, "__module__", None) if callable(config) else None
-    return {module_of(name)} if isinstance(name, str) and not covered(name) else set()
+    return {module_of(name)} if isinstance(name, str) and not is_importable(name) else set()
 
 
 def parsed(text: str) -> Any:
@@ -202,7 +202,7 @@ def restored_settings() -> Iterator[None]:
 
 
 def allow_imports(modules: Iterable[str], urls: bool = False) -> None:
-    """Lets jsonargparse import only what is `covered`.
+    """Lets jsonargparse import only what `is_importable`.
 
     Args:
         modules: Modules beside the trusted ones.

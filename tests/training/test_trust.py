@@ -20,7 +20,7 @@ import lit_models
 from lit_models import FaceEmbedder, Net
 from lit_models.cli import main as cli
 from lit_models.training.resume import RunCheckpoint
-from lit_models.training.trust import Command, covered, plain_settings
+from lit_models.training.trust import Command, is_importable, plain_settings
 from rl import DQN
 from rl.env_state import get_env_state, set_env_state
 
@@ -194,7 +194,7 @@ def test_an_export_imports_no_data_module_and_calls_no_function(evil, last, tmp_
 def test_a_shape_that_is_none_is_one_line(shape, last, tmp_path, capsys):
     path = forged(last, tmp_path / "other.ckpt", input_shape=shape)
     message = fails(capsys, "export", f"--ckpt_path={path}", "--format=safetensors", f"--output={tmp_path / 'file'}")
-    assert message.endswith("is damaged: its input_shape is no list of sizes")
+    assert message.endswith("is damaged: its input_shape is not a list of sizes")
     assert message == fails(capsys, "test", f"--ckpt_path={path}")
 
 
@@ -240,11 +240,11 @@ def test_what_a_command_names(tmp_path, monkeypatch):
     }
     assert named("--output=a.csv", "--data.path", "b.csv", "--d.e=1", "--name=f.g", "--config=h.yaml") == set()
     assert named("--name=2026-13-01", "--name", "[" * 100_000, "--model", "{", "--logger=s3://x.y") == set()
-    assert covered("torch.optim.SGD", [])
-    assert covered("a.b.C", ["a.b"])
+    assert is_importable("torch.optim.SGD", [])
+    assert is_importable("a.b.C", ["a.b"])
     for name, modules in (("torchaudio.C", []), ("a.b.C", ["a.c", "b"]), ("ab.C", ["a"])):
-        assert not covered(name, modules)
-    assert not covered("lightning.pytorch.demos.mnist_datamodule.MNISTDataModule", [])  # which downloads anywhere
+        assert not is_importable(name, modules)
+    assert not is_importable("lightning.pytorch.demos.mnist_datamodule.MNISTDataModule", [])  # which downloads anywhere
 
 
 def test_what_a_union_would_take_for_text_is_not_imported_either(beside, last, tmp_path):
