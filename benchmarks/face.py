@@ -22,7 +22,7 @@ from sklearn.svm import LinearSVC
 from torch import Tensor
 
 from benchmarks.common import median, prepare, spread, test, train
-from lit_models.cli.faces import FaceRecognizer, empty_metadata, load_embedder
+from lit_models.cli.recognition import FaceRecognizer, empty_metadata, load_embedder
 from lit_models.faces.gallery import Gallery
 from lit_models.faces.verification import pair_similarities, roc
 from lit_models.training.figures import draw_boxes

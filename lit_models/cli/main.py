@@ -25,7 +25,7 @@ from torch.jit import TracerWarning
 from typing_extensions import override
 
 from lit_models.cli.errors import format_error, format_parser_error  # imports all classes, to be known by name
-from lit_models.cli.faces import enrol, identify, verify
+from lit_models.cli.recognition import enrol, identify, verify
 from lit_models.export.export import export
 from lit_models.training.callbacks import ProgressBar, Throughput
 from lit_models.training.checkpoint import (
