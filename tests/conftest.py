@@ -4,6 +4,7 @@ import os
 import pickle
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from drawn import noise_people
 from PIL import Image
 from torchvision.datasets import CIFAR10
 
+from datamodules import mnist
 from lit_models.cli import main as cli
 
 ROOT = Path(__file__).parent.parent
@@ -43,6 +45,18 @@ def fails(capsys, *args):
     assert status
     assert len(lines) == 1
     return lines[0]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _mnist_is_decompressed_once():
+    """That takes a second, which most tests would pay for."""
+    read = mnist.read_idx
+    once = cache(read)
+    mnist.read_idx = lambda path, *rest: (
+        once(path, *rest).clone() if path.parent == mnist.BUNDLED else read(path, *rest)
+    )
+    yield
+    mnist.read_idx = read
 
 
 @pytest.fixture(autouse=True)

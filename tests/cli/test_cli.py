@@ -144,7 +144,7 @@ def test_wrong_data_are_one_line(tmp_path, capsys):
         (
             "mnist",
             ["--model=FaceEmbedder"],
-            "MNISTDataModule is for classification, but FaceEmbedder for face recognition",
+            "the images are 28x28 pixels, but FaceEmbedder takes 48",
         ),
         ("mnist", ["--model=RNN"], "or --model CNN, Net or RNNClassifier"),
         (

@@ -68,7 +68,7 @@ def test_a_margin_of_0_is_a_softmax_of_cosines(margin):
     batch = images(14), torch.arange(14) % 7
     losses = []
     for each in (model, plain):
-        each.log = lambda *args, **options: None
+        each.log_loss = lambda loss: None
         torch.manual_seed(1)  # of the dropout
         losses.append(each.training_step(batch, 0))
     torch.testing.assert_close(*losses)
@@ -178,9 +178,6 @@ def test_weights_of_torchvision_are_started_from_and_not_asked_for_again(monkeyp
 def test_images_of_another_data_module_are_drawn_too(cifar10, tmp_path):
     data = CIFAR10DataModule(str(cifar10), val_size=60, download=False)
     trainer = Trainer(max_epochs=1, accelerator="cpu", default_root_dir=tmp_path, enable_progress_bar=False)
-    with pytest.raises(ValueError, match="CIFAR10DataModule is for classification, but FaceEmbedder for face recognit"):
-        trainer.fit(embedder(in_channels=3), datamodule=data)
-    data.task = FaceEmbedder.task
     trainer.fit(embedder(in_channels=3), datamodule=data)
     (names,) = tmp_path.rglob("metadata.tsv")
     assert set(names.read_text().split()) <= set("0123456789")
