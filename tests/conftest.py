@@ -145,6 +145,8 @@ def own_data(cifar10, pets, series, faces, published_faces):
     return agents | {
         "cnn_cifar10": [f"--data.data_dir={cifar10}", "--data.val_size=20"],
         "cnn_folder": [f"--data.root={pets}", "--model.num_classes=2"],
+        "cnn_mnist": ["--data.batch_size=8"],
+        "rnn_mnist_pixels": ["--data.batch_size=4"],
         "rnn_csv": [f"--data.path={series}", "--data.columns=temperature"],
         "face_orl": [f"--data.root={faces}"],
         "face_olivetti": [f"--data.root={published_faces}"],

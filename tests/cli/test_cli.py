@@ -49,6 +49,7 @@ def test_every_config_fits_two_steps_tests_and_reloads(config, own_data, tmp_pat
     assert (tmp_path / "predicted.csv").read_text().count("\n") > 2
 
 
+@pytest.mark.slow
 def test_fit_then_the_command_it_prints(run, tmp_path):
     fitted = run("fit", "--config", CONFIG, "--trainer.max_epochs=1", *SHORT)
     assert fitted.returncode == 0, fitted.stderr

@@ -193,6 +193,7 @@ def test_images_are_of_the_size_of_the_data(tmp_path, capsys):
     assert "images: uint8 (batch, 1, 40, 40)" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_files_run_where_this_package_is_not(tmp_path):
     save(MODELS["lstm"](), tmp_path / "model.ckpt")
     for form in ("onnx", "torch_export"):
