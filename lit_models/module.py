@@ -60,8 +60,8 @@ class LitModule(LightningModule):
             not given.
 
     Attributes:
-        task: What it is for, such as "classification"; a data module's `task` must be the same,
-        data_tasks: or one of these.
+        task: What it is for, such as "classification"; the `task` of a data module must be the same.
+        data_tasks: Further tasks of data modules that it takes.
         output_name: Name of its output in an exported file.
         shown_metrics: The metrics in the progress bar, without their stage.
         from_data: Hyperparameters that, where None, are taken over from the data module.

@@ -57,7 +57,7 @@ class RNN(LitModule):
     """
 
     task = "forecasting"
-    shown_metrics = ("nrmse", "nrmse_free")
+    shown_metrics = ("loss", "nrmse", "nrmse_free")
     from_data = frozenset({"mean", "std"})
 
     def __init__(

@@ -25,7 +25,7 @@ class ReturnPlot(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: "Agent") -> None:
         from lit_models.training import figures, plots  # matplotlib takes half a second to import
 
-        for writer in plots.tensorboard_writers(trainer):
+        for writer in plots.tensorboard_writers(trainer) if hasattr(pl_module, "train_returns") else []:
             figure = figures.plot_returns(pl_module.train_returns, pl_module.eval_returns)
             writer.add_figure("returns", figure, pl_module.env_steps)
 
@@ -40,7 +40,7 @@ class EpisodeVideo(Callback):
         from lit_models.training.plots import tensorboard_writers
 
         writers = [] if trainer.sanity_checking else tensorboard_writers(trainer)
-        if not writers:
+        if not writers or not hasattr(pl_module, "env_settings"):
             return
         frames: list[np.ndarray] = []
         env = make_env(pl_module.hparams.env_id, **pl_module.env_settings, render_mode="rgb_array")

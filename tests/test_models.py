@@ -4,7 +4,10 @@ import pytest
 import torch
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.loggers import TensorBoardLogger
 from registry import MODELS
+from torch.utils.data import DataLoader
 
 import lit_models
 import rl
@@ -156,6 +159,19 @@ def test_a_plain_trainer_gets_exact_resume_once(row):
     given = trainer(own, limit_train_batches=1)
     given.fit(row.make(), datamodule=row.data())
     assert [callback for callback in given.callbacks if isinstance(callback, ExactResume)] == [own]
+
+
+def test_a_trainer_goes_on_with_another_kind_of_model(row, tmp_path):
+    def fit(model, data=None, loader=None):
+        running.fit_loop.epoch_progress.reset()
+        running.fit(model, loader, datamodule=data)
+        running.test(model, loader, datamodule=data, verbose=False)
+
+    running = trainer(logger=TensorBoardLogger(tmp_path), limit_train_batches=1)
+    fit(row.make(), row.data())
+    fit(BoringModel(), loader=DataLoader(torch.randn(4, 32)))
+    other = MODELS["RNN" if row.kind is not MODELS["RNN"].kind else "Net"]
+    fit(other.make(), other.data())
 
 
 def test_predictions_are_rows(row):

@@ -72,6 +72,8 @@ class VerificationPlots(EvaluationPlots):
         return found
 
     def _project(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if getattr(pl_module, "task", None) != self.task:
+            return
         result, images = pl_module.result, evaluated_images(trainer, stage)
         for writer in tensorboard_writers(trainer) if images is not None else []:
             shown = slice(MAX_THUMBNAILS)

@@ -56,7 +56,7 @@ class EvaluationPlots(Callback):
 
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if pl_module.task == self.task:
+        if getattr(pl_module, "task", None) == self.task:
             self.reset(pl_module)
 
     @override
@@ -69,7 +69,7 @@ class EvaluationPlots(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if pl_module.task == self.task:
+        if getattr(pl_module, "task", None) == self.task:
             self.update(pl_module, outputs, batch)
 
     on_test_start = on_validation_start
@@ -96,7 +96,7 @@ class EvaluationPlots(Callback):
 
     def _draw_timed(self, trainer: Trainer, pl_module: LightningModule, stage: str, step: int) -> None:
         start, self.left_out = time.monotonic(), None
-        figures = self.draw(trainer, pl_module, stage) if pl_module.task == self.task else {}
+        figures = self.draw(trainer, pl_module, stage) if getattr(pl_module, "task", None) == self.task else {}
         for writer in tensorboard_writers(trainer):
             for name, figure in figures.items():
                 writer.add_figure(f"{stage}/{name}", figure, step)

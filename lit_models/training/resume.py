@@ -165,8 +165,7 @@ class ExactResume(Callback):
     """Stores in checkpoints the state that Lightning leaves out, so that a resumed run ends with the same weights.
 
     For every process: random generators, gradients being accumulated, means over the epoch in progress, and a model's
-    `training_state()`, if it has one. A `LitModule`'s `configure_callbacks` attaches it
-    in any Trainer.
+    `training_state()`, if it has one. A LitModule attaches it in any Trainer.
     """
 
     states: list[dict[str, Any]] | None = None  # of all processes, from the checkpoint
@@ -198,7 +197,8 @@ class ExactResume(Callback):
             rank_zero_info("The checkpoint is not of as many processes: random draws start anew")
             return
         state = states[trainer.global_rank]
-        pl_module.means.load_training_state(state["means"])
+        if "means" in state:
+            pl_module.means.load_training_state(state["means"])
         if "module" in state:
             pl_module.load_training_state(state["module"])
         set_random_state(state["random"], pl_module.device)
@@ -207,11 +207,14 @@ class ExactResume(Callback):
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if batch_idx == 0:  # on_train_epoch_start is left out where a run is resumed at the end of an epoch
+        if batch_idx == 0 and hasattr(pl_module, "means"):
+            # on_train_epoch_start is left out where a run is resumed at the end of an epoch.
             pl_module.means.reset("train")
 
     def _own_state(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        state = {"random": random_state(pl_module.device), "means": pl_module.means.training_state()}
+        state: dict[str, Any] = {"random": random_state(pl_module.device)}
+        if hasattr(pl_module, "means"):
+            state["means"] = pl_module.means.training_state()
         if hasattr(pl_module, "training_state"):
             state["module"] = pl_module.training_state()
         if is_accumulating(trainer):

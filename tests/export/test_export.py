@@ -11,13 +11,14 @@ import registry
 import torch
 import worlds  # noqa: F401 - registers the environments
 from conftest import fails
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from torch import nn
 
 import lit_models
 from datamodules import MNISTDataModule
 from lit_models import CNN, RNN, FaceEmbedder, Net, RNNClassifier
 from lit_models.cli import main as cli
+from lit_models.export import export as export_module
 from lit_models.export.recurrence import OnnxRecurrence
 from rl import DQN
 
@@ -285,3 +286,28 @@ def test_help_lists_the_verb_and_its_options(capsys):
     assert all(
         name in options for name in ("--ckpt_path", "{onnx,torch_export,safetensors}", "--output", "--overwrite")
     )
+
+
+class Plain(LightningModule):
+    """Somebody else's model, which has no export spec."""
+
+    def __init__(self):
+        super().__init__()
+        self.example_input_array = torch.zeros(1, 3)
+        self.layer = nn.Linear(3, 2)
+
+    @torch.autocast("cpu", enabled=False)
+    def forward(self, rows):
+        return self.layer(rows)
+
+
+def test_a_model_of_others_is_exported_too():
+    spec = export_module.export_spec(Plain())
+    assert spec.inputs["rows"].shape == ("batch", 3)
+    assert spec.outputs["output"].shape == ("batch", 2)
+
+
+def test_the_head_stays_in_the_model_that_is_exported():
+    model = FaceEmbedder(image_size=32, num_classes=5)
+    assert model.for_inference().head is None
+    assert model.head.shape[0] == model.hparams.num_classes == 5
