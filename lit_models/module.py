@@ -123,7 +123,7 @@ class LitModule(LightningModule):
 
     @override
     def on_validation_epoch_start(self) -> None:
-        self.means.reset("val")  # what a failed evaluation left
+        self.means.reset("val")
 
     @override
     def on_test_epoch_start(self) -> None:

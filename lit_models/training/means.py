@@ -38,7 +38,7 @@ class EpochMeans:
             sums[name] = sums[name].to(total.device).add_(total)
 
     def compute(self, stage: str, strategy: Strategy) -> dict[str, Tensor]:
-        """The means over all processes by name, and starts a new epoch."""
+        """The means over all processes by name."""
         names = self.names.get(stage, ())
         if not names:
             return {}
@@ -46,7 +46,6 @@ class EpochMeans:
         count = torch.tensor(self.counts[stage], dtype=torch.float32)
         own = torch.stack([total.to(strategy.root_device) for total in (*totals, count)])
         *sums, count = strategy.reduce(own, reduce_op="sum").unbind()
-        self.reset(stage)
         return {name: total / count for name, total in zip(names, sums, strict=True)}
 
     def training_state(self) -> dict[str, Any]:
