@@ -4,6 +4,7 @@ import io
 import os
 import random
 import shlex
+import shutil
 import time
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
-from lit_models.training.checkpoint import modules_option
+from lit_models.common.files import atomic_write
+from lit_models.training.checkpoint import modules_option, read_checkpoint
 from lit_models.training.internals import is_accumulating
 from lit_models.training.schedule import check_schedule
 
@@ -100,6 +102,16 @@ class RunCheckpoint(ModelCheckpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.fast_dev_run and self.last_step != trainer.global_step > self.first_step:
             self._write_last(trainer)
+
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if hasattr(self, "first_step") or not (self.save_last and trainer.ckpt_path and trainer.is_global_zero):
+            return
+        # Nothing was left to train: the run was killed after its best checkpoint, and before the last one of that step.
+        last = Path(self.dirpath, f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}")
+        if last.is_file() and read_checkpoint(last).get("global_step", 0) < trainer.global_step:
+            with atomic_write(last, "make room") as partial:
+                shutil.copy(trainer.ckpt_path, partial)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

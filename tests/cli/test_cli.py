@@ -294,9 +294,10 @@ def test_stopped_runs_leave_a_checkpoint_that_goes_on(stop, status, run, tmp_pat
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     often = ["--checkpoint.monitor=null", "--checkpoint.every_n_train_steps=10"]
     command = [sys.executable, "-m", "lit_models", *map(str, flags), *often]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-    )
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL}
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored, and inherited so, where tests run in background
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes)
+    signal.signal(signal.SIGINT, handler)
     checkpoint = tmp_path / "logs" / "mnist" / "version_0" / "checkpoints" / "last.ckpt"
     while process.poll() is None and not checkpoint.exists():
         time.sleep(0.05)  # until training is under way

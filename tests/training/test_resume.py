@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -268,6 +269,20 @@ def test_a_run_killed_at_a_random_moment_ends_as_if_it_had_not_been(name, tmp_pa
 @pytest.mark.slow
 def test_damaged_checkpoints_are_refused_or_passed_over(tmp_path, capsys):
     assert damages(tmp_path) == 10, capsys.readouterr().out
+
+
+def test_a_kill_between_the_best_and_the_last_checkpoint(tmp_path):
+    fit = ["fit", f"--config={ROOT / 'configs' / 'mnist.yaml'}", f"--trainer.default_root_dir={tmp_path}"]
+    fit += ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--trainer.max_epochs=2"]
+    assert cli.main([*fit, "--checkpoint.save_top_k=-1"]) == 0
+    (last,) = tmp_path.rglob("last.ckpt")
+    (first,) = last.parent.glob("epoch=0*.ckpt")
+    (best,) = last.parent.glob("epoch=1*.ckpt")
+    shutil.copy(first, last)
+    assert cli.main(["fit", f"--ckpt_path={best}"]) == 0
+    assert alike(*(torch.load(path, weights_only=True) for path in (last, best)))
+    cli.main(["fit", f"--ckpt_path={first}", "--trainer.max_epochs=1"])  # an earlier one takes nothing away
+    assert torch.load(last, weights_only=True)["global_step"] == 4
 
 
 def test_where_all_checkpoints_are_damaged(tmp_path, capsys):
