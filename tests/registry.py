@@ -23,6 +23,7 @@ class Model(NamedTuple):
     random: Mapping[str, Any] = NONE  # what makes it draw at random in training, or remember
     data: Callable[..., LightningDataModule | None] = lambda **options: None
     augmented: Mapping[str, Any] = NONE  # likewise, of its data
+    steps: int = 1  # after which every parameter has had a gradient
 
     def make(self, **options: Any) -> LightningModule:
         return self.kind(**{**self.options, **options})
@@ -51,7 +52,13 @@ MODELS = {
     "Net": Model(Net, data=digits, augmented={"rotation": 10, "shift": 2}),
     "CNN": Model(CNN, {"in_channels": 1, "batch_norm": True}, {"dropout": 0.5}, digits, {"scale": 0.1}),
     "RNNClassifier": Model(RNNClassifier, {"num_layers": 2}, {"dropout": 0.5}, digits),
-    "RNN": Model(RNN, {"hidden_dim": 8}, {"dropout": 0.5}, series),
-    "FaceEmbedder": Model(FaceEmbedder, {"image_size": 32}, {}, faces, {"flip": True, "rotation": 10, "erasing": 0.5}),
+    "RNN": Model(RNN, {"hidden_dim": 8, "residual": True}, {"dropout": 0.5}, series),
+    "FaceEmbedder": Model(
+        FaceEmbedder,
+        {"image_size": 32},
+        data=faces,
+        augmented={"flip": True, "rotation": 10, "erasing": 0.5},
+        steps=2,  # a residual block that starts at zero passes none on in the first
+    ),
     "DQN": Model(DQN, AGENT),
 }

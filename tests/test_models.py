@@ -7,6 +7,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import TensorBoardLogger
 from registry import MODELS
+from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 
 import lit_models
@@ -54,7 +55,7 @@ def test_every_public_model_has_a_row():
 def test_one_output_per_input(row):
     model = row.make().eval()
     whole = output(model, examples(model, 5))
-    assert len(whole) == 5
+    assert whole.shape == (5, model.num_classes) if model.task == "classification" else len(whole) == 5
     assert len(output(model, examples(model, 0))) == 0
     torch.testing.assert_close(output(model, examples(model, 5)[2:3]), whole[2:3], atol=1e-5, rtol=1e-4)
 
@@ -72,8 +73,7 @@ class Gradients(Callback):
 
 def test_every_parameter_gets_a_gradient(row):
     model, gradients = row.make(), Gradients()
-    # More than one step, since a residual block that starts at zero passes none on in the first.
-    trainer(gradients, limit_train_batches=3).fit(model, datamodule=row.data())
+    trainer(gradients, limit_train_batches=row.steps).fit(model, datamodule=row.data())
     assert gradients.found == {name for name, weight in model.named_parameters() if weight.requires_grad}
 
 
@@ -85,8 +85,23 @@ class Losses(Checkpoint):  # which come after the model has logged
         self.found.append(trainer.callback_metrics["train/loss"].item())
 
 
-@pytest.mark.parametrize("name", [name for name, row in MODELS.items() if row.data()])
+@pytest.mark.parametrize("name", [name for name, row in MODELS.items() if row.kind.task == "classification"])
 def test_overfits_one_batch(name):
+    torch.manual_seed(0)
+    model = MODELS[name].make()
+    images, labels = examples(model, 16), torch.arange(16) % model.num_classes
+    model.eval()  # without dropout, which would hide what has been learnt
+    optimizer = model.optimizer(model.parameters())  # its own, which is meant to train it well
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = cross_entropy(model(images), labels)
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.05
+
+
+@pytest.mark.parametrize("name", [name for name, row in MODELS.items() if row.data()])
+def test_loss_of_one_batch_falls_in_a_trainer(name):
     seed_everything(0)
     row, losses = MODELS[name], Losses()
     model = row.make(optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-2), dropout=0.0)
@@ -123,7 +138,7 @@ class Types(Callback):
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
 def test_trains_in_bf16_and_sums_in_fp32(row, precision):
-    model, data, metrics, types = row.make(), row.data(), {}, Types()
+    model, data, metrics, types = row.make(), row.data(**row.augmented), {}, Types()
     running = trainer(types, precision=precision, limit_train_batches=4)
     running.fit(model, datamodule=data)
     metrics |= running.callback_metrics
@@ -132,7 +147,8 @@ def test_trains_in_bf16_and_sums_in_fp32(row, precision):
     assert all(value.isfinite() for value in metrics.values())
     assert {value.dtype for value in metrics.values()} <= {torch.float32, torch.float64}
     assert types.losses <= {torch.float32}
-    assert types.inputs == {model.example_input_array.dtype}  # bytes are exact, and rows and observations left alone
+    # Augmented in fp32; bytes are exact, and rows and observations have been left as they were.
+    assert types.inputs == {torch.float32 if row.augmented else model.example_input_array.dtype}
     weights = {parameter.dtype for parameter in model.parameters()}
     assert weights == {torch.bfloat16 if precision == "bf16-true" else torch.float32}
     # Eight bits would leave no more than three digits of any of these.
@@ -144,7 +160,7 @@ def test_checkpoint_from_python_loads_by_itself(row, tmp_path):
     running.fit(model, datamodule=row.data())
     running.save_checkpoint(tmp_path / "model.ckpt")
     content = torch.load(tmp_path / "model.ckpt", weights_only=True)
-    assert content["model_class"].split(".")[1:] == [row.kind.__name__]
+    assert content["model_class"] == f"{row.kind.__module__.partition('.')[0]}.{row.kind.__name__}"
     x = examples(model, 3)
     for loaded in (lit_models.load(tmp_path / "model.ckpt"), row.kind.load_from_checkpoint(tmp_path / "model.ckpt")):
         assert torch.equal(output(loaded.cpu().eval(), x), output(model.cpu().eval(), x))
