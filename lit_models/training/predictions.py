@@ -66,6 +66,11 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
+        if not isinstance(prediction, list) or not all(isinstance(row, dict) for row in prediction):
+            raise ValueError(
+                f"predict_step of {type(pl_module).__name__} returns {type(prediction).__name__}: to be written to a "
+                "file, it must be a list of rows, dictionaries by column"
+            )
         if prediction and not self.rows:
             self.writer.writerow(prediction[0])
         self.writer.writerows(map(format_cell, row.values()) for row in prediction)

@@ -347,3 +347,11 @@ def test_mnist_config_learns(tmp_path):
     command = cli.CLI(["fit", f"--config={CONFIG}", f"--trainer.default_root_dir={tmp_path}", "--trainer.max_epochs=3"])
     result = command.trainer.test(command.model, datamodule=command.datamodule)
     assert result[0]["test/accuracy"] >= 0.988
+
+
+def test_predictions_that_are_no_rows_are_one_line(last, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(Net, "predict_step", lambda self, batch, batch_idx: self(batch[0]))
+    output = tmp_path / "predictions.csv"
+    message = fails(capsys, "predict", f"--ckpt_path={last}", f"--output={output}")
+    assert "predict_step of Net returns Tensor: to be written to a file, it must be a list of rows" in message
+    assert list(tmp_path.iterdir()) == []
