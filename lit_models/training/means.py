@@ -35,7 +35,7 @@ class EpochMeans:
         self.counts[stage] += count
         sums = self.totals[stage]
         for name, total in totals.items():
-            sums[name] = sums[name].to(total.device).add_(total)
+            sums[name] = (sums[name] + total).float()  # zeros on the CPU take the device of what is added
 
     def compute(self, stage: str, strategy: Strategy) -> dict[str, Tensor]:
         """The means over all processes by name."""
