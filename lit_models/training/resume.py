@@ -1,5 +1,6 @@
 """Exact resumption: a last checkpoint whatever happens, and in it the state that Lightning leaves out."""
 
+import contextlib
 import io
 import os
 import random
@@ -21,6 +22,7 @@ from typing_extensions import override
 from lit_models.common.files import atomic_write
 from lit_models.training.checkpoint import modules_option, read_checkpoint
 from lit_models.training.internals import is_accumulating
+from lit_models.training.means import EpochMeans
 from lit_models.training.schedule import check_schedule
 
 
@@ -109,9 +111,13 @@ class RunCheckpoint(ModelCheckpoint):
             return
         # Nothing was left to train: the run was killed after its best checkpoint, and before the last one of that step.
         last = Path(self.dirpath, f"{self.CHECKPOINT_NAME_LAST}{self.FILE_EXTENSION}")
-        if last.is_file() and read_checkpoint(last).get("global_step", 0) < trainer.global_step:
-            with atomic_write(last, "make room") as partial:
-                shutil.copy(trainer.ckpt_path, partial)
+        if not last.is_file():
+            return
+        with contextlib.suppress(ValueError):  # a damaged one is replaced
+            if read_checkpoint(last).get("global_step", 0) >= trainer.global_step:
+                return
+        with atomic_write(last, "make room, then go on with --ckpt_path last") as partial:
+            shutil.copy(trainer.ckpt_path, partial)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -219,13 +225,13 @@ class ExactResume(Callback):
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if batch_idx == 0 and hasattr(pl_module, "means"):
+        if batch_idx == 0 and isinstance(getattr(pl_module, "means", None), EpochMeans):
             # on_train_epoch_start is left out where a run is resumed at the end of an epoch.
             pl_module.means.reset("train")
 
     def _own_state(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         state: dict[str, Any] = {"random": random_state(pl_module.device)}
-        if hasattr(pl_module, "means"):
+        if isinstance(getattr(pl_module, "means", None), EpochMeans):
             state["means"] = pl_module.means.training_state()
         if hasattr(pl_module, "training_state"):
             state["module"] = pl_module.training_state()
