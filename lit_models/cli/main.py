@@ -28,18 +28,11 @@ from lit_models.cli.errors import format_error, format_parser_error  # imports a
 from lit_models.cli.recognition import enrol, identify, verify
 from lit_models.export.export import export
 from lit_models.training.callbacks import ProgressBar, Throughput
-from lit_models.training.checkpoint import (
-    AtomicCheckpointIO,
-    check_resume,
-    modules_option,
-    read_checkpoint,
-    recorded_config,
-    run_folder,
-    with_config,
-)
+from lit_models.training.checkpoint import AtomicCheckpointIO, read_checkpoint
 from lit_models.training.hardware import check_hardware, compile_available
 from lit_models.training.internals import NoProfiler, set_logged_step
 from lit_models.training.predictions import PredictionWriter
+from lit_models.training.recorded_config import check_resume, modules_option, recorded_config, run_folder, with_config
 from lit_models.training.resume import RunCheckpoint
 from lit_models.training.runs import RunRecord, runs
 from lit_models.training.trust import Command, Modules, allow_imports, modules_of, packages_in, restored_settings

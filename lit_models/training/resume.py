@@ -20,9 +20,10 @@ from torch import Tensor
 from typing_extensions import override
 
 from lit_models.common.files import atomic_write
-from lit_models.training.checkpoint import modules_option, read_checkpoint
+from lit_models.training.checkpoint import read_checkpoint
 from lit_models.training.internals import is_accumulating
 from lit_models.training.means import EpochMeans
+from lit_models.training.recorded_config import modules_option
 from lit_models.training.schedule import check_schedule
 
 

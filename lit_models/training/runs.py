@@ -22,8 +22,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from lit_models.common.files import atomic_write
-from lit_models.training.checkpoint import RESUME_SECTIONS, flat
 from lit_models.training.internals import file_writer
+from lit_models.training.recorded_config import RESUME_SECTIONS, flat
 from lit_models.training.resume import own_checkpoints
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "gymnasium", "lit-models")
