@@ -239,7 +239,7 @@ def load_embedder(ckpt_path: str, modules: Modules = None) -> tuple[FaceEmbedder
     checkpoint = read_model(ckpt_path)
     model = build_model(checkpoint, ckpt_path, modules=modules)
     if not isinstance(model, FaceEmbedder):
-        raise ValueError(f"{ckpt_path} holds {type(model).__name__}, not a FaceEmbedder, which recognises people")
+        raise ValueError(f"{ckpt_path} holds {type(model).__name__}, not a FaceEmbedder, which recognizes people")
     return model, checkpoint.get("datamodule_hyper_parameters") or {}
 
 

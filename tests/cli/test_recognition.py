@@ -549,4 +549,4 @@ def test_another_model_recognizes_nobody(verb, refuses, people, tmp_path):
         "verify": [one, one],
     }[verb]
     said = refuses(verb, *args, ckpt_path=path)
-    assert said.endswith(f"{path} holds Net, not a FaceEmbedder, which recognises people")
+    assert said.endswith(f"{path} holds Net, not a FaceEmbedder, which recognizes people")
