@@ -10,10 +10,13 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 from lightning import Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lit_models.training.checkpoint import class_path, without_downloads
 from lit_models.training.trust import (
+    BUILT,
     Modules,
     check_foreign,
     is_importable,
@@ -126,7 +129,8 @@ def modules_option(trainer: Trainer, named: Iterable[str] = ()) -> str:
     names = [class_path(value) for value in (model, data) if value is not None]
     names += [text for keys, text in leaves(dict(model.hparams)) if keys[-1] == "env_id" and ":" in text]
     modules = {*named, *(module_of(name) for name in names if not is_importable(name, named))}
-    modules = sorted(name for name in modules if not may_build(name))
+    # Callbacks and loggers are never a checkpoint's, but those of the run's config.yaml.
+    modules = sorted(name for name in modules if not may_build(name, (*BUILT, Callback, Logger)))
     value = modules[0] if len(modules) == 1 else f"[{', '.join(modules)}]"
     return f" --modules {shlex.quote(value)}" if modules else ""
 

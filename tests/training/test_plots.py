@@ -107,3 +107,17 @@ def test_pictures_of_a_validation_are_left_out_where_they_cost_too_much(seconds,
     # The first, since nothing is known of their cost, and the last.
     assert [event.step for event in board.Images("val/confusion")] == [2 * epoch - 1 for epoch in drawn]
     assert len(board.Scalars("val/accuracy")) == 4
+
+
+def test_own_plots_of_a_config_take_the_place_of_the_models(tmp_path, capsys):
+    own = "class_path: lit_models.training.plots.ClassificationPlots, init_args: {misclassified: 3}"
+    (tmp_path / "own.yaml").write_text(f"trainer: {{callbacks: [{{{own}}}]}}")
+    flags = ["--trainer.max_steps=1", "--trainer.limit_val_batches=1", f"--trainer.default_root_dir={tmp_path}"]
+    config = [f"--config={ROOT / 'configs' / 'mnist.yaml'}", f"--config={tmp_path / 'own.yaml'}"]
+    command = cli.CLI(["fit", *config, *flags])
+    plots = [callback for callback in command.trainer.callbacks if isinstance(callback, EvaluationPlots)]
+    assert [plot.misclassified for plot in plots] == [3]
+    printed = capsys.readouterr().out.splitlines()[-1].split()
+    assert printed[:5] == ["python", "-m", "lit_models", "test", "--ckpt_path"]
+    assert len(printed) == 6  # it needs no --modules
+    assert cli.main(["fit", "--ckpt_path", printed[5]]) == 0
