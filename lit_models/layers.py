@@ -46,7 +46,8 @@ class Normalize(nn.Module):
         """Sets `mean` or `std`."""
         buffer, numbers = getattr(self, name), torch.tensor(values, dtype=torch.float32).view(-1)
         if len(numbers) not in (1, len(buffer)):
-            raise ValueError(f"{name} has {len(numbers)} numbers, but the number of channels is {len(buffer)}")
+            option = "in_channels" if self.images else "input_dim"  # of the models
+            raise ValueError(f"{name} has {len(numbers)} numbers, but {option} is {len(buffer)}")
         if name == "std" and not (numbers > 0).all():
             raise ValueError(f"std is {values}: it must be above 0")
         buffer.copy_(numbers.view(-1, *[1] * (buffer.dim() - 1)))

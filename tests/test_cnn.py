@@ -110,5 +110,5 @@ def test_impossible_options_are_refused():
             CNN(**options)
     with pytest.raises(ValueError, match="at least 28"):
         CNN(image_size=27)
-    with pytest.raises(ValueError, match="mean has 3 numbers, but the number of channels is 1"):
+    with pytest.raises(ValueError, match="mean has 3 numbers, but in_channels is 1"):
         CNN(in_channels=1, mean=[0.5, 0.5, 0.5])

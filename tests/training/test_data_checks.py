@@ -77,5 +77,5 @@ def test_model_without_a_task():
 def test_scale_of_other_columns():
     model = RNN(1)
     data = Data(mean=[1.0, 2.0, 3.0], std=[1.0, 1.0, 1.0])
-    with pytest.raises(ValueError, match="mean has 3 numbers, but the number of channels is 1"):
+    with pytest.raises(ValueError, match="mean has 3 numbers, but input_dim is 1"):
         fit(model, data)
