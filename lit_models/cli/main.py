@@ -29,7 +29,7 @@ from lit_models.cli.recognition import enrol, identify, verify
 from lit_models.export.export import export
 from lit_models.training.callbacks import ProgressBar, Throughput
 from lit_models.training.checkpoint import AtomicCheckpointIO, read_checkpoint
-from lit_models.training.hardware import check_hardware, compile_available
+from lit_models.training.hardware import check_hardware, compile_available, keep_freed_memory
 from lit_models.training.internals import NoProfiler, set_logged_step
 from lit_models.training.predictions import PredictionWriter
 from lit_models.training.recorded_config import check_resume, modules_option, recorded_config, run_folder, with_config
@@ -79,6 +79,7 @@ class CLI(LightningCLI):
         if not torch.cuda.is_available():
             # Set by Lightning: every optimizer step would look for the driver again, 0.1 ms without a GPU.
             os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
+        keep_freed_memory()
         self.verb = next(iter(sys.argv[1:] if args is None else args), "")
         with restored_settings():
             super().__init__(

@@ -1,6 +1,7 @@
 """Precisions, devices and the compiler, for every model."""
 
 import logging
+import sys
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from lightning import Trainer, seed_everything
 from datamodules import ImageFolderDataModule, MNISTDataModule, TimeSeriesDataModule
 from lit_models import CNN, RNN, Net, RNNClassifier
 from lit_models.cli import main as cli
+from lit_models.training.hardware import keep_freed_memory
 from rl import DQN
 
 CONFIG = ROOT / "configs" / "mnist.yaml"
@@ -130,3 +132,18 @@ def test_lightnings_advice_about_a_gpus_digits_is_kept_out():
     said = "You should set `torch.set_float32_matmul_precision('medium' | 'high')`", "something else"
     records = [logging.makeLogRecord({"msg": message, "levelno": logging.INFO}) for message in said]
     assert [bool(logger.filter(record)) for record in records] == [False, True]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_a_step_reuses_the_memory_of_the_last_one():
+    resource = pytest.importorskip("resource")
+    keep_freed_memory()
+
+    def step() -> int:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        layers = [torch.ones(5_000_000) for _ in range(8)]  # 20 MB each, and freed together
+        del layers
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+    step()
+    assert sum(step() for _ in range(5)) < 5_000  # of 200,000 pages; their faults took longer than the step
