@@ -31,8 +31,7 @@ class CIFAR10DataModule(ImageDataModule):
         flip: Augmentation: random horizontal flip.
         shift: Augmentation: random shift of up to this many pixels along each axis; 0 is off.
         num_workers: Number of processes that fetch batches; 0 is the fastest, since the data are in memory.
-        cache_on_device: Keep images and labels in the device's memory, so that only the indices of a batch are
-            transferred.
+        cache_on_device: Keep images and labels in the device's memory, and transfer only the indices of a batch.
 
     Raises:
         FileNotFoundError: The files aren't in `data_dir`, or are damaged, and `download` is off.
@@ -67,16 +66,12 @@ class CIFAR10DataModule(ImageDataModule):
             self._open(train=True, download=True)
 
     @override
-    def setup(self, stage: str) -> None:
-        self.load_published(stage, self._load)
-
-    @override
     def augment(self, images: Tensor) -> Tensor:
         images = random_flip(images) if self.hparams.flip else images
         return random_shift(images, self.hparams.shift) if self.hparams.shift else images
 
-    def _load(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Images `(count, 3, 32, 32)` uint8 and labels `(count,)` int64."""
+    @override
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
         data = self._open(train, download=False)
         self.class_names, self.num_classes = data.classes, len(data.classes)
         images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()

@@ -31,8 +31,6 @@ SHA256 = {
 }
 BUNDLED = Path(__file__).parent / "files"
 
-Variant = Literal["MNIST", "FashionMNIST", "KMNIST", "QMNIST", "EMNIST-letters", "EMNIST-digits"]
-
 
 class MNISTDataModule(ImageDataModule):
     """MNIST or a drop-in variant: `(batch, 1, 28, 28)` uint8 images and int64 labels.
@@ -53,8 +51,7 @@ class MNISTDataModule(ImageDataModule):
         shift: Augmentation: random shift of up to this many pixels along each axis; 0 is off.
         scale: Augmentation: random scaling by a factor of 1 - scale..1 + scale; 0 is off.
         num_workers: Number of processes that fetch batches; 0 is the fastest, since the data are in memory.
-        cache_on_device: Keep images and labels in the device's memory, so that only the indices of a batch are
-            transferred.
+        cache_on_device: Keep images and labels in the device's memory, and transfer only the indices of a batch.
 
     Raises:
         FileNotFoundError: The files aren't in `data_dir`, or the variant isn't and `download` is off.
@@ -66,7 +63,7 @@ class MNISTDataModule(ImageDataModule):
 
     def __init__(
         self,
-        variant: Variant = "MNIST",
+        variant: Literal["MNIST", "FashionMNIST", "KMNIST", "QMNIST", "EMNIST-letters", "EMNIST-digits"] = "MNIST",
         data_dir: str | None = None,
         download: bool = False,
         verify: bool = True,
@@ -94,15 +91,11 @@ class MNISTDataModule(ImageDataModule):
             self._variant(train=False, download=True)
 
     @override
-    def setup(self, stage: str) -> None:
-        self.load_published(stage, self._load)
-
-    @override
     def augment(self, images: Tensor) -> Tensor:
         return random_affine(images, self.hparams.rotation, self.hparams.shift, self.hparams.scale)
 
-    def _load(self, train: bool) -> tuple[Tensor, Tensor]:
-        """Images `(count, 1, 28, 28)` uint8 and labels `(count,)` int64."""
+    @override
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
         if self.hparams.variant == "MNIST":
             self.class_names = [str(digit) for digit in range(10)]
             part = "train" if train else "t10k"
@@ -124,8 +117,7 @@ class MNISTDataModule(ImageDataModule):
                 labels = labels - 1  # 1..26 in the files, whose first name is "N/A"
                 self.class_names = self.class_names[1:]
         self.num_classes = len(self.class_names)
-        wrong = ((labels < 0) | (labels >= self.num_classes)).nonzero()
-        if len(wrong):
+        if len(wrong := ((labels < 0) | (labels >= self.num_classes)).nonzero()):
             first = int(wrong[0])
             raise ValueError(f"{where}: label {int(labels[first])} at {first}, outside 0..{self.num_classes - 1}")
         return images.unsqueeze(1).contiguous(), labels.long()
@@ -157,13 +149,7 @@ class MNISTDataModule(ImageDataModule):
 
 
 def read_idx(path: Path, dimensions: int, sha256: str | None = None) -> Tensor:
-    """An IDX file of bytes, as a uint8 tensor of the shape in its header.
-
-    Args:
-        path: The file; `.gz` and `.xz` are decompressed.
-        dimensions: Number of dimensions that it must have: 3 for images, 1 for labels.
-        sha256: Expected SHA-256 of the uncompressed file; unchecked, if not given.
-    """
+    """An IDX file of bytes, plain, `.gz` or `.xz`, as a uint8 tensor; checked, unless None, against an SHA-256."""
     unpack = {".gz": gzip.open, ".xz": lzma.open}.get(path.suffix, open)
     try:
         with unpack(path, "rb") as file:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from lightning import LightningDataModule
@@ -14,8 +14,6 @@ from datamodules.common.image_io import ImageFileDataset, find_images
 from datamodules.common.samplers import EpochSampler, EvenBatches, WholeBatches, world_and_rank
 from datamodules.common.tensors import BatchDataset
 
-T = TypeVar("T")
-
 
 class BatchDataModule(LightningDataModule):
     """The base of all data modules: a subclass fills the sets in `setup`.
@@ -26,31 +24,28 @@ class BatchDataModule(LightningDataModule):
 
     The hyperparameters must include `batch_size`, per process, unless the property is overridden, and may include
     `cache_on_device`. A set is a dataset whose `__getitems__` returns a whole batch; `val_set` may be empty.
-
-    Attributes:
-        task: What the data are for, such as "classification"; compared with the model's.
-        resume_may_change: Hyperparameters that may differ when a run is resumed: where data are, how they are read.
-        num_workers: Number of processes that fetch batches; 0 is the fastest for data in memory.
-        order_seed: Seed of the training order; torch's seed when training starts.
-        position: Epoch at which a resumed run starts, and number of its batches that are done.
     """
 
-    task: ClassVar[str]
-    resume_may_change: ClassVar[frozenset[str]]
+    task: ClassVar[str]  # what the data are for, such as "classification"; compared with the model's
+    resume_may_change: ClassVar[frozenset[str]]  # hyperparameters that say where data are and how they are read
     train_set: Dataset
     val_set: Dataset
     test_set: Dataset
     resumable = True  # by its own state, so that Lightning's warning about its loaders does not apply
-    num_workers: int = 0
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.order_seed: int | None = None
-        self.position = (0, 0)
+    num_workers: int = 0  # processes that fetch batches; 0 is the fastest for data in memory
+    order_seed: int | None = None  # of the training order; torch's seed when training starts
+    position = (0, 0)  # the epoch at which a resumed run starts, and the number of its batches that are done
 
     @override
     def train_dataloader(self) -> DataLoader:
-        return self.train_loader(self.train_set)
+        if self.order_seed is None:
+            seed = torch.initial_seed() % 2**32
+            self.order_seed = seed if self.trainer is None else self.trainer.strategy.broadcast(seed)
+        (epoch, batch), size = self.position, self.batch_size
+        sampler = self.sampler(self.train_set, self.order_seed, epoch, skip=batch * size)
+        if self.trainer is not None:  # which may ask for a new loader in every epoch
+            sampler.set_epoch(max(epoch, self.trainer.current_epoch))
+        return self._loader(self._cached(self.train_set), batch_size=size, sampler=sampler)
 
     @override
     def val_dataloader(self) -> DataLoader | list[DataLoader]:
@@ -100,17 +95,6 @@ class BatchDataModule(LightningDataModule):
         """The sampler of the training data, see EpochSampler."""
         return EpochSampler(dataset, seed, epoch, skip)
 
-    def train_loader(self, dataset: Dataset) -> DataLoader:
-        """A loader of shuffled batches."""
-        if self.order_seed is None:
-            seed = torch.initial_seed() % 2**32
-            self.order_seed = seed if self.trainer is None else self.trainer.strategy.broadcast(seed)
-        (epoch, batch), size = self.position, self.batch_size
-        sampler = self.sampler(dataset, self.order_seed, epoch, skip=batch * size)
-        if self.trainer is not None:  # which may ask for a new loader in every epoch
-            sampler.set_epoch(max(epoch, self.trainer.current_epoch))
-        return self._loader(self._cached(dataset), batch_size=size, sampler=sampler)
-
     def eval_loader(self, dataset: Dataset) -> DataLoader:
         """A loader of batches in order, each item exactly once, whatever the number of processes."""
         dataset = self._cached(dataset)
@@ -148,20 +132,16 @@ class BatchDataModule(LightningDataModule):
 
 
 class ImageDataModule(BatchDataModule):
-    """The base of the image data modules: a subclass fills the sets in `setup`, and may override `augment`.
+    """The base of the image data modules: a subclass has `load` or fills the sets in `setup`, and may have `augment`.
 
-    Attributes:
-        num_classes: Number of classes; like `class_names`, set by `setup`.
-        class_names: Class names by label.
-        shape: Shape of an image, `(channels, height, width)`.
-        read: Reads an image file as a uint8 tensor of that shape.
+    Validation is split off the training set of `load` by the hyperparameters `val_size` and `split_seed`.
     """
 
     task = "classification"
-    num_classes: int
-    class_names: list[str]
-    shape: tuple[int, int, int]
-    read: Callable[[Path], Tensor]
+    num_classes: int  # like the class names, set by `setup`
+    class_names: list[str]  # by label
+    shape: tuple[int, int, int]  # of an image, (channels, height, width)
+    read: Callable[[Path], Tensor]  # an image file as a uint8 tensor of that shape
 
     def augment(self, images: Tensor) -> Tensor:
         """Augmented training images, of the same shape; here, unchanged."""
@@ -176,22 +156,18 @@ class ImageDataModule(BatchDataModule):
 
     def image_dataloader(self, folder: str) -> DataLoader:
         """A loader of the image files in a folder, of any size, brought to the shape of the training images."""
-        dataset = ImageFileDataset(find_images(folder), self.read, self.shape)
-        return self._loader(dataset, batch_size=self.batch_size)
+        return self._loader(ImageFileDataset(find_images(folder), self.read, self.shape), batch_size=self.batch_size)
 
-    def load_published(self, stage: str, load: Callable[[bool], tuple[Tensor, Tensor]]) -> None:
-        """Fills the sets that a stage needs, from data that are published as a training and a test set.
+    def load(self, train: bool) -> tuple[Tensor, Tensor]:
+        """Images `(count, *shape)` uint8 and labels `(count,)` int64 of a published training or test set."""
+        raise NotImplementedError
 
-        Validation is split off the training set, by the hyperparameters `val_size` and `split_seed`.
-
-        Args:
-            stage: Lightning's: "fit" needs train and validation, "validate" validation, any other the test set.
-            load: Returns images and labels, of the training set if called with True, else of the test set.
-        """
+    @override
+    def setup(self, stage: str) -> None:
         if stage not in ("fit", "validate"):
-            self.test_set = BatchDataset(*load(False))
+            self.test_set = BatchDataset(*self.load(train=False))
             return
-        images, labels = load(True)
+        images, labels = self.load(train=True)
         size, count = self.hparams.val_size, len(labels)
         if size >= count:
             raise ValueError(f"val_size is {size}: it must be between 0 and {count - 1} images")
@@ -217,6 +193,6 @@ def download_failed(name: str, root: str, error: Exception) -> ConnectionError:
     )
 
 
-def whole_batch(batch: T) -> T:
+def whole_batch(batch: Any) -> Any:
     """The collate function for a dataset whose `__getitems__` already returns a batch."""
     return batch

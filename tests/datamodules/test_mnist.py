@@ -71,7 +71,9 @@ def test_batches_are_bytes_with_the_channel_second(mnist):
 def test_order_of_test_and_training(mnist):
     labels = torch.cat([labels for _, labels in mnist.test_dataloader()])
     assert torch.equal(labels, mnist.test_set.labels)
-    loader, orders = mnist.train_loader(BatchDataset(torch.arange(100), torch.arange(100))), []
+    numbers = MNISTDataModule()
+    numbers.train_set = BatchDataset(torch.arange(100), torch.arange(100))
+    loader, orders = numbers.train_dataloader(), []
     for epoch in range(2):
         loader.sampler.set_epoch(epoch)
         orders.append(torch.cat([labels for _, labels in loader]))
@@ -79,8 +81,10 @@ def test_order_of_test_and_training(mnist):
     assert torch.equal(*(order.sort().values for order in orders))
 
 
-def test_data_order_leaves_the_global_generator_alone(mnist):
-    loader = mnist.train_loader(BatchDataset(torch.arange(10), torch.arange(10)))
+def test_data_order_leaves_the_global_generator_alone():
+    numbers = MNISTDataModule()
+    numbers.train_set = BatchDataset(torch.arange(10), torch.arange(10))
+    loader = numbers.train_dataloader()
     state = torch.get_rng_state()
     list(loader)
     assert torch.equal(torch.get_rng_state(), state)
