@@ -20,18 +20,12 @@ class EpochSampler(DistributedSampler):
 
     N processes with batches of B train on the same items as one with batches of N times B. As in a DistributedSampler,
     a few indices come twice where the processes don't divide the dataset. Lightning replaces samplers, but not
-    subclasses of a DistributedSampler.
-
-    Args:
-        dataset: The dataset.
-        seed: Seed of the order, the same in all processes.
-        epoch: First epoch.
-        skip: Number of indices of the first epoch that are done already.
+    subclasses of a DistributedSampler. The seed is the same in all processes; the first epoch, `epoch`, is without the
+    `skip` indices that are done already.
     """
 
     def __init__(self, dataset: Dataset, seed: int, epoch: int = 0, skip: int = 0) -> None:
-        world, rank = world_and_rank()
-        super().__init__(dataset, num_replicas=world, rank=rank, seed=seed)
+        super().__init__(dataset, *world_and_rank(), seed=seed)
         self.epoch, self.first, self.skip = epoch, epoch, skip
 
     def __iter__(self) -> Iterator[int]:
@@ -47,25 +41,16 @@ class EpochSampler(DistributedSampler):
 
 
 class IdentitySampler(EpochSampler):
-    """An EpochSampler whose batches hold some identities (P), with several images of each (K).
+    """An EpochSampler whose batches hold some identities (P), with several images of each (K), in a process.
 
     The identities of a batch are distinct, unless there are fewer than P, and so are the images of one. An epoch draws
-    about as many images as there are.
-
-    Args:
-        labels: `(count,)`, int64: identity of each image, from 0 without gaps.
-        identities: Number of identities in a batch of a process.
-        images: Number of images per identity.
-        seed: Like `epoch` and `skip`, see EpochSampler.
-        epoch: First epoch.
-        skip: Number of indices of it that are done already.
+    about as many images as there are. Labels `(count,)` are the identity of each image, from 0 without gaps.
     """
 
     def __init__(self, labels: Tensor, identities: int, images: int, seed: int, epoch: int = 0, skip: int = 0) -> None:
         super().__init__(labels, seed, epoch, skip)
         self.identities, self.images = identities, images
-        order, counts = labels.argsort(stable=True), labels.bincount().tolist()
-        self.own = order.split(counts)  # the indices of each identity
+        self.own = labels.argsort(stable=True).split(labels.bincount().tolist())  # the indices of each identity
         batches = -(-len(labels) // (identities * images * self.num_replicas))
         self.num_samples = batches * identities * images
         self.total_size = self.num_samples * self.num_replicas
@@ -88,19 +73,15 @@ class IdentitySampler(EpochSampler):
 class EvenBatches(DistributedSampler, SequentialSampler):
     """Batches of the indices of this process in order: no index twice, and as many batches as in the other processes.
 
-    Processes synchronize a model's buffers before every batch, so one with more batches would wait forever. Lightning
-    replaces samplers, but not subclasses of these two.
-
-    Args:
-        dataset: The dataset.
-        batch_size: Most indices in a batch; the sizes of a process's batches differ by one at most.
+    Processes synchronize a model's buffers before every batch, so one with more batches would wait forever. The sizes
+    of a process's batches, at most `batch_size`, differ by one at most. Lightning replaces samplers, but not subclasses
+    of these two.
     """
 
     def __init__(self, dataset: Dataset, batch_size: int) -> None:
-        world, rank = world_and_rank()
-        DistributedSampler.__init__(self, dataset, num_replicas=world, rank=rank, shuffle=False)
+        DistributedSampler.__init__(self, dataset, *world_and_rank(), shuffle=False)
         self.data_source = dataset  # SequentialSampler's
-        fewest = len(dataset) // world
+        world, fewest = self.num_replicas, len(dataset) // self.num_replicas
         if not fewest:
             raise ValueError(f"{len(dataset)} items cannot be shared by {world} processes: set trainer.devices to 1")
         self.batches = min(-(-self.num_samples // batch_size), fewest)

@@ -14,16 +14,9 @@ def split_key(seed: int, name: str) -> bytes:
 def stratified_split(labels: Tensor, names: Sequence[str], fractions: Sequence[float], seed: int) -> list[list[int]]:
     """Splits items so that every part has the same fraction of every class.
 
-    An item that is added or removed moves at most one other item per part, and none of another class.
-
-    Args:
-        labels: `(count,)`.
-        names: Names of the items.
-        fractions: Fraction of each part; one above 0 takes at least one item of each class that has enough.
-        seed: Seed of the split.
-
-    Returns:
-        The indices that remain, at least one per class, and those of the part for each fraction, all in order.
+    An item that is added or removed moves at most one other item per part, and none of another class. Returns the
+    indices that remain, at least one per class, and those of the part for each fraction, all in order; a fraction above
+    0 takes at least one item of each class that has enough.
     """
     parts: list[list[int]] = [[] for _ in range(1 + len(fractions))]
     keys = [split_key(seed, name) for name in names]

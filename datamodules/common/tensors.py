@@ -57,12 +57,8 @@ def random_flip(images: Tensor) -> Tensor:
 
 
 def random_shift(images: Tensor, pixels: int) -> Tensor:
-    """Shifts each image of `(batch, channels, height, width)` by up to so many whole pixels along each axis.
-
-    The same as a random crop of images padded by reflection.
-    """
-    _, channels, height, width = images.shape
-    batch = len(images)
+    """Crops each image of `(batch, channels, height, width)`, padded by so many pixels by reflection, at random."""
+    batch, channels, height, width = images.shape
     along_y, along_x = torch.randint(-pixels, pixels + 1, (2, batch, 1), device=images.device)
     rows = _reflect(torch.arange(height, device=images.device) + along_y, height)[:, None, :, None]
     columns = _reflect(torch.arange(width, device=images.device) + along_x, width)[:, None, None, :]
@@ -79,7 +75,6 @@ def random_erasing(images: Tensor, max_side: float) -> Tensor:
     """Fills a random square of each image of `(batch, channels, height, width)` with the image's mean (Cutout).
 
     The side is drawn from 0 to `max_side` times the image's shorter one, the center from the whole image.
-
     DeVries and Taylor, "Improved Regularization of Convolutional Neural Networks with Cutout", 2017.
     """
     batch, _, height, width = images.shape
@@ -96,15 +91,9 @@ def random_affine(
 ) -> Tensor:
     """Rotates, shifts and scales each image of a batch by its own random amounts, with bilinear interpolation.
 
-    Args:
-        images: `(batch, channels, height, width)`, uint8 in 0..255 or float.
-        degrees: Most rotation, drawn from -degrees..degrees.
-        shift: Most translation in pixels, drawn from -shift..shift for each axis.
-        scale: Most change of size, a factor drawn from 1 - scale..1 + scale.
-        padding_mode: Values outside of the image: zeros, or those at its border.
-
-    Returns:
-        Float32 images of the same shape, uint8 ones scaled to 0..1; the images themselves, if all amounts are 0.
+    The amounts are drawn from -degrees..degrees, -shift..shift pixels along each axis, and 1 - scale..1 + scale. Images
+    `(batch, channels, height, width)`, uint8 in 0..255 or float, become float32, uint8 ones scaled to 0..1; if all
+    amounts are 0, they are returned as they are.
     """
     if not (degrees or shift or scale):
         return images
