@@ -11,25 +11,17 @@ STEPS = 10  # of the integration per unit of time
 WASHOUT = 1000  # units of time, after which the start no longer matters
 
 
-def mackey_glass(length: int, tau: int = 17, seed: int = 0) -> Tensor:
-    """The series at whole units of time, after a washout of 1,000 units.
+def mackey_glass(length: int, seed: int = 0) -> Tensor:
+    """The series `(length,)` at whole units of time, in float64; `seed` draws the constant history from 1.1..1.3.
 
     Integrated by the classical Runge-Kutta method with steps of 0.1; the delayed value in the middle of a step comes
     from a cubic Hermite polynomial, which keeps the method's fourth order.
-
-    Args:
-        length: Number of values.
-        tau: Delay, in units of time.
-        seed: Seed of the constant history before the start, drawn from 1.1..1.3.
-
-    Returns:
-        `(length,)`, float64.
     """
 
     def slope(x: float, delayed: float) -> float:
         return 0.2 * delayed / (1 + delayed**10) - 0.1 * x
 
-    h, lag = 1 / STEPS, tau * STEPS
+    h, lag = 1 / STEPS, 17 * STEPS  # tau, in steps
     start = 1.1 + 0.2 * float(torch.rand((), generator=torch.Generator().manual_seed(seed), dtype=torch.float64))
     values, middles = [start] * (lag + 1), [start] * lag  # at each step, and halfway to the next
     for _ in range((WASHOUT + length) * STEPS):

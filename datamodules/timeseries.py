@@ -17,8 +17,6 @@ from datamodules.common.tensors import indices_on
 from datamodules.mackey_glass import mackey_glass
 from lit_models.common.arguments import Fraction, PositiveInt, check_arguments
 
-Window = tuple[Tensor, Tensor]
-
 
 class TimeSeriesDataModule(BatchDataModule):
     """A CSV file or the Mackey-Glass series: context `(batch, context_length, F)` and target `(batch, horizon, F)`.
@@ -133,15 +131,8 @@ class TimeSeriesDataModule(BatchDataModule):
         )
 
 
-class WindowDataset(Dataset[Window]):
-    """Windows of a series in memory; fetches a batch with one index operation.
-
-    Args:
-        series: `(T, F)`.
-        starts: `(count,)`, first row of each window.
-        context_length: Number of rows of the context.
-        horizon: Number of rows of the target after it.
-    """
+class WindowDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Windows of a series `(T, F)` in memory, from the rows `starts` on; fetches a batch with one index operation."""
 
     def __init__(self, series: Tensor, starts: Tensor, context_length: int, horizon: int) -> None:
         self.series, self.starts = series, starts
@@ -151,7 +142,7 @@ class WindowDataset(Dataset[Window]):
     def __len__(self) -> int:
         return len(self.starts)
 
-    def __getitems__(self, indices: list[int]) -> Window:
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """Context `(batch, context_length, F)` and target `(batch, horizon, F)`."""
         chosen = indices_on(self.series.device, indices)
         rows = self.series[self.starts[chosen, None] + self.offsets]  # (batch, context_length + horizon, F)

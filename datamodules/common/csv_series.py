@@ -1,5 +1,6 @@
 """Numbers and times from CSV files, and times that continue after the last."""
 
+import contextlib
 import csv
 from collections.abc import Callable, Sequence
 from datetime import date, datetime, timedelta
@@ -19,17 +20,10 @@ MISSING = {"", "nan", "na", "n/a", "null", "none"}  # in lower case
 def read_csv(
     path: Path, columns: Sequence[str] | None, header: bool | None, time_column: str | None
 ) -> tuple[Tensor, list[str], list[str]]:
-    """Reads numbers from a CSV file.
+    """The numbers `(rows, columns)` of a CSV file in float64, the names of the columns, and the time of each row.
 
-    Args:
-        path: The file; its separator is the comma, semicolon or tab that is most frequent in the first row.
-        columns: Names of the columns to read. All but `time_column`, if not given.
-        header: Whether the first row names the columns. If not given, it does if it has no number.
-        time_column: Name of the column to return as text.
-
-    Returns:
-        The numbers `(rows, columns)` in float64, the names of the columns, and the time of each row, its number in the
-        file without a `time_column`.
+    Without `columns`, all but `time_column` are read; without `header`, the first row is one if it has no number;
+    without `time_column`, the time of a row is its number in the file.
     """
     rows = read_cells(path)
     top = [cell.strip() for cell in rows[0]] if rows else []
@@ -55,9 +49,8 @@ def read_csv(
             values.append(to_number(text))
             if values[-1] is None:
                 raise ValueError(f"{path}, row {row}, column {name!r}: {explain(text, row)}")
-    if time_column is None:
-        times = [str(row) for row in range(first, first + len(rows))]
-    else:
+    times = [str(row) for row in range(first, first + len(rows))]
+    if time_column is not None:
         times = [cells[names.index(time_column)].strip() for cells in rows]
     known = read_times(times)
     if known is not None and known[0][0] > known[0][-1]:
@@ -66,7 +59,10 @@ def read_csv(
 
 
 def read_cells(path: Path) -> list[list[str]]:
-    """The cells of a CSV file, all rows of the same length, without empty rows at the end."""
+    """The cells of a CSV file, all rows of the same length, without empty rows at the end.
+
+    The separator is the comma, semicolon or tab that is most frequent in the first row.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}: set data.path to your CSV file")
     try:
@@ -130,20 +126,15 @@ TIME_FORMATS: list[tuple[Callable[[str], Any], Callable[[Any], str]]] = [
 def read_times(times: Sequence[str]) -> tuple[list[Any], Callable[[Any], str]] | None:
     """Times as numbers or dates, if all have the same format, and the function that writes that format."""
     for read, write in TIME_FORMATS:
-        try:
+        with contextlib.suppress(ValueError, TypeError):
             values = [read(time) for time in times]
             if None not in values and max(values) is not None:  # a TypeError for dates with and without a time zone
                 return values, write
-        except (ValueError, TypeError):
-            continue
     return None
 
 
 def continue_times(times: Sequence[str], count: int) -> list[str]:
-    """The `count` times after the last, by the most frequent step; +1, +2, ... where that isn't known.
-
-    Dates on the same day of different months continue by months.
-    """
+    """The `count` times after the last, by the most frequent step, or of months; +1, +2, ... where none is known."""
     known, ahead = read_times(times), range(1, count + 1)
     unknown = [f"+{step}" for step in ahead]
     if known is None or len(times) < 2:
