@@ -4,13 +4,12 @@ import contextlib
 import math
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 from typing_extensions import override
 
 from datamodules.common.base import ImageDataModule, check_fractions
@@ -58,8 +57,8 @@ class ImageFolderDataModule(ImageDataModule):
         max_unreadable: Most damaged files that are skipped with a warning; more of them are an error.
         memory_limit: Most memory for the images, in GiB.
         num_workers: Number of threads or processes that read images. One per processor, if not given.
-        cache_on_device: Keep images and labels in the device's memory, so that only the indices of a batch are
-            transferred. Not for images that are read in every epoch.
+        cache_on_device: Keep images and labels in the device's memory, and transfer only the indices of a batch. Not
+            for images that are read in every epoch.
 
     Raises:
         FileNotFoundError: There is no such folder, or no image of a class.
@@ -105,9 +104,7 @@ class ImageFolderDataModule(ImageDataModule):
             files = [path for path, _ in parts["test"]]
             self.test_set = ImageFileDataset(files, self.read, self.shape, self.num_readers)
             return
-        sets = self._load([parts[name] for name in needed])
-        for name, dataset in zip(needed, sets, strict=True):
-            setattr(self, f"{name}_set", dataset)
+        self._load({name: parts[name] for name in needed})
         if stage == "fit":
             counts = self.train_set.labels.bincount(minlength=self.num_classes).tolist()
             if lost := [name for name, count in zip(self.class_names, counts, strict=True) if not count]:
@@ -171,10 +168,10 @@ class ImageFolderDataModule(ImageDataModule):
         chosen = stratified_split(labels, names, fractions, self.hparams.split_seed)
         return {part: [files[i] for i in indices] for part, indices in zip(["train", *parts], chosen, strict=True)}
 
-    def _load(self, parts: Sequence[LabeledFiles]) -> list[Dataset]:
-        """Reads the images into memory, or, where they don't fit, only to find the damaged ones."""
-        paths = [path for part in parts for path, _ in part]
-        labels = torch.tensor([label for part in parts for _, label in part], dtype=torch.int64)
+    def _load(self, parts: Mapping[str, LabeledFiles]) -> None:
+        """Fills sets with images in memory, or where they don't fit, with files, after a look for the damaged ones."""
+        paths = [path for files in parts.values() for path, _ in files]
+        labels = torch.tensor([label for files in parts.values() for _, label in files], dtype=torch.int64)
         fits = len(paths) * math.prod(self.shape) <= self.hparams.memory_limit * 2**30
         images = torch.empty(len(paths) if fits else 0, *self.shape, dtype=torch.uint8)
         readable = torch.zeros(len(paths), dtype=torch.bool)
@@ -183,15 +180,14 @@ class ImageFolderDataModule(ImageDataModule):
             if fits:
                 images[index] = image
         self.num_workers = 0 if fits else self.num_readers
-        sets, start = [], 0
-        for part in parts:
-            end = start + len(part)
+        end = 0
+        for name, files in parts.items():
+            start, end = end, end + len(files)
             kept = readable[start:end].nonzero().flatten() + start
-            if not fits:
-                files = [paths[index] for index in kept]
-                sets.append(ImageFileDataset(files, self.read, self.shape, threads=1, labels=labels[kept]))
+            if fits:
+                chosen = slice(start, end) if len(kept) == len(files) else kept  # a slice is no copy
+                dataset = BatchDataset(images[chosen], labels[chosen])
             else:
-                chosen = slice(start, end) if len(kept) == len(part) else kept  # a slice is no copy
-                sets.append(BatchDataset(images[chosen], labels[chosen]))
-            start = end
-        return sets
+                kept_paths = [paths[index] for index in kept]
+                dataset = ImageFileDataset(kept_paths, self.read, self.shape, threads=1, labels=labels[kept])
+            setattr(self, f"{name}_set", dataset)

@@ -1,7 +1,4 @@
-"""Image files of any size and mode, read as uint8 tensors: as they are, or in the form of MNIST's digits.
-
-MNIST's digits are 28x28, gray, light on dark, scaled to a box of 20x20 and centered by their mass.
-"""
+"""Image files of any size and mode, read as uint8 tensors: as they are, or in the form of MNIST's digits."""
 
 import contextlib
 import os
@@ -10,6 +7,7 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -23,7 +21,6 @@ from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
 
 MNIST_SIDE = 28
-DIGIT_SIDE = 20
 MIN_STROKE = 0.2  # what is weaker, relative to the strongest stroke, is paper, shadow or JPEG noise
 MAX_SIDE = 2000  # pixels along the longer side of a photograph
 # What Pillow's readers raise where a file is damaged, or isn't an image.
@@ -31,28 +28,18 @@ UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, RuntimeErr
 UNREADABLE += (Image.DecompressionBombError,)
 
 
+@dataclass(eq=False)
 class ImageFileDataset(Dataset[tuple[Tensor, list[str] | Tensor]]):
     """Image files, read when they are fetched, with their names or their labels.
 
     A file that can't be read is left out of its batch with a warning; with labels, it raises an OSError.
-
-    Args:
-        paths: The files.
-        read: Reads a file as a uint8 tensor.
-        shape: Shape of that tensor, `(channels, height, width)`.
-        threads: Number of files that are read at a time. One per processor, if not given.
-        labels: `(count,)`, int64, of files that have been read before.
     """
 
-    def __init__(
-        self,
-        paths: Sequence[Path],
-        read: Callable[[Path], Tensor],
-        shape: tuple[int, int, int],
-        threads: int | None = None,
-        labels: Tensor | None = None,
-    ) -> None:
-        self.paths, self.read, self.shape, self.threads, self.labels = paths, read, shape, threads, labels
+    paths: Sequence[Path]
+    read: Callable[[Path], Tensor]  # a file as a uint8 tensor
+    shape: tuple[int, int, int]  # of that tensor, (channels, height, width)
+    threads: int | None = None  # number of files that are read at a time; one per processor, if not given
+    labels: Tensor | None = None  # (count,), int64, of files that have been read before
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -93,10 +80,7 @@ def read_images(
 def read_readable(
     paths: Sequence[Path], read: Callable[[Path], Tensor], threads: int, max_unreadable: int
 ) -> Iterator[tuple[int, Tensor]]:
-    """The index and content of each file that can be read, with a progress bar; names the others in the end.
-
-    Up to `max_unreadable` of them are a warning, more are a ValueError.
-    """
+    """The index and content of each readable file; warns of up to `max_unreadable` others, and raises for more."""
     console, errors, limit = Console(stderr=True), [], max_unreadable
     options = {"console": console, "transient": True, "disable": rank_zero_only.rank != 0 or not console.is_terminal}
     images = track(read_images(paths, read, threads), "Reading images", total=len(paths), **options)
@@ -141,23 +125,17 @@ def image_extensions() -> set[str]:
 
 
 def open_image(path: Path, channels: int, side: int | None = None) -> Image.Image:
-    """An image file in the mode "L" or "RGB", upright, at a size that is enough.
+    """An image file in the mode "L" (1 channel) or "RGB" (3), upright.
+
+    `side` is the least height and width that are needed: a JPEG file may be decoded at a fraction of its size. Without
+    it, the image is a photograph, scaled down to at most `MAX_SIDE` pixels along its longer side.
 
     Of an animation, the first frame. Transparent parts become white. 16 bits are scaled to 8 by their whole range.
     32-bit numbers are taken to be in the smaller of 0..255 and 0..65535 that holds them, floating-point ones also in
     0..1.
-
-    Args:
-        path: The file.
-        channels: 1 for grayscale, 3 for RGB.
-        side: Least height and width that are needed: a JPEG file may be decoded at a fraction of its size. If not
-            given, the image is a photograph, scaled down to at most `MAX_SIDE` pixels along its longer side.
     """
     with open_file(path) as file:
-        if side is None:
-            size = [max(1, length * MAX_SIDE // max(file.size)) for length in file.size]
-        else:
-            size = [2 * side, 2 * side]
+        size = (2 * side, 2 * side) if side else [max(1, length * MAX_SIDE // max(file.size)) for length in file.size]
         file.draft(None, tuple(size))  # a JPEG file takes little memory, decoded at a fraction of its size
         image = load_upright(file)
         if side is None:  # bilinear has no negative weights, so numbers stay in their range
@@ -234,7 +212,7 @@ def scale_to(image: Tensor, side: int) -> Tensor:
 
 
 def read_digit(path: Path) -> Tensor:
-    """A handwritten digit or letter in MNIST's form: `(1, 28, 28)` uint8, scaled to 20x20, centered by its mass."""
+    """A digit or letter in MNIST's form: `(1, 28, 28)` uint8, light on dark, scaled to 20x20, centered by its mass."""
     image = read_grayscale(path)
     if image.shape == (MNIST_SIDE, MNIST_SIDE):  # cut out already, and perhaps one of MNIST's own: inverted at most
         return to_uint8(1 - image if border_pixels(image).median() > 0.5 else image)
@@ -242,7 +220,7 @@ def read_digit(path: Path) -> Tensor:
     rows, columns = strokes.amax(1).nonzero(), strokes.amax(0).nonzero()
     if not len(rows):
         return torch.zeros(1, MNIST_SIDE, MNIST_SIDE, dtype=torch.uint8)
-    digit = scale_to(strokes[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], DIGIT_SIDE)
+    digit = scale_to(strokes[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], side=20)
     canvas = torch.zeros(MNIST_SIDE, MNIST_SIDE)
     weights = digit / digit.sum()
     corner = []
