@@ -31,7 +31,6 @@ class NamedImages(Dataset[tuple[Tensor, list[str]]]):
         return len(self.names)
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, list[str]]:
-        """Images `(batch, channels, height, width)` and their names."""
         return self.images[indices], [self.names[index] for index in indices]
 
 

@@ -1,7 +1,7 @@
 """Detection of faces in photographs, and their alignment: upright crops, all with the eyes in the same places.
 
 Legend: a point is `(x, y)` in pixels from the upper left corner of the image; the center of the first pixel is
-`(0.5, 0.5)`.
+`(0.5, 0.5)`. Pixels are `(height, width)` or `(height, width, 3)`, uint8.
 """
 
 import math
@@ -28,10 +28,7 @@ EYES_IN_BOX = ((0.29, 0.385), (0.69, 0.385))  # mean positions, as fractions of 
 MARGIN = 0.035  # makes the faces as large, and the eyes as high, as in the central squares of ORL's portraits
 
 MAX_SIDE, MIN_SIDE = 640, 240  # limits of an image's longer side during detection; beyond them it is scaled
-BORDER = 0.15  # of the longer side, added all around, since a face that fills the image is not found
-MIN_FACE = 24  # pixels, smallest side of a face during detection
 EYE_SEARCH_SIDE = 200  # pixels, side of a face while its eyes are detected
-EYE_REGION = 0.6  # the upper fraction of a face, which holds its eyes
 
 
 class Face(NamedTuple):
@@ -42,14 +39,11 @@ class Face(NamedTuple):
 
 
 class FaceDetector(threading.local):
-    """Detects faces, with OpenCV's Haar cascades or with YuNet: `faces = detector(image)`.
+    """Detects faces, with OpenCV's Haar cascades or with the `face_detection_yunet_*.onnx` at the path `yunet`.
 
     The cascades find frontal faces, tilted by up to about 15 degrees, and the eyes of most of them. A face must take
     about a 25th of the image's longer side. Every thread gets its own copy of a detector, since OpenCV's are not
     thread-safe. OpenCV is set to as many threads as torch, and prints nothing.
-
-    Args:
-        yunet: Path of a `face_detection_yunet_*.onnx`, which is not part of this package. Haar cascades, if not given.
     """
 
     def __init__(self, yunet: str | None = None) -> None:
@@ -69,14 +63,14 @@ class FaceDetector(threading.local):
         longer = max(image.size)
         scale = min(max(longer, MIN_SIDE), MAX_SIDE) / longer
         size = [max(1, round(length * scale)) for length in image.size]
-        border = round(max(size) * BORDER)
+        border = round(max(size) * 0.15)  # all around, since a face that fills the image is not found
         searched = opencv.resize(pixels, size, interpolation=opencv.INTER_AREA if scale < 1 else opencv.INTER_LINEAR)
         searched = opencv.copyMakeBorder(searched, *[border] * 4, opencv.BORDER_REPLICATE)
         found = []
         for (left, top, width, height), eyes in self.engine.find(searched):
             box = ((left - border) / scale, (top - border) / scale, width / scale, height / scale)
             eyes = tuple(((x - border) / scale, (y - border) / scale) for x, y in eyes or ())
-            eyes = eyes or self.engine.find_eyes(pixels, box)
+            eyes = eyes or self.engine.find_eyes(pixels, box)  # YuNet finds them with the face
             found.append(Face(box, eyes if eyes and plausible_eyes(eyes, box) else None))
         faces: list[Face] = []
         for face in sorted(found, key=lambda face: -face.box[2] * face.box[3]):
@@ -100,15 +94,15 @@ class Cascades:
         self.eyes = opencv.CascadeClassifier(str(folder / "haarcascade_eye.xml"))
 
     def find(self, pixels: np.ndarray) -> list[tuple[Box, None]]:
-        """The boxes of faces in `(height, width)` or `(height, width, 3)` pixels."""
-        boxes = self.faces.detectMultiScale(self._to_gray(pixels), 1.1, 4, minSize=(MIN_FACE, MIN_FACE))
+        """The boxes of faces."""
+        boxes = self.faces.detectMultiScale(self._to_gray(pixels), 1.1, 4, minSize=(24, 24))
         return [(tuple(map(float, box)), None) for box in boxes]
 
     def find_eyes(self, pixels: np.ndarray, box: Box) -> tuple[Point, Point] | None:
         """The pair of eyes of a face with the most detections; None, if no two of them fit the face."""
         left, top, side, _ = box
         face = crop_square(self._to_gray(pixels), (left + side / 2, top + side / 2), side, 0.0, EYE_SEARCH_SIDE)
-        upper = np.ascontiguousarray(face[: round(EYE_REGION * EYE_SEARCH_SIDE)])
+        upper = np.ascontiguousarray(face[: round(0.6 * EYE_SEARCH_SIDE)])  # which holds the eyes
         smallest, largest = (EYE_SEARCH_SIDE // 8,) * 2, (EYE_SEARCH_SIDE // 2,) * 2
         boxes, counts = self.eyes.detectMultiScale2(upper, 1.1, 3, minSize=smallest, maxSize=largest)
         scale = side / EYE_SEARCH_SIDE
@@ -135,15 +129,12 @@ class YuNet:
             raise ValueError(f"{path} is no YuNet model that OpenCV {opencv.__version__} can run") from error
 
     def find(self, pixels: np.ndarray) -> list[tuple[Box, tuple[Point, Point]]]:
-        """The boxes and eyes of faces in `(height, width)` or `(height, width, 3)` pixels."""
+        """The boxes and eyes of faces."""
         change = self.opencv.COLOR_GRAY2BGR if pixels.ndim == 2 else self.opencv.COLOR_RGB2BGR
         self.network.setInputSize((pixels.shape[1], pixels.shape[0]))
         _, rows = self.network.detect(self.opencv.cvtColor(pixels, change))
         numbers = [] if rows is None else rows.tolist()
         return [((x, y, w, h), tuple(sorted([(ax, ay), (bx, by)]))) for x, y, w, h, ax, ay, bx, by, *_ in numbers]
-
-    def find_eyes(self, pixels: np.ndarray, box: Box) -> None:
-        """None: `find` has found them with the face."""
 
 
 def import_opencv() -> Any:
@@ -169,17 +160,12 @@ def centered_in(box: Box, larger: Box) -> bool:
 
 
 def align(image: Image.Image, face: Face, side: int, margin: float = MARGIN) -> Tensor:
-    """Crops a face, rotated and scaled so that its eyes are always in the same places.
+    """Crops a face of an "L" or "RGB" image to `(1 or 3, side, side)`, uint8, with its eyes always in the same places.
 
     The crop is a square with the side `FACE_SIDE` times the distance between the eyes, which are level in it, centered
-    horizontally, and `EYE_HEIGHT` of the side below the upper edge; and the margin around it. Eyes that were not found
-    are assumed at their mean positions in a face's box. Beyond the image its outermost pixels are repeated.
-
-    Args:
-        image: Of the mode "L" or "RGB".
-        face: A face in it.
-        side: Height and width of the result, `(1 or 3, side, side)`, uint8, in the colors of the image.
-        margin: Margin on every side, as a fraction of the square's side.
+    horizontally, and `EYE_HEIGHT` of the side below the upper edge; and around it the margin, a fraction of that side.
+    Eyes that were not found are assumed at their mean positions in a face's box. Beyond the image its outermost pixels
+    are repeated.
     """
     left, top, width, height = face.box
     (x, y), (other_x, other_y) = face.eyes or [(left + width * a, top + height * b) for a, b in EYES_IN_BOX]
@@ -192,17 +178,14 @@ def align(image: Image.Image, face: Face, side: int, margin: float = MARGIN) -> 
 
 
 def crop_square(pixels: np.ndarray, center: Point, length: float, angle: float, side: int) -> np.ndarray:
-    """Crops a square of `length` pixels, rotated clockwise by `angle` radians, and scales it to `side`.
-
-    Where it gets smaller, pixels are averaged. They are `(height, width)` or `(height, width, 3)`, uint8.
-    """
+    """Crops a square of `length` pixels, rotated clockwise by `angle` radians, and scales it to `side`."""
     opencv = import_opencv()
     reach = length / math.sqrt(2) + 2  # to its corners, and the neighbors that are averaged there
     size = (pixels.shape[1], pixels.shape[0])
     low = [min(max(0, math.floor(at - reach)), end - 1) for at, end in zip(center, size, strict=True)]
     high = [max(min(end, math.ceil(at + reach)), first + 1) for at, end, first in zip(center, size, low, strict=True)]
     part = pixels[low[1] : high[1], low[0] : high[0]]
-    if side < length:  # the warp below takes the nearest pixels alone
+    if side < length:  # averages pixels: the warp below takes the nearest ones alone
         reduced = [max(1, round((end - start) * side / length)) for start, end in zip(low, high, strict=True)]
         part = opencv.resize(part, reduced, interpolation=opencv.INTER_AREA)
     scale = np.array([part.shape[1] / (high[0] - low[0]), part.shape[0] / (high[1] - low[1])])

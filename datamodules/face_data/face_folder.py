@@ -1,6 +1,7 @@
 """Faces from a folder with one subfolder per person: whole images, or the faces detected in them."""
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -12,20 +13,14 @@ from datamodules.common.image_io import find_images, image_extensions, open_imag
 from datamodules.face_data.detection import Face, FaceDetector, align
 
 
+@dataclass
 class FaceReader:
-    """Reads faces `(channels, side, side)`, uint8, from image files.
+    """Reads faces, uint8, from image files."""
 
-    Args:
-        shape: Shape of a face, `(channels, side, side)`.
-        detector: Finds the faces. If not given, an image is one face, and is resized as a whole.
-        margin: Margin around a face, as a fraction of its side.
-        every: Whether to take all faces of an image, or the largest.
-    """
-
-    def __init__(
-        self, shape: tuple[int, int, int], detector: FaceDetector | None, margin: float, every: bool = False
-    ) -> None:
-        self.shape, self.detector, self.margin, self.every = shape, detector, margin, every
+    shape: tuple[int, int, int]  # of a face, (channels, side, side)
+    detector: FaceDetector | None  # None: an image is one face, and is resized as a whole
+    margin: float  # around a face, as a fraction of its side
+    every: bool = False  # whether to take all faces of an image, or the largest
 
     def find(self, path: Path) -> tuple[Image.Image, list[Face], Tensor]:
         """An image in RGB, the positions of its faces, the largest first, and the faces `(faces, *shape)`."""
@@ -52,10 +47,7 @@ class FaceReader:
 
 
 def read_identities(root: Path, read: FaceReader, threads: int, max_unreadable: int) -> tuple[Tensor, list[str]]:
-    """The faces in a folder with one subfolder per person, `(faces, ...)`, and the path of each below `root`.
-
-    Files that can't be read, at most `max_unreadable`, and images without a face are left out with a warning.
-    """
+    """The faces in a folder with one subfolder per person, `(faces, ...)`, and the path of each below `root`."""
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {root}: set data.root to the folder that has one subfolder per person")
     people, extensions = subfolders(root), image_extensions()

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from lit_models.common.messages import require_extra
 
-FOLDS = 10  # of a list of pairs without folds
-
 
 def read_pairs(path: str | Path) -> list[tuple[str, str, bool, int]]:
     """LFW's pairs: the names of two images, such as `Ann_Lee_0001`, whether they are of one person, the fold from 0.
@@ -34,8 +32,8 @@ def read_pairs(path: str | Path) -> list[tuple[str, str, bool, int]]:
     for number, row in enumerate(rows):
         if len(row) not in (3, 4) or not (row[1].isdigit() and row[-1].isdigit()):
             raise ValueError(f"{path}, line {number + 2}: neither name, i, j nor name, i, other name, j")
-        # Without folds, first the pairs of one person, then those of two; every fold gets as many of either.
-        fold = number // (2 * size) if len(header) == 2 else number % size * FOLDS // size
+        # Without folds, first the pairs of one person, then those of two; each of ten folds gets as many of either.
+        fold = number // (2 * size) if len(header) == 2 else number % size * 10 // size
         first, second = row[0], row[0] if len(row) == 3 else row[2]
         pairs.append((f"{first}_{int(row[1]):04}", f"{second}_{int(row[-1]):04}", len(row) == 3, fold))
     return pairs

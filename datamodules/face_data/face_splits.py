@@ -13,19 +13,12 @@ Parts = tuple[Tensor, Tensor, Tensor]  # sorted indices of the images of train, 
 
 
 class Pairs(NamedTuple):
-    """A published list of pairs for verification.
+    """A published list of pairs for verification, as tensors `(pairs,)`."""
 
-    Attributes:
-        first: `(pairs,)`, index of an image in the test set.
-        second: `(pairs,)`, index of the other one.
-        same: `(pairs,)`, bool: whether both are of one person.
-        folds: `(pairs,)`, int: fold of the pair.
-    """
-
-    first: Tensor
-    second: Tensor
-    same: Tensor
-    folds: Tensor
+    first: Tensor  # index of an image in the test set
+    second: Tensor  # index of the other one
+    same: Tensor  # bool: whether both are of one person
+    folds: Tensor  # int: fold of the pair
 
 
 def split_by_person(
@@ -36,15 +29,9 @@ def split_by_person(
     seed: int,
     tested: set[str] | None = None,
 ) -> Parts:
-    """Puts all images of a person into one part.
+    """Puts all images of a person into one part; `labels` are the indices of their names among the identities.
 
-    Args:
-        labels: `(images,)`, identity of each image.
-        identities: Names of the people by label.
-        val_fraction: Fraction of the people for validation: at least two, or none if it is 0.
-        test_fraction: Fraction of the people for the test, likewise.
-        seed: Seed of the split.
-        tested: Names of the people for the test, instead of a fraction.
+    A fraction above 0 takes at least two people; those `tested`, if given, are the test instead of a fraction.
     """
     count = len(identities)
     order = sorted(range(count), key=lambda label: split_key(seed, identities[label]))
@@ -66,17 +53,13 @@ def split_by_person(
                 f"nobody in the {name} part has two images to compare: add images, set another data.split_seed, or "
                 f"data.{name}_fraction to 0"
             )
-    train, val, test = (torch.isin(labels, part).nonzero().flatten() for part in parts)
-    return train, val, test
+    return tuple(torch.isin(labels, part).nonzero().flatten() for part in parts)
 
 
 def split_by_image(
     labels: Tensor, identities: Sequence[str], names: Sequence[str], train: int, val: int, seed: int
 ) -> Parts:
-    """Puts `train` images of every person into the first part, `val` into the second and the rest into the third.
-
-    Args as for `split_by_person`, and the names of the images.
-    """
+    """Puts `train` images of every person into the first part, `val` into the second and the rest into the third."""
     counts = labels.bincount(minlength=len(identities)).tolist()
     if few := [f"{name} ({count})" for name, count in zip(identities, counts, strict=True) if count <= train + val]:
         raise ValueError(
@@ -85,12 +68,10 @@ def split_by_image(
         )
     parts: tuple[list[int], ...] = ([], [], [])
     for label in range(len(identities)):
-        own = (labels == label).nonzero().flatten().tolist()
-        own.sort(key=lambda index: split_key(seed, names[index]))
+        own = sorted((labels == label).nonzero().flatten().tolist(), key=lambda index: split_key(seed, names[index]))
         for part, chosen in zip(parts, (own[:train], own[train : train + val], own[train + val :]), strict=True):
             part += chosen
-    first, second, third = (torch.tensor(sorted(part), dtype=torch.int64) for part in parts)
-    return first, second, third
+    return tuple(torch.tensor(sorted(part), dtype=torch.int64) for part in parts)
 
 
 def find_pairs(listed: Iterable[tuple[str, str, bool, int]], names: Sequence[str]) -> Pairs:
