@@ -277,12 +277,12 @@ def share_of_gaps(spans: list[tuple[float, float]]) -> float:
 def cnn(figures: Figures) -> None:
     """`CNN` on made-up pixels of CIFAR-10's size, and on MNIST, in bf16."""
     small, bf16 = toy("--data.batch_size=8"), "--trainer.precision=bf16-mixed"
-    load, CIFAR10DataModule._load = CIFAR10DataModule._load, made_up_pixels
+    load, CIFAR10DataModule.load = CIFAR10DataModule.load, made_up_pixels
     flags = ["--data.download=false", RESIDENT, bf16, *(["--trainer.max_epochs=2"] if GPU else small)]
     with tempfile.TemporaryDirectory() as folder:
         command = train("cnn_cifar10.yaml", 0, Path(folder), [], *flags)
     plain_speed(figures, "cnn_cifar10.yaml on made-up pixels, bf16-mixed", command, "bf16")
-    CIFAR10DataModule._load = load
+    CIFAR10DataModule.load = load
     test, what = test_images(), "cnn_mnist.yaml, bf16-mixed"
     for seed in range(SEEDS):
         watch = Stopwatch(test, None)
