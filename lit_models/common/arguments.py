@@ -8,14 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_ori
 
 
 class Range(NamedTuple):
-    """An interval that a number must lie in, as metadata of `typing.Annotated`.
-
-    Attributes:
-        low: The least number.
-        high: The greatest number.
-        above: A number that it must be greater than.
-        below: A number that it must be less than.
-    """
+    """An interval that a number must lie in, of which `above` and `below` are no part: metadata of `Annotated`."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -43,11 +36,9 @@ Fraction = Annotated[float, Range(0, below=1)]
 
 
 def check_arguments(owner: type, values: Mapping[str, Any]) -> None:
-    """Raises a ValueError where an argument is outside of the range, or not among the choices, of its annotation.
+    """Raises a ValueError where an argument of a class's `__init__` isn't in the range or choices of its annotation.
 
-    Args:
-        owner: The class whose `__init__` has the annotations.
-        values: Its arguments by name, `locals()` or `self.hparams`; None is taken for "not given".
+    `values` are the arguments by name, `locals()` or `self.hparams`; None is taken for "not given".
     """
     for name, hint in get_type_hints(owner.__init__, include_extras=True).items():
         if values.get(name) is not None and (error := _find_error(name, values[name], hint)):

@@ -9,12 +9,7 @@ from pathlib import Path
 def atomic_write(path: Path, way_out: str) -> Iterator[Path]:
     """A place beside `path` to write to, renamed to it at the end; removed, and `path` left alone, after an error.
 
-    Args:
-        path: The file. Its folder is made if needed.
-        way_out: What the user can do if it can't be written, for the error's message.
-
-    Raises:
-        OSError: It can't be written.
+    Its folder is made if needed. Where it can't be written, an OSError says what the user can do: the `way_out`.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:

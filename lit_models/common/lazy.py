@@ -9,13 +9,9 @@ from typing import Any
 
 
 def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """`__getattr__`, `__dir__` and `__all__` of a package, from the stub beside its `__init__.py`.
+    """`__getattr__`, `__dir__` and `__all__` of a package, from the stub beside its `__init__.py`, the `file`.
 
     The stub lists the classes for editors and type checkers too.
-
-    Args:
-        package: Its `__name__`.
-        file: Its `__file__`.
     """
     stub = ast.parse(Path(file).with_suffix(".pyi").read_text(encoding="utf-8"))
     modules = {alias.name: node.module for node in stub.body for alias in node.names}

@@ -63,24 +63,22 @@ class Throughput(Callback):
     @override
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self.seconds += clock(pl_module.device) - self.started
-            self.started = None
+            self._stop_clock(pl_module.device)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self.started is not None:
-            self.seconds += clock(pl_module.device) - self.started
+            self._stop_clock(pl_module.device)
         counts = {name: getattr(pl_module, name) - before for name, before in self.counted.items()}
         counts = counts or {"samples": self.samples * trainer.world_size}
         speeds = {f"throughput/{name}_per_second": count / self.seconds for name, count in counts.items()}
         pl_module.log_dict(speeds, sync_dist=True)
 
-
-def clock(device: torch.device) -> float:
-    """The time in seconds, after the GPU has finished its queue."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
+    def _stop_clock(self, device: torch.device) -> None:
+        if device.type == "cuda":  # once it has finished its queue
+            torch.cuda.synchronize(device)
+        self.seconds += time.perf_counter() - self.started
+        self.started = None
 
 
 class FreezeBackbone(Callback):

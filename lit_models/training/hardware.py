@@ -13,9 +13,6 @@ def check_hardware(config: Any) -> None:
     """Raises a ValueError where a Trainer is asked for a precision or for devices that this machine doesn't have.
 
     Lightning finds some of these out late, and takes bf16 for 16-mixed on a CPU without a word.
-
-    Args:
-        config: The Trainer's arguments; its `accelerator`, `devices`, `strategy` and `precision` count here.
     """
     kind, precision = device_kind(config.accelerator), str(config.precision)
     if kind is None:

@@ -16,22 +16,11 @@ def optimizer_and_schedule(
     parameters: Iterable[nn.Parameter],
     optimizer: OptimizerCallable,
     lr_scheduler: LRSchedulerCallable | None,
-    name: str = "train/lr",
 ) -> dict[str, Any]:
     """What a model's `configure_optimizers` returns.
 
-    Args:
-        trainer: The Trainer.
-        parameters: The parameters to optimize.
-        optimizer: Factory: parameters -> optimizer.
-        lr_scheduler: Factory: optimizer -> schedule. One whose `total_steps` isn't given (such as
-            OneCycleLR) gets the number of steps that the Trainer will take and steps after every batch; any other
-            steps after every epoch. Without one the learning rate is constant.
-
-        name: Tag of the learning rate's curve.
-
-    Raises:
-        ValueError: The schedule needs the number of steps, and training has no end.
+    A schedule whose `total_steps` isn't given (such as OneCycleLR) gets the number of steps that the Trainer will take
+    and steps after every batch; any other steps after every epoch. Without one the learning rate is constant.
     """
     optimizing = optimizer(parameters)
     # A constant schedule where there is none, so that the learning rate is logged under the same name.
@@ -45,7 +34,7 @@ def optimizer_and_schedule(
         interval, options = "step", {"total_steps": int(steps)}
     else:
         interval, options = "epoch", {}
-    scheduler = {"scheduler": schedule(optimizing, **options), "interval": interval, "name": name}
+    scheduler = {"scheduler": schedule(optimizing, **options), "interval": interval, "name": "train/lr"}
     return {"optimizer": optimizing, "lr_scheduler": scheduler}
 
 
