@@ -21,14 +21,7 @@ from typing_extensions import override
 
 from lit_models.common.files import atomic_write
 from lit_models.common.messages import require_extra
-from lit_models.training.trust import (
-    Modules,
-    as_list,
-    check_foreign,
-    is_importable,
-    leaves,
-    untrusted,
-)
+from lit_models.training.trust import Modules, as_list, check_foreign, is_importable, leaves, untrusted
 
 # What zipfile raises for other files, truncated ones, and flipped bits that mark an entry as compressed or encrypted.
 UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError, RuntimeError)
@@ -36,14 +29,11 @@ UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, Not
 FOLDER = 0x10  # zip's mark for one, among an entry's external attributes
 
 # Types of the parts of a checkpoint that are read here, and their names in errors.
-PART_TYPES = {"state_dict": dict, "config": dict, "hyper_parameters": dict, "datamodule_hyper_parameters": dict}
-PART_TYPES |= {
+PART_TYPES = {
+    **dict.fromkeys(("state_dict", "config", "hyper_parameters", "datamodule_hyper_parameters"), dict),
     "input_shape": list,
-    "model_class": str,
-    "data_class": str,
-    "epoch": int,
-    "global_step": int,
-    "env_steps": int,
+    **dict.fromkeys(("model_class", "data_class"), str),
+    **dict.fromkeys(("epoch", "global_step", "env_steps"), int),
 }
 TYPE_NAMES = {dict: "dictionary with string keys", list: "list of sizes", str: "string", int: "number"}
 MAX_INPUT = 2**28  # numbers in one input of a model
@@ -60,12 +50,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     @override
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Writes a checkpoint to a local file; to a URL, as Lightning does.
-
-        Raises:
-            OSError: It can't be written; what was there before is left.
-        """
-        if "://" in str(path):
+        if "://" in str(path):  # no local file
             return super().save_checkpoint(checkpoint, path, storage_options)
         way_out = "make room, then go on with --ckpt_path last, or set --trainer.default_root_dir to another disk"
         with atomic_write(Path(path), way_out) as partial:
@@ -92,17 +77,15 @@ def save_class_paths(module: LightningModule, checkpoint: dict[str, Any]) -> Non
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """Loads a checkpoint onto the CPU, tensors and primitives only.
 
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is damaged, holds code (which isn't run), or isn't a Lightning checkpoint.
+    A ValueError says that it is damaged, holds code (which isn't run), or isn't a Lightning checkpoint.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no checkpoint {path}")
     try:
         with zipfile.ZipFile(path) as file:  # PyTorch does not look at the checksums
             # It would also take a part that is marked as a folder for an empty one, and fill it with anything.
-            folders = [entry.filename for entry in file.infolist() if entry.external_attr & FOLDER]
-            damaged = file.testzip() or next(iter(folders), None)
+            folders = (entry.filename for entry in file.infolist() if entry.external_attr & FOLDER)
+            damaged = file.testzip() or next(folders, None)
     except UNREADABLE as error:
         raise ValueError(f"{path} is not a checkpoint, or is cut short") from error
     if damaged:
@@ -212,10 +195,9 @@ def build_model(
             hyperparameters["class_names"] = None
     with one_line_errors(path, name):
         model = kind(**hyperparameters)
-    state, own = checkpoint["state_dict"], model.state_dict()
+        state, own = checkpoint["state_dict"], model.state_dict()
+        fresh = [key for key in own if key in state and own[key].shape != state[key].shape] if replaced else []
     if replaced:
-        with one_line_errors(path, name):
-            fresh = [key for key in own if key in state and own[key].shape != state[key].shape]
         heads = sorted({key.rpartition(".")[0] for key in fresh})
         if len(heads) != 1:
             raise ValueError(f"{name}: num_classes is the size of {heads or 'nothing'}, not of one layer to replace")
@@ -246,20 +228,13 @@ def one_line_errors(path: str | Path, name: str) -> Iterator[None]:
 
 def without_downloads(hyperparameters: dict[str, Any] | None, required: Iterable[str] = ()) -> dict[str, Any]:
     """Hyperparameters without those that would start a download, unless they are required."""
-
-    def fetches(key: str, value: Any) -> bool:
-        return (key == "download" and bool(value)) or (key == "weights" and isinstance(value, str))
-
     given = hyperparameters or {}
-    return {key: value for key, value in given.items() if key in required or not fetches(key, value)}
+    fetching = {"download": bool(given.get("download")), "weights": isinstance(given.get("weights"), str)}
+    return {key: value for key, value in given.items() if key in required or not fetching.get(key)}
 
 
 def find_class(name: str, path: str | Path, modules: Modules = None) -> type[LightningModule]:
-    """The class that the file at `path` names, `lit_models.Net` for one.
-
-    Raises:
-        ValueError: There is none, or it is of a module that is not to be imported.
-    """
+    """The LightningModule class that the file at `path` names, `lit_models.Net` for one."""
     module, _, attribute = name.rpartition(".")
     if module and not is_importable(name, as_list(modules)):
         raise ValueError(untrusted(path, name))

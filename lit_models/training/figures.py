@@ -29,11 +29,9 @@ def escape_names(names: Sequence[str]) -> list[str]:
 
 
 def plot_confusion_matrix(counts: Tensor, names: list[str]) -> Figure:
-    """Confusion matrix, shaded by the fraction of the true class; of many classes, without names and counts.
+    """Confusion matrix of counts `(true, predicted)`, shaded by the fraction of the true class.
 
-    Args:
-        counts: `(classes, classes)`, number of images by true (row) and predicted (column) class.
-        names: Class names by label.
+    Of many classes, it is without names and counts.
     """
     names, classes = escape_names(names), len(names)
     side = min(max(4.0, 0.45 * classes), MAX_SIDE)
@@ -59,12 +57,8 @@ def plot_misclassified(
 ) -> Figure:
     """The most confidently misclassified images, with predicted class, its probability, and true class.
 
-    Args:
-        confidence: `(count,)`, probability of the predicted class; negative where the prediction is correct.
-        predicted: `(count,)`, predicted labels.
-        labels: `(count,)`, true labels.
-        images: `(count, channels, height, width)`, uint8 in 0..255 or float in 0..1.
-        names: Class names by label.
+    `confidence` is negative where the prediction is correct; `images` `(count, channels, height, width)` are uint8 in
+    0..255 or float in 0..1.
     """
     names, wrong = escape_names(names), int((confidence >= 0).sum())
     columns = min(5, max(1, wrong))
@@ -88,13 +82,9 @@ def plot_misclassified(
 
 
 def plot_forecast(context: Tensor, target: Tensor, forecast: Tensor, names: list[str]) -> Figure:
-    """A free-running forecast over the truth.
+    """A free-running forecast `(horizon, columns)` over the truth: the context before it, and the target.
 
-    Args:
-        context: `(context rows, columns)`, true values that the forecast starts from.
-        target: `(horizon, columns)`, true values that follow.
-        forecast: `(horizon, columns)`.
-        names: Column names; the first four columns are drawn.
+    The first four columns are drawn.
     """
     shown = escape_names(names[:4])
     figure = Figure(figsize=(9, 0.8 + 2.2 * len(shown)), layout="constrained")
@@ -113,11 +103,7 @@ def plot_forecast(context: Tensor, target: Tensor, forecast: Tensor, names: list
 
 
 def plot_error_by_horizon(errors: Tensor) -> Figure:
-    """Error of a free-running forecast by the number of rows ahead.
-
-    Args:
-        errors: `(horizon,)`, NRMSE: root mean square error over the standard deviation of the series.
-    """
+    """NRMSE of a free-running forecast by the number of rows ahead, `(horizon,)`."""
     axes = new_axes(6, 3.5)
     axes.plot(range(1, len(errors) + 1), errors, color="tab:orange", marker="." if len(errors) < 50 else "")
     axes.set(xlabel="rows ahead", ylabel="NRMSE", yscale="log", title="error of the free-running forecast")
@@ -126,12 +112,7 @@ def plot_error_by_horizon(errors: Tensor) -> Figure:
 
 
 def plot_returns(train_returns: Sequence[tuple[int, float]], eval_returns: Sequence[tuple[int, float]]) -> Figure:
-    """Learning curve of an agent: mean episode return over environment steps.
-
-    Args:
-        train_returns: Environment steps, and mean return of the training episodes that ended since the last point.
-        eval_returns: Environment steps, and mean return of the greedy policy.
-    """
+    """Learning curve of an agent, from points of environment steps and mean episode return."""
     axes = new_axes(9, 4)
     for points, color, label in (
         (train_returns, "0.6", "in training (episode/return)"),
@@ -146,13 +127,7 @@ def plot_returns(train_returns: Sequence[tuple[int, float]], eval_returns: Seque
 
 
 def plot_roc(far: Tensor, tar: Tensor, error: float) -> Figure:
-    """ROC curve, with a logarithmic false-accept rate.
-
-    Args:
-        far: `(points,)`, false-accept rates in 0..1.
-        tar: `(points,)`, true-accept rates in 0..1.
-        error: Equal error rate, which is marked.
-    """
+    """ROC curve, true-accept over logarithmic false-accept rate, with the equal error rate marked."""
     axes = new_axes(5.5, 4.5)
     least = max(float(far[far > 0].min()), 1e-5)
     axes.plot(far.clamp(min=least / 2), tar, color="tab:orange")
@@ -165,13 +140,7 @@ def plot_roc(far: Tensor, tar: Tensor, error: float) -> Figure:
 
 
 def plot_similarities(genuine: Tensor, impostor: Tensor, threshold: float) -> Figure:
-    """Histograms of the similarities of genuine and impostor pairs.
-
-    Args:
-        genuine: `(pairs,)`, cosines.
-        impostor: `(pairs,)`, cosines.
-        threshold: Verification threshold.
-    """
+    """Histograms of the similarities, cosines, of genuine and impostor pairs."""
     axes = new_axes(6, 3.5)
     edges = (float(torch.cat([genuine, impostor]).min()) - 0.01, 1.01)
     for values, color, label in ((impostor, "0.6", "two people"), (genuine, "tab:orange", "the same person")):
@@ -183,14 +152,7 @@ def plot_similarities(genuine: Tensor, impostor: Tensor, threshold: float) -> Fi
 
 
 def plot_pairs(first: Tensor, second: Tensor, captions: list[str], title: str) -> Figure:
-    """Pairs of images side by side.
-
-    Args:
-        first: `(count, channels, height, width)`, uint8, with 1 or 3 channels.
-        second: The other image of each pair, likewise.
-        captions: Caption above each pair.
-        title: Title of the figure.
-    """
+    """Pairs of images side by side, from two batches `(count, channels, height, width)`, uint8, of 1 or 3 channels."""
     count, captions = len(first), escape_names(captions)
     columns = min(4, max(1, count))
     rows = max(1, math.ceil(count / columns))
@@ -210,17 +172,12 @@ def draw_boxes(
 ) -> Image.Image:
     """A copy of a picture with captioned boxes; a caption in letters that no font has is replaced by a number.
 
-    torchvision's `draw_bounding_boxes` writes inside of the box, over the face, and in one font for all of them.
-
-    Args:
-        picture: In RGB.
-        boxes: Left, top, width and height, in pixels.
-        captions: Caption below each box.
+    Boxes are left, top, width and height, in pixels. torchvision's `draw_bounding_boxes` writes inside of the box,
+    over the face, and in one font for all of them.
     """
     copy = picture.copy()
     canvas, size = ImageDraw.Draw(copy), max(12, round(max(picture.size) / 50))
-    for number, (box, caption) in enumerate(zip(boxes, captions, strict=True), start=1):
-        left, top, width, height = box
+    for number, ((left, top, width, height), caption) in enumerate(zip(boxes, captions, strict=True), start=1):
         text = " ".join(caption.encode("utf-8", "replace").decode().split())
         path = font_for(text)
         font = ImageFont.truetype(path or font_for(""), size)

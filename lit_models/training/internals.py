@@ -4,7 +4,7 @@ Further ones are methods of LightningCLI and ModelCheckpoint that our subclasses
 """
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lightning import Trainer
 from lightning.pytorch.plugins.precision import HalfPrecision
@@ -52,8 +52,4 @@ def disable_input_cast(trainer: Trainer) -> None:
     Lightning rounds them to 8 bits first, which is too coarse for what is normalized, discounted or summed only then.
     """
     if isinstance(trainer.precision_plugin, HalfPrecision):
-        trainer.precision_plugin.convert_input = _unchanged
-
-
-def _unchanged(data: Any) -> Any:
-    return data
+        trainer.precision_plugin.convert_input = lambda data: data

@@ -32,17 +32,11 @@ class EvaluationPlots(Callback):
 
     In training this takes at most about 5% of the time: a validation's figures are left out where the last ones took
     more than a twentieth of the time since. Those of the last validation are always drawn.
-
-    Attributes:
-        task: Task of the models that it is for; a Trainer may go on with another one.
-        drawn: When figures were last drawn, in seconds of the monotonic clock.
-        seconds: How long that took.
-        left_out: Step of the latest validation, if its figures were left out.
     """
 
-    task: ClassVar[str]
-    drawn, seconds = 0.0, 0.0
-    left_out: int | None = None
+    task: ClassVar[str]  # of the models that it is for; a Trainer may go on with another one
+    drawn, seconds = 0.0, 0.0  # when figures were last drawn, by the monotonic clock, and how long that took
+    left_out: int | None = None  # step of the latest validation, if its figures were left out
 
     def reset(self, pl_module: LightningModule) -> None:
         """Begins an evaluation."""

@@ -28,14 +28,7 @@ class PredictionWriter(BasePredictionWriter):
 
     @override
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Opens the file.
-
-        Raises:
-            ValueError: There is more than one process, of which each would see a part of the data; or the file is the
-                one that the series is read from.
-            OSError: The file can't be written.
-        """
-        if trainer.world_size > 1:
+        if trainer.world_size > 1:  # of which each would see a part of the data
             raise ValueError(f"predictions are written by one process, not {trainer.world_size}: set devices to 1")
         source = getattr(trainer.datamodule, "hparams", {}).get("path")
         if source is not None and self.output.resolve() == Path(source).resolve():
@@ -43,10 +36,8 @@ class PredictionWriter(BasePredictionWriter):
         if self.output.exists() and self.output.resolve() == Path(trainer.ckpt_path or "").resolve():
             raise ValueError(f"{self.output} is the checkpoint itself: give another file with --output")
         try:
-            if self.output.exists() and not (self.output.is_dir() or self.output.is_file()):
-                raise OSError(0, "it is not a regular file")
-            if self.output.is_dir():
-                raise IsADirectoryError(0, "it is a folder")
+            if self.output.exists() and not self.output.is_file():
+                raise OSError(0, "it is a folder" if self.output.is_dir() else "it is not a regular file")
             self.output.parent.mkdir(parents=True, exist_ok=True)
             # Names of files need not be UTF-8.
             self.file = self.partial.open("w", newline="", encoding="utf-8", errors="surrogateescape")
@@ -84,11 +75,6 @@ class PredictionWriter(BasePredictionWriter):
 
     @override
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Renames the file to its final name.
-
-        Raises:
-            ValueError: No picture could be read.
-        """
         self.file.close()
         if not self.rows:
             self.partial.unlink()

@@ -1,10 +1,10 @@
 """The config that a checkpoint records: what a command takes over of it, and what it must not contradict."""
 
-import importlib
 import json
 import shlex
 from collections.abc import Iterable
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import yaml
@@ -32,23 +32,12 @@ DATA_LOCATIONS = frozenset({"data_dir", "root", "path", "download", "num_workers
 COMMAND_KEYS = {"ckpt_path", "config", "modules"}  # of the config of a run that goes on: what its command was given
 
 
-def recorded_config(
-    checkpoint: dict[str, Any], path: str, modules: Modules = None, resuming: bool = False
-) -> dict[str, Any]:
+def recorded_config(checkpoint: dict[str, Any], path: str, modules: Modules, resuming: bool) -> dict[str, Any]:
     """The part of a checkpoint's config that a command takes over: model and data.
 
     To resume training, also the seed and plain settings. What has effects elsewhere (callbacks, loggers, paths) is
     never taken from a checkpoint, but from the `config.yaml` of the run in whose folder it lies; outside of one it is
-    left out, with a warning.
-
-    Args:
-        checkpoint: Content of the checkpoint.
-        path: Its path.
-        modules: Modules that the user has named.
-        resuming: Whether training is resumed.
-
-    Raises:
-        ValueError: A part is damaged, or names a class of a module that is not to be imported.
+    left out, with a warning. A ValueError says that a part is damaged, or names a class that is not to be imported.
     """
     recorded = checkpoint.get("config") or {}
     config: dict[str, Any] = {}
@@ -57,23 +46,21 @@ def recorded_config(
         if not isinstance(section, dict) or not isinstance(section.get("init_args") or {}, dict):
             raise ValueError(f"{path} is damaged: {key} in its config is no class with its arguments")
         known = section.get("init_args") or {}
-        class_path = checkpoint.get(f"{key}_class")
-        if class_path is not None:
-            if class_path.startswith("__main__."):
-                raise ValueError(f"{path} holds {class_path}: move the class into a module that can be imported")
+        name = checkpoint.get(f"{key}_class")
+        if name is not None:
+            if name.startswith("__main__."):
+                raise ValueError(f"{path} holds {name}: move the class into a module that can be imported")
             # The hyperparameters last: a model takes over some from its data, such as class names.
             known = known | (checkpoint.get(hyperparameters) or {})
-        if (class_path := class_path or section.get("class_path")) is not None:
-            config[key] = {"class_path": class_path, "init_args": without_downloads(known)}
+        if (name := name or section.get("class_path")) is not None:
+            config[key] = {"class_path": name, "init_args": without_downloads(known)}
             check_keys(known, path)
     if resuming and recorded:
-        check_keys(recorded, path)
-        for section in recorded.values():
-            check_keys(section, path)
+        for content in (recorded, *recorded.values()):
+            check_keys(content, path)
         rest = {key: value for key, value in recorded.items() if key not in {"model", "data"} | COMMAND_KEYS}
         kept, left = plain_settings(rest)
-        run = run_folder(path)
-        if run is not None:
+        if run := run_folder(path):
             for section, settings in run_settings(run, modules).items():
                 nested = isinstance(settings, dict) and isinstance(kept.get(section, {}), dict)
                 kept[section] = settings | kept.get(section, {}) if nested else kept.get(section, settings)
@@ -109,8 +96,8 @@ def run_settings(run: Path, modules: Modules) -> dict[str, Any]:
     path = run / "config.yaml"
     try:
         config = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged: give all options anew, without --ckpt_path, or mend it") from error
+    except (yaml.YAMLError, ValueError, RecursionError):
+        config = None
     if not isinstance(config, dict):
         raise ValueError(f"{path} is damaged: give all options anew, without --ckpt_path, or mend it")
     config = {key: value for key, value in config.items() if key not in {*RESUME_SECTIONS, *COMMAND_KEYS}}
@@ -121,9 +108,7 @@ def run_settings(run: Path, modules: Modules) -> dict[str, Any]:
 def modules_option(trainer: Trainer, named: Iterable[str] = ()) -> str:
     """The option ` --modules my_module` that a command needs for a checkpoint of this run, or an empty string.
 
-    Args:
-        trainer: The Trainer, with model and data module.
-        named: Modules that the run's own command has named.
+    Modules that the run's own command has named are among them.
     """
     model, data = trainer.lightning_module, trainer.datamodule
     names = [class_path(value) for value in (model, data) if value is not None]
@@ -138,12 +123,9 @@ def modules_option(trainer: Trainer, named: Iterable[str] = ()) -> str:
 def with_config(args: list[str], config: dict[str, Any], first: bool) -> list[str]:
     """Arguments with a config inserted: right after the command, or after the last `--config`."""
     at = 1
-    if not first:
-        for index, arg in enumerate(args):
-            if arg in ("--config", "-c"):
-                at = index + 2
-            elif arg.startswith(("--config=", "-c")):
-                at = index + 1
+    for index, arg in enumerate([] if first else args):
+        if arg == "--config" or arg.startswith(("--config=", "-c")):
+            at = index + (2 if arg in ("--config", "-c") else 1)
     return [*args[:at], "--config", json.dumps(config), *args[at:]]
 
 
@@ -154,8 +136,8 @@ def check_resume(asked: Any, recorded: Any, path: str, resuming: bool) -> None:
     if not resuming:
         return
     old, new = (flat({key: config[key] for key in RESUME_SECTIONS}) for config in (recorded, asked))
-    model = import_class(asked.model.class_path)
-    data = import_class(asked.data.class_path) if asked.get("data") else None
+    model = resolve_name(asked.model.class_path)
+    data = resolve_name(asked.data.class_path) if asked.get("data") else None
     ignored = {f"model.{name}" for name in getattr(model, "resume_may_change", ())}
     ignored |= {f"data.{name}" for name in getattr(data, "resume_may_change", DATA_LOCATIONS)}
     ignored |= {f"model.{name}" for name in getattr(model, "from_data", ()) if new.get(f"model.{name}") is None}
@@ -166,15 +148,6 @@ def check_resume(asked: Any, recorded: Any, path: str, resuming: bool) -> None:
             f"cannot resume {path} with another model, data or seed ({', '.join(changed)}); leave them out to go on, "
             "or start a new run without --ckpt_path"
         )
-
-
-def import_class(path: str) -> Any:
-    """The class of a class path that has been parsed, which may lie in another class."""
-    module, _, name = path.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError:
-        return getattr(import_class(module), name)
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -36,18 +36,11 @@ class RunCheckpoint(ModelCheckpoint):
 
     Writing `last.ckpt` takes at most about 2% of a run: it is skipped where the last one took more than a fiftieth of
     the time since, except at the end of training and at steps that were asked for.
-
-    Attributes:
-        every_n_steps: Optimizer steps between `last.ckpt` files within an epoch; None for none.
-        last_step: Step of the latest `last.ckpt`.
-        written: When it was written, in seconds of the monotonic clock.
-        seconds: How long that took.
-        modules: Modules that the run's command has named.
     """
 
-    every_n_steps: int | None = None
+    every_n_steps: int | None = None  # of the optimizer, after which `last.ckpt` is written within an epoch
+    modules: list[str] | tuple[str, ...] = ()  # that the run's command has named
     state_key = cached_property(lambda self: super().state_key)  # asked for in every hook
-    modules: list[str] | tuple[str, ...] = ()
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -60,6 +53,7 @@ class RunCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
         self.first_step = self.step_before = trainer.global_step
+        # Step of the latest `last.ckpt`; when it was written, by the monotonic clock; how long that took.
         self.last_step, self.written, self.seconds = -1, 0.0, 0.0
 
     @override
@@ -136,7 +130,7 @@ class RunCheckpoint(ModelCheckpoint):
         rank_zero_info(f"  python -m lit_models fit --ckpt_path {shlex.quote(self.last_model_path)}{modules}")
 
 
-def own_checkpoints(checkpoint_callback: ModelCheckpoint, state: dict[str, Any]) -> dict[str, Any]:
+def own_checkpoints(callback: ModelCheckpoint, state: dict[str, Any]) -> dict[str, Any]:
     """A ModelCheckpoint's state with its checkpoints' paths in the present folder; empty if they aren't there.
 
     Lightning would write and delete wherever a restored state says, and follow a `..` out of the folder.
@@ -144,21 +138,17 @@ def own_checkpoints(checkpoint_callback: ModelCheckpoint, state: dict[str, Any])
 
     def here(path: str) -> str:
         name = os.path.basename(path)
-        return (
-            os.path.join(checkpoint_callback.dirpath, name) if name.endswith(checkpoint_callback.FILE_EXTENSION) else ""
-        )
+        return os.path.join(callback.dirpath, name) if name.endswith(callback.FILE_EXTENSION) else ""
 
     try:
         own = {key: here(state[key]) for key in ("best_model_path", "last_model_path", "kth_best_model_path")}
         scores = {here(path): score for path, score in state["best_k_models"].items() if here(path)}
-        own |= {"best_k_models": scores, "dirpath": str(checkpoint_callback.dirpath)}
+        own |= {"best_k_models": scores, "dirpath": str(callback.dirpath)}
         own |= {key: state[key] for key in ("best_model_score", "kth_value")}
     except (KeyError, TypeError, AttributeError):  # Lightning has not written it
         return {}
-    there = state.get("dirpath") == checkpoint_callback.dirpath or any(
-        map(os.path.exists, (*list(own.values())[:3], *scores))
-    )
-    full = len(scores) == checkpoint_callback.save_top_k
+    there = state.get("dirpath") == callback.dirpath or any(map(os.path.exists, (*list(own.values())[:3], *scores)))
+    full = len(scores) == callback.save_top_k
     return own if there and not (full and own["kth_best_model_path"] not in scores) else {}
 
 
