@@ -23,11 +23,6 @@ from lit_models.common.files import atomic_write
 from lit_models.common.messages import require_extra
 from lit_models.training.trust import Modules, as_list, check_foreign, is_importable, leaves, untrusted
 
-# What zipfile raises for other files, truncated ones, and flipped bits that mark an entry as compressed or encrypted.
-UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError, RuntimeError)
-
-FOLDER = 0x10  # zip's mark for one, among an entry's external attributes
-
 # Types of the parts of a checkpoint that are read here, and their names in errors.
 PART_TYPES = {
     **dict.fromkeys(("state_dict", "config", "hyper_parameters", "datamodule_hyper_parameters"), dict),
@@ -36,7 +31,6 @@ PART_TYPES = {
     **dict.fromkeys(("epoch", "global_step", "env_steps"), int),
 }
 TYPE_NAMES = {dict: "dictionary with string keys", list: "list of sizes", str: "string", int: "number"}
-MAX_INPUT = 2**28  # numbers in one input of a model
 # What a constructor raises for arguments of other types than it takes.
 WRONG_TYPE_ERRORS = (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError)
 
@@ -83,10 +77,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"no checkpoint {path}")
     try:
         with zipfile.ZipFile(path) as file:  # PyTorch does not look at the checksums
-            # It would also take a part that is marked as a folder for an empty one, and fill it with anything.
-            folders = (entry.filename for entry in file.infolist() if entry.external_attr & FOLDER)
+            # It would also take a part that is marked (0x10) as a folder for an empty one, and fill it with anything.
+            folders = (entry.filename for entry in file.infolist() if entry.external_attr & 0x10)
             damaged = file.testzip() or next(folders, None)
-    except UNREADABLE as error:
+    # For other files, truncated ones, and flipped bits that mark an entry as compressed or encrypted.
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"{path} is not a checkpoint, or is cut short") from error
     if damaged:
         raise ValueError(f"{path} is damaged: {damaged} in it is not what was written")
@@ -117,7 +112,7 @@ def check_types(checkpoint: dict[str, Any], path: str | Path) -> None:
         except ValueError:
             fits = False
         if key == "input_shape" and fits:  # memory is allocated for it
-            fits = all(type(size) is int and size > 0 for size in part) and math.prod(part) <= MAX_INPUT
+            fits = all(type(size) is int and size > 0 for size in part) and math.prod(part) <= 2**28
         if not fits:
             raise ValueError(f"{path} is damaged: its {key} is not a {TYPE_NAMES[kind]}")
 
@@ -211,8 +206,7 @@ def build_model(
         with one_line_errors(path, name):
             model.on_load_checkpoint(checkpoint)
     if replaced:
-        before = checkpoint["hyper_parameters"]["num_classes"]
-        part = heads[0] or fresh[0]
+        part, before = heads[0] or fresh[0], checkpoint["hyper_parameters"]["num_classes"]
         rank_zero_info(f"{part} of {name} is new, for {num_classes} classes instead of {before}: it is to be trained")
     return model.eval()
 

@@ -14,8 +14,6 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 ORANGE = "#ff9f1c"
-MAX_SIDE = 20.0  # inches of a confusion matrix
-MAX_LABELED_CLASSES = 50  # in a confusion matrix
 
 
 def new_axes(width: float, height: float) -> Axes:
@@ -29,18 +27,15 @@ def escape_names(names: Sequence[str]) -> list[str]:
 
 
 def plot_confusion_matrix(counts: Tensor, names: list[str]) -> Figure:
-    """Confusion matrix of counts `(true, predicted)`, shaded by the fraction of the true class.
-
-    Of many classes, it is without names and counts.
-    """
+    """Confusion matrix `(true, predicted)`, shaded by the fraction of the true class; over 50 classes without text."""
     names, classes = escape_names(names), len(names)
-    side = min(max(4.0, 0.45 * classes), MAX_SIDE)
+    side = min(max(4.0, 0.45 * classes), 20.0)
     axes = new_axes(side, side)
     fractions = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     # The square root makes one in a thousand visible beside the 99 in a hundred on the diagonal.
     axes.imshow(fractions.sqrt().numpy(), cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true", title=f"{int(counts.trace())} of {int(counts.sum())} right")
-    if classes > MAX_LABELED_CLASSES:
+    if classes > 50:
         axes.set(xticks=[], yticks=[])
         return axes.figure
     axes.set_xticks(range(classes), names, rotation=90 if max(map(len, names)) > 2 else 0)

@@ -30,11 +30,10 @@ class PredictionWriter(BasePredictionWriter):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.world_size > 1:  # of which each would see a part of the data
             raise ValueError(f"predictions are written by one process, not {trainer.world_size}: set devices to 1")
-        source = getattr(trainer.datamodule, "hparams", {}).get("path")
-        if source is not None and self.output.resolve() == Path(source).resolve():
-            raise ValueError(f"{self.output} is the series itself: give another file with --output")
-        if self.output.exists() and self.output.resolve() == Path(trainer.ckpt_path or "").resolve():
-            raise ValueError(f"{self.output} is the checkpoint itself: give another file with --output")
+        read = {"series": getattr(trainer.datamodule, "hparams", {}).get("path"), "checkpoint": trainer.ckpt_path}
+        for name, path in read.items():
+            if path is not None and self.output.resolve() == Path(path).resolve():
+                raise ValueError(f"{self.output} is the {name} itself: give another file with --output")
         try:
             if self.output.exists() and not self.output.is_file():
                 raise OSError(0, "it is a folder" if self.output.is_dir() else "it is not a regular file")

@@ -106,10 +106,7 @@ def run_settings(run: Path, modules: Modules) -> dict[str, Any]:
 
 
 def modules_option(trainer: Trainer, named: Iterable[str] = ()) -> str:
-    """The option ` --modules my_module` that a command needs for a checkpoint of this run, or an empty string.
-
-    Modules that the run's own command has named are among them.
-    """
+    """` --modules my_module`, with those `named` before, as a command needs it for a checkpoint of this run, or ""."""
     model, data = trainer.lightning_module, trainer.datamodule
     names = [class_path(value) for value in (model, data) if value is not None]
     names += [text for keys, text in leaves(dict(model.hparams)) if keys[-1] == "env_id" and ":" in text]

@@ -17,12 +17,12 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 from typing_extensions import override
 
 from lit_models.common.files import atomic_write
 from lit_models.training.internals import file_writer
+from lit_models.training.plots import tensorboard_writers
 from lit_models.training.recorded_config import RESUME_SECTIONS, flat
 from lit_models.training.resume import own_checkpoints
 
@@ -57,11 +57,8 @@ class RunRecord(SaveConfigCallback):
         self.record["commands"] = [*self.record.get("commands", []), command]
         if stage == "fit":
             self.record.setdefault("started", now())
-            self.record |= {
-                "state": "training",
-                "environment": environment(trainer),
-                "seed": self.content["seed_everything"],
-            }
+            seed = self.content["seed_everything"]
+            self.record |= {"state": "training", "environment": environment(trainer), "seed": seed}
             self._write(trainer)
 
     @override
@@ -72,11 +69,9 @@ class RunRecord(SaveConfigCallback):
         sections["trainer"] = {key: self.content["trainer"][key] for key in ("max_epochs", "precision")}
         values = {key: "none" if value is None else value for key, value in flat(sections).items()}
         _, start, end = hparams({k: v if isinstance(v, int | float | str) else str(v) for k, v in values.items()}, {})
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                writer = file_writer(logger.experiment)
-                writer.add_summary(start)
-                writer.add_summary(end)
+        for writer in map(file_writer, tensorboard_writers(trainer)):
+            writer.add_summary(start)
+            writer.add_summary(end)
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -107,13 +102,11 @@ class RunRecord(SaveConfigCallback):
             self._write(trainer, state="stopped" if trained or self.before is None else self.before)
 
     @override
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._write(trainer)
-
-    @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "validate":
+        if trainer.state.fn != "fit":
             self._write(trainer)
+
+    on_test_end = on_validation_end
 
     def _write(self, trainer: Trainer, **changes: Any) -> None:
         if self.folder is None:
@@ -149,9 +142,8 @@ def version(package: str) -> str | None:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """The record of a run; empty if there is none, or it can't be read."""
-    path = folder / "run.json"
     try:
-        record = json.loads(path.read_text()) if path.is_file() else {}
+        record = json.loads((folder / "run.json").read_text())
     except (OSError, ValueError, RecursionError):
         return {}
     whole = isinstance(record, dict) and isinstance(record.get("commands", []), list)
@@ -218,13 +210,13 @@ def runs(folder: str) -> None:
 
 def row(name: str, record: dict[str, Any]) -> tuple[str, ...]:
     """One row of the table."""
-    best, metrics = record.get("best"), record.get("metrics", {})
+    state, best, metrics = str(record.get("state", "not recorded")), record.get("best"), record.get("metrics", {})
     monitored = f"test/{best['metric'].rpartition('/')[2]}" if best else ""
     tests = [tag for tag in (monitored, *metrics) if tag in metrics and tag.startswith("test/") and tag != "test/loss"]
     return (
         name,
         str(record.get("started", "-")),
-        {"training": "training or killed"}.get(state := str(record.get("state", "not recorded")), state),
+        "training or killed" if state == "training" else state,
         str(record.get("epoch", "-")),
         str(record.get("step", "-")),
         f"{best['metric']} {float(best['value']):.4f}" if best else "-",

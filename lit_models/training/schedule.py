@@ -27,13 +27,13 @@ def optimizer_and_schedule(
     schedule = lr_scheduler or (lambda optimizer: ConstantLR(optimizer, factor=1.0))
     defaults = {name: parameter.default for name, parameter in inspect.signature(schedule).parameters.items()}
     keywords = defaults | getattr(schedule, "keywords", {})  # of a functools.partial, which jsonargparse makes too
+    options = {}
     if keywords.get("total_steps", "never asked for") is None:
         steps = trainer.estimated_stepping_batches
         if math.isinf(steps):
             raise ValueError("a schedule over all steps needs trainer.max_epochs or trainer.max_steps")
-        interval, options = "step", {"total_steps": int(steps)}
-    else:
-        interval, options = "epoch", {}
+        options["total_steps"] = int(steps)
+    interval = "step" if options else "epoch"
     scheduler = {"scheduler": schedule(optimizing, **options), "interval": interval, "name": "train/lr"}
     return {"optimizer": optimizing, "lr_scheduler": scheduler}
 

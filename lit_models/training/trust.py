@@ -67,16 +67,10 @@ def untrusted(holder: object, name: str) -> str:
 
 
 def check_foreign(content: Any, path: object, modules: Modules, built: tuple[type, ...] = BUILT) -> None:
-    """Raises a ValueError where a file contains a class or function that it may not import or build.
+    """Raises a ValueError where a file's config or hyperparameters have what it may not import or build.
 
-    That is, a class or environment that is not `is_importable`, or of trusted modules anything but classes of some
-    kinds.
-
-    Args:
-        content: Nested dictionaries and lists: config or hyperparameters.
-        path: The file.
-        modules: Modules that the user has named.
-        built: Kinds of classes that may be built.
+    That is, a class or environment that is not `is_importable` with the modules that the user has named, or of trusted
+    modules anything but classes of the kinds in `built`.
     """
     named = as_list(modules)
     for keys, value in leaves(content):
@@ -112,11 +106,7 @@ def may_build(name: str, kinds: tuple[type, ...] = BUILT) -> bool:
 
 
 def leaves(content: Any, keys: tuple[Any, ...] = ("",), depth: int = 0) -> Iterator[tuple[tuple[Any, ...], str]]:
-    """The strings in nested dictionaries and lists, each with its keys.
-
-    Raises:
-        ValueError: They are nested deeper than `MAX_DEPTH`, or without end.
-    """
+    """The strings in nested dictionaries and lists, each with its keys; a ValueError where nesting has no end."""
     if depth > MAX_DEPTH:
         raise ValueError(f"dictionaries or lists are nested more than {MAX_DEPTH} deep")
     if isinstance(content, str):
@@ -130,19 +120,13 @@ def leaves(content: Any, keys: tuple[Any, ...] = ("",), depth: int = 0) -> Itera
 
 
 class Command:
-    """The modules in a command line and its config files.
-
-    Attributes:
-        modules: Modules of its classes, and of `--modules`; not of options such as `--output model.onnx`.
-        mentioned: Packages of all that could be a class, such as `model` of `model.onnx`.
-        urls: Whether it contains URLs.
-    """
+    """The modules in a command line and its config files."""
 
     def __init__(self, args: list[str]) -> None:
-        self.modules: set[str] = set()
-        self.mentioned: set[str] = set()
+        self.modules: set[str] = set()  # of its classes, and of `--modules`; not of options like `--output model.onnx`
+        self.mentioned: set[str] = set()  # packages of all that could be a class, such as `model` of `model.onnx`
         self.files: set[Path] = set()
-        self.urls = False
+        self.urls = False  # whether it contains any
         for arg, following in zip(args, [*args[1:], ""], strict=True):
             if arg.startswith("--"):
                 option, equals, value = arg[2:].partition("=")
@@ -202,12 +186,7 @@ def restored_settings() -> Iterator[None]:
 
 
 def allow_imports(modules: Iterable[str], urls: bool = False) -> None:
-    """Lets jsonargparse import only what `is_importable`.
-
-    Args:
-        modules: Modules beside the trusted ones.
-        urls: Whether config files may be at URLs, each scheme of which imports a module.
-    """
+    """Lets jsonargparse import only what `is_importable`; with `urls`, also what a scheme needs for a config's URL."""
     named = [name for name in modules if all(map(str.isidentifier, name.split(".")))]
     allowed = [*TRUSTED, *(name for name in named if module_of(name) != "jsonargparse")]  # it lets none name itself
     set_parsing_settings(
@@ -223,11 +202,7 @@ def packages_in(text: str) -> set[str]:
 
 
 def plain_settings(config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """Settings in a config's sections that are numbers, booleans, null, or strings of `TEXTS`.
-
-    Returns:
-        Those, and the keys of the others, if they are of any effect; not the run's folder and name.
-    """
+    """A config's settings that are numbers, booleans, null or strings of `TEXTS`; keys of the others that matter."""
     kept: dict[str, Any] = {}
     left = []
     for section, content in config.items():
