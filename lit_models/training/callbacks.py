@@ -104,12 +104,11 @@ class FreezeBackbone(Callback):
         if stage != "fit":
             return
         there = dict(pl_module.named_modules())
-        for name in self.names:
-            if name not in there or not name:
-                children = [name for name, child in pl_module.named_children() if any(True for _ in child.parameters())]
-                raise ValueError(
-                    f"FreezeBackbone: {type(pl_module).__name__} has no submodule '{name}', but {', '.join(children)}"
-                )
+        if unknown := [name for name in self.names if not name or name not in there]:
+            children = [name for name, child in pl_module.named_children() if list(child.parameters())]
+            raise ValueError(
+                f"FreezeBackbone: {type(pl_module).__name__} has no submodule '{unknown[0]}', but {', '.join(children)}"
+            )
         if not pl_module.training:
             pl_module.train()
         self.frozen = [there[name].requires_grad_(False).eval() for name in self.names]

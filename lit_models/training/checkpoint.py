@@ -69,10 +69,7 @@ def save_class_paths(module: LightningModule, checkpoint: dict[str, Any]) -> Non
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Loads a checkpoint onto the CPU, tensors and primitives only.
-
-    A ValueError says that it is damaged, holds code (which isn't run), or isn't a Lightning checkpoint.
-    """
+    """A Lightning checkpoint on the CPU; refused with a ValueError if it is damaged, or holds code, which isn't run."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"no checkpoint {path}")
     try:

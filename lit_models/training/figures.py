@@ -77,10 +77,7 @@ def plot_misclassified(
 
 
 def plot_forecast(context: Tensor, target: Tensor, forecast: Tensor, names: list[str]) -> Figure:
-    """A free-running forecast `(horizon, columns)` over the truth: the context before it, and the target.
-
-    The first four columns are drawn.
-    """
+    """A free-running forecast `(horizon, columns)` over context and target; the first four columns are drawn."""
     shown = escape_names(names[:4])
     figure = Figure(figsize=(9, 0.8 + 2.2 * len(shown)), layout="constrained")
     horizon = len(target)

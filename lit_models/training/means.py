@@ -1,7 +1,6 @@
 """Means over an epoch."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from lightning.pytorch.strategies import Strategy
@@ -43,12 +42,3 @@ class EpochMeans:
         own = torch.stack([total.to(strategy.root_device) for total in (*totals.values(), count)])
         *sums, count = strategy.reduce(own, reduce_op="sum").unbind()
         return {name: total / count for name, total in zip(totals, sums, strict=True)}
-
-    def training_state(self) -> dict[str, Any]:
-        """What a checkpoint in the middle of an epoch needs."""
-        return {"counts": self.counts, "totals": self.totals}
-
-    def load_training_state(self, state: dict[str, Any]) -> None:
-        """Continues from there."""
-        self.counts |= state["counts"]
-        self.totals |= state["totals"]

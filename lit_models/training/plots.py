@@ -199,10 +199,8 @@ class ForecastPlots(EvaluationPlots):
 
 
 def filter_sheet(weights: Tensor) -> Tensor:
-    """Filters `(count, channels, height, width)` side by side: an image `(3, ...)` in 0..1, each filter from 0 to 1.
-
-    Filters of another number of channels than 1 and 3 are averaged over them.
-    """
+    """Filters `(count, channels, height, width)` side by side: an image `(3, ...)` in 0..1, each filter from 0 to 1."""
+    # An image has 1 or 3 channels: filters of another number are averaged over them.
     weights = weights if weights.shape[1] in (1, 3) else weights.mean(dim=1, keepdim=True)
     large = weights.repeat_interleave(8, dim=2).repeat_interleave(8, dim=3)
     return make_grid(large, nrow=round(len(weights) ** 0.5), padding=4, normalize=True, scale_each=True)

@@ -207,7 +207,8 @@ class ExactResume(Callback):
             return
         state = states[trainer.global_rank]
         if "means" in state:
-            pl_module.means.load_training_state(state["means"])
+            pl_module.means.counts |= state["means"]["counts"]
+            pl_module.means.totals |= state["means"]["totals"]
         if "module" in state:
             pl_module.load_training_state(state["module"])
         set_random_state(state["random"], pl_module.device)
@@ -223,7 +224,7 @@ class ExactResume(Callback):
     def _own_state(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         state: dict[str, Any] = {"random": random_state(pl_module.device)}
         if isinstance(getattr(pl_module, "means", None), EpochMeans):
-            state["means"] = pl_module.means.training_state()
+            state["means"] = {"counts": pl_module.means.counts, "totals": pl_module.means.totals}
         if hasattr(pl_module, "training_state"):
             state["module"] = pl_module.training_state()
         if is_accumulating(trainer):

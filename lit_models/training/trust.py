@@ -26,10 +26,9 @@ FETCHING = ("lightning.pytorch.demos",)  # but for these, of which a data module
 CLASSES = {"model", "data", "class_path", "optimizer", "lr_scheduler", "callbacks", "logger", "profiler", "plugins"}
 CLASSES |= {"strategy", "env_id"}
 SECTIONS = {"config", "trainer"}
-# Settings whose text is no path, name or class; those of the last line are durations.
+# Settings whose text is no path, name or class; the last three are durations.
 TEXTS = {"precision", "accelerator", "strategy", "devices", "deterministic", "gradient_clip_algorithm"}
-TEXTS |= {"monitor", "mode", "logging_interval"}
-TEXTS |= {"max_time", "val_check_interval", "train_time_interval"}
+TEXTS |= {"monitor", "mode", "logging_interval", "max_time", "val_check_interval", "train_time_interval"}
 # What a checkpoint may build. A function would be called with arguments from the checkpoint.
 BUILT = (LightningModule, LightningDataModule, nn.Module, Optimizer, LRScheduler)
 MAX_DEPTH = 50  # of a config; Python itself gives up at a thousand calls
