@@ -142,8 +142,9 @@ def version(package: str) -> str | None:
 
 def read_record(folder: Path) -> dict[str, Any]:
     """The record of a run; empty if there is none, or it can't be read."""
+    path = folder / "run.json"
     try:
-        record = json.loads((folder / "run.json").read_text())
+        record = json.loads(path.read_text()) if path.is_file() else {}
     except (OSError, ValueError, RecursionError):
         return {}
     whole = isinstance(record, dict) and isinstance(record.get("commands", []), list)
