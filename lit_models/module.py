@@ -20,31 +20,18 @@ from lit_models.training.schedule import optimizer_and_schedule
 
 
 class TensorSpec(NamedTuple):
-    """An input or output of an exported model.
+    """An input or output of an exported model."""
 
-    Attributes:
-        shape: Numbers, and the names of axes of any size: `("batch", 1, 28, 28)`.
-        dtype: Its dtype.
-        mean: Of an input, the mean of typical values, a number or one per column.
-        std: Of an input, their standard deviation, likewise.
-    """
-
-    shape: tuple[int | str, ...]
+    shape: tuple[int | str, ...]  # numbers, and the names of axes of any size: ("batch", 1, 28, 28)
     dtype: torch.dtype
-    mean: float | Tensor = 0.0
-    std: float | Tensor = 1.0
+    mean: float | Tensor = 0.0  # of an input: the mean of typical values, a number or one per column
+    std: float | Tensor = 1.0  # their standard deviation, likewise
 
 
 class ExportSpec(NamedTuple):
-    """How a model is exported.
+    """How a model is exported: inputs and outputs by name, in order."""
 
-    Attributes:
-        network: Takes the inputs by position, returns the output, or a tuple of them.
-        inputs: Inputs by name, in order.
-        outputs: Outputs by name, in order.
-    """
-
-    network: nn.Module
+    network: nn.Module  # takes the inputs by position, returns the output, or a tuple of them
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
 
@@ -100,11 +87,7 @@ class LitModule(LightningModule):
 
     @override
     def setup(self, stage: str) -> None:
-        """Checks that the data module is for this model's task.
-
-        Raises:
-            ValueError: It is for another one.
-        """
+        """Raises a ValueError where the data module is for another task than this model's."""
         disable_input_cast(self.trainer)
         check_task(self, self.trainer.datamodule)
 
@@ -117,29 +100,18 @@ class LitModule(LightningModule):
         """What is logged at the end of an epoch of a stage, "train", "val" or "test", by name."""
         return self.means.compute(stage, self.trainer.strategy)
 
-    def _log_epoch(self, stage: str) -> None:
-        for name, value in self.epoch_metrics(stage).items():
-            self.log(f"{stage}/{name}", value, prog_bar=name in self.shown_metrics, sync_dist=True)
-
     @override
     def on_validation_epoch_start(self) -> None:
-        self.means.reset("val")
-
-    @override
-    def on_test_epoch_start(self) -> None:
-        self.means.reset("test")
+        self.means.reset("test" if self.trainer.testing else "val")
 
     @override
     def on_train_epoch_end(self) -> None:
-        self._log_epoch("train")
+        stage = self.trainer.state.stage.dataloader_prefix  # "train", "val" or "test"
+        for name, value in self.epoch_metrics(stage).items():
+            self.log(f"{stage}/{name}", value, prog_bar=name in self.shown_metrics, sync_dist=True)
 
-    @override
-    def on_validation_epoch_end(self) -> None:
-        self._log_epoch("val")
-
-    @override
-    def on_test_epoch_end(self) -> None:
-        self._log_epoch("test")
+    on_test_epoch_start = on_validation_epoch_start
+    on_validation_epoch_end = on_test_epoch_end = on_train_epoch_end
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
