@@ -10,23 +10,11 @@ Cell = Literal["gru", "lstm", "rnn"]
 
 
 class Normalize(nn.Module):
-    """`(x - mean) / std`, computed and returned in float32 at least, whatever the model is cast to.
+    """`(x - mean) / std`, computed and returned in float32 at least, whatever `dtype` the model is cast to.
 
-    Mean and standard deviation are not part of the state: they are rebuilt from hyperparameters, which every checkpoint
-    holds.
-
-    Args:
-        mean: Mean, a number or one per channel.
-        std: Standard deviation, likewise.
-        channels: Number of channels.
-        images: Whether `x` is `(batch, channels, height, width)`, whose integers are divided by 255 first; otherwise
-            channels come last.
-
-    Attributes:
-        dtype: What the model is cast to.
-
-    Raises:
-        ValueError: `mean` or `std` has neither one number nor `channels`, or `std` is not positive.
+    Mean and standard deviation, a number or one per channel each, are not part of the state: they are rebuilt from
+    hyperparameters, which every checkpoint holds. Channels come last; those of `images`, whose integers are divided by
+    255 first, come second.
     """
 
     mean: Tensor
@@ -73,16 +61,10 @@ class Normalize(nn.Module):
 
 
 class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
-    """PyTorch's, whose backward pass on a GPU is deterministic where deterministic algorithms are asked for.
+    """PyTorch's, to a square, with a backward pass that is deterministic on a GPU where that is asked for.
 
-    `trainer.deterministic=true` asks for them; PyTorch's own raises a RuntimeError then.
-
-    Args:
-        output_size: Height and width of the output.
+    `trainer.deterministic=true` asks for it; PyTorch's own raises a RuntimeError then.
     """
-
-    def __init__(self, output_size: int) -> None:
-        super().__init__(output_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Averages `(batch, channels, height, width)` to `(batch, channels, output_size, output_size)`."""
