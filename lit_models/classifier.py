@@ -26,7 +26,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class Classifier(LitModule):
-    """The base of the classifiers: a subclass adds layers, and a `forward` from images to logits.
+    """The base of the classifiers: a subclass adds layers, a `forward` from images to logits, and its `sizes`.
 
     Args:
         in_channels: Number of image channels.
@@ -38,20 +38,16 @@ class Classifier(LitModule):
         optimizer: Factory: parameters -> optimizer.
         lr_scheduler: Factory: optimizer -> schedule, see `lit_models.training.schedule`.
 
-    Attributes:
-        sizes: Heights and widths that the network takes, in pixels.
-
     Raises:
-        ValueError: An argument is out of range; the number of `class_names` isn't `num_classes`, or that of `mean` or
-            `std` neither 1 nor `in_channels`; images or classes of the data don't fit the model; a label is out of
-            range.
+        ValueError: An argument is out of range, or `class_names`, `mean` or `std` have another length; images, labels
+            or classes of the data don't fit the model.
     """
 
     task = "classification"
     output_name = "logits"
     shown_metrics = ("loss", "accuracy")
     from_data = frozenset({"class_names"})
-    sizes: range = range(1, sys.maxsize)
+    sizes: range = range(1, sys.maxsize)  # heights and widths that the network takes, in pixels
 
     def __init__(
         self,
@@ -72,11 +68,7 @@ class Classifier(LitModule):
         self.means = EpochMeans(**dict.fromkeys(("train", "val", "test"), ("loss", "accuracy")))
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Images, uint8 in 0..255 or float in 0..1, minus mean, over standard deviation, in the model's dtype.
-
-        Raises:
-            ValueError: The network doesn't take images of this size, or with these channels.
-        """
+        """Images, uint8 in 0..255 or float in 0..1, minus mean, over standard deviation, in the model's dtype."""
         if not torch.jit.is_tracing():  # which has no numbers to compare, and warns
             check_images(self, images.shape)
         return self.normalization(images).to(self.normalization.dtype)
@@ -101,12 +93,10 @@ class Classifier(LitModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The logits of a batch `(images, labels)`; loss and accuracy are logged as `val/loss`, `val/accuracy`."""
-        return self._step("val", batch)[1]
+        """The logits of a batch `(images, labels)`; loss and accuracy are logged as `val/...` or `test/...`."""
+        return self._step("test" if self.trainer.testing else "val", batch)[1]
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The logits of a batch `(images, labels)`; loss and accuracy are logged as `test/loss`, `test/accuracy`."""
-        return self._step("test", batch)[1]
+    test_step = validation_step
 
     def predict_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> list[dict[str, Any]]:
         """One row per image: `file`, or `index` if a writer wants it, `label`, and the probability of each class."""
@@ -114,11 +104,9 @@ class Classifier(LitModule):
         probabilities = self(images).float().softmax(dim=1)  # (batch, num_classes)
         names = self.class_names or [str(label) for label in range(self.num_classes)]
         columns = unique_names(["file", "index", "label", *names])[3:]
-        if isinstance(files, Tensor):  # labels: the batch has no file names
-            indices = self.trainer.predict_loop.current_batch_indices
-            keys = [{"index": index} for index in indices] or [{}] * len(images)
-        else:
-            keys = [{"file": file} for file in files]
+        unnamed = isinstance(files, Tensor)  # labels, where the batch has no file names
+        key, values = ("index", self.trainer.predict_loop.current_batch_indices) if unnamed else ("file", files)
+        keys = [{key: value} for value in values] or [{}] * len(images)
         labels = probabilities.argmax(dim=1).tolist()
         return [
             key | {"label": names[label]} | {name: round(value, 6) for name, value in zip(columns, row, strict=True)}

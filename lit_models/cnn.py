@@ -86,10 +86,7 @@ class CNN(Classifier):
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `(batch, num_classes)` of images `(batch, in_channels, height, width)`.
-
-        They are uint8 in 0..255 or float in 0..1, and 28 pixels or more a side unless `image_size` scales them.
-        """
+        """Logits `(batch, num_classes)` of images `(batch, in_channels, height, width)`, uint8 or float in 0..1."""
         pixels = self.normalize(images)
         if side := self.hparams.image_size:
             pixels = F.interpolate(pixels, size=(side, side), mode="bilinear")

@@ -79,10 +79,7 @@ class RNNClassifier(Classifier):
         self.head = nn.Linear(hidden_dim, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits `(batch, num_classes)` of images `(batch, in_channels, image_size, image_size)`.
-
-        They are uint8 in 0..255 or float in 0..1.
-        """
+        """Logits `(batch, num_classes)` of images `(batch, in_channels, height, width)`, uint8 or float in 0..1."""
         pixels = self.normalize(images)
         by_row = self.hparams.scan_order == "row"
         # (batch, height, in_channels * width), or (batch, height * width, in_channels)
