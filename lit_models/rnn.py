@@ -100,25 +100,25 @@ class RNN(LitModule):
             prediction = self.normalize.inverse(prediction)
         return prediction, hidden
 
-    def forecast(self, context: Tensor, horizon: int) -> Tensor:
-        """The rows `(batch, horizon, output_dim)` after `context`, `(batch, context, input_dim)`, free-running."""
+    def forecast(self, context: Tensor, horizon: int, known: int = 0) -> Tensor:
+        """The rows `(batch, horizon, output_dim)` after `context`, `(batch, context, input_dim)`, free-running.
+
+        The last `known` rows of `context` count among these; each is predicted from the true ones before it.
+        """
         prediction, hidden = self(context)
-        return torch.cat(self._roll_out(prediction[:, -1:], hidden, horizon), dim=1)
+        rows, latest = [prediction[:, -known - 1 :][:, :horizon]], prediction[:, -1:]
+        for _ in range(horizon - known - 1):
+            latest, hidden = self(latest, hidden)
+            rows.append(latest)
+        return torch.cat(rows, dim=1)
 
     def continue_series(self, context: Tensor, target: Tensor) -> Tensor:
         """Predictions of the rows of `target`: one step ahead while they are known, free-running from the first NaN.
 
-        Args:
-            context: `(batch, context, input_dim)`.
-            target: `(batch, rows, input_dim)`, NaN where unknown.
-
-        Returns:
-            `(batch, rows, output_dim)`.
+        Context `(batch, context, input_dim)`, target and predictions `(batch, rows, input_dim)`.
         """
         known = int(target.isnan().any(dim=2).any(dim=0).logical_not().cumprod(dim=0).sum())
-        prediction, hidden = self(torch.cat([context, target[:, :known]], dim=1))
-        ahead = prediction[:, context.shape[1] - 1 : -1]  # of the known rows
-        return torch.cat([ahead, *self._roll_out(prediction[:, -1:], hidden, target.shape[1] - known)], dim=1)
+        return self.forecast(torch.cat([context, target[:, :known]], dim=1), target.shape[1], known)
 
     @override
     def plots(self) -> list[Callback]:
@@ -149,11 +149,14 @@ class RNN(LitModule):
 
     def validation_step(self, batch: Window, batch_idx: int) -> Tensor:
         """The free-running forecast `(batch, horizon, output_dim)` of a batch of windows."""
-        return self._evaluate("val", batch)
+        prediction, truth = self._one_step_ahead(batch)
+        forecast = self.forecast(batch[0], batch[1].shape[1])
+        loss, free = F.mse_loss(prediction, truth), F.mse_loss(self.normalize(forecast[:, -1]), truth[:, -1])
+        stage, count = "test" if self.trainer.testing else "val", len(truth)
+        self.means.update(stage, count, loss=loss * count, square_free=free * count)
+        return forecast
 
-    def test_step(self, batch: Window, batch_idx: int) -> Tensor:
-        """The free-running forecast `(batch, horizon, output_dim)` of a batch of windows."""
-        return self._evaluate("test", batch)
+    test_step = validation_step
 
     def predict_step(self, batch: Window, batch_idx: int) -> list[dict[str, Any]]:
         """One row per time step: `time`, and of each column its value, None where unknown, and its prediction."""
@@ -172,10 +175,9 @@ class RNN(LitModule):
     @override
     def epoch_metrics(self, stage: str) -> dict[str, Any]:
         metrics = super().epoch_metrics(stage)
-        if stage == "train":
-            return metrics
-        loss, free = metrics.values()
-        return {"loss": loss, "nrmse": loss.sqrt(), "nrmse_free": free.sqrt()}
+        if stage != "train":
+            metrics |= {"nrmse": metrics["loss"].sqrt(), "nrmse_free": metrics.pop("square_free").sqrt()}
+        return metrics
 
     def export_spec(self) -> ExportSpec:
         """Prediction and new state from rows and state, for any number of rows."""
@@ -184,32 +186,15 @@ class RNN(LitModule):
         state = TensorSpec((hp.num_layers, "batch", hp.hidden_dim), torch.float32)
         rows = TensorSpec(("batch", "time", hp.input_dim), torch.float32, self.normalize.mean, self.normalize.std)
         prediction = TensorSpec(("batch", "time", hp.output_dim), torch.float32)
-        return ExportSpec(
-            Stateful(self),
-            {"x": rows} | dict.fromkeys(names, state),
-            {"prediction": prediction} | {f"new_{name}": state for name in names},
-        )
-
-    def _roll_out(self, latest: Tensor, hidden: Hidden, rows: int) -> list[Tensor]:
-        """The latest prediction and those that follow from it, `rows` in all, each `(batch, 1, output_dim)`."""
-        predictions = [latest][:rows]
-        while len(predictions) < rows:
-            latest, hidden = self(latest, hidden)
-            predictions.append(latest)
-        return predictions
+        inputs = {"x": rows} | dict.fromkeys(names, state)
+        outputs = {"prediction": prediction} | {f"new_{name}": state for name in names}
+        return ExportSpec(Stateful(self), inputs, outputs)
 
     def _one_step_ahead(self, batch: Window) -> Window:
         """Scaled predictions of the target's rows from the true ones before them, and the scaled truth."""
         context, target = batch
         prediction, _ = self(torch.cat([context, target[:, :-1]], dim=1))
         return self.normalize(prediction[:, context.shape[1] - 1 :]), self.normalize(target)
-
-    def _evaluate(self, stage: str, batch: Window) -> Tensor:
-        prediction, truth = self._one_step_ahead(batch)
-        forecast = self.forecast(batch[0], batch[1].shape[1])  # (batch, horizon, output_dim)
-        loss, free = F.mse_loss(prediction, truth), F.mse_loss(self.normalize(forecast[:, -1]), truth[:, -1])
-        self.means.update(stage, len(truth), loss=loss * len(truth), square_free=free * len(truth))
-        return forecast
 
 
 class Stateful(nn.Module):
