@@ -45,32 +45,21 @@ class LitModule(LightningModule):
         optimizer: Factory: parameters -> optimizer.
         lr_scheduler: Factory: optimizer -> schedule, see `lit_models.training.schedule`; a constant learning rate, if
             not given.
-
-    Attributes:
-        task: What it is for, such as "classification"; the `task` of a data module must be the same.
-        data_tasks: Further tasks of data modules that it takes.
-        output_name: Name of its output in an exported file.
-        shown_metrics: The metrics in the progress bar, without their stage.
-        from_data: Hyperparameters that, where None, are taken over from the data module.
-        resume_may_change: Hyperparameters that may be others when a run is resumed.
-        throughput_counters: Its attributes that count the training, if not samples do.
-        lr_monitor: Whether the command line logs the learning rate; False where the model does.
-        means: Means over the epoch in progress, by stage.
     """
 
-    task: ClassVar[str | None] = None
-    data_tasks: ClassVar[frozenset[str]] = frozenset()
-    output_name: ClassVar[str] = "output"
-    shown_metrics: ClassVar[tuple[str, ...]] = ("loss",)
-    from_data: ClassVar[frozenset[str]] = frozenset()
-    resume_may_change: ClassVar[frozenset[str]] = frozenset()
-    throughput_counters: ClassVar[tuple[str, ...]] = ()
-    lr_monitor: ClassVar[bool] = True
+    task: ClassVar[str | None] = None  # what it is for, such as "classification": a data module must be for the same
+    data_tasks: ClassVar[frozenset[str]] = frozenset()  # further tasks of data modules that it takes
+    output_name: ClassVar[str] = "output"  # in an exported file
+    shown_metrics: ClassVar[tuple[str, ...]] = ("loss",)  # in the progress bar, without their stage
+    from_data: ClassVar[frozenset[str]] = frozenset()  # hyperparameters that, where None, are the data module's
+    resume_may_change: ClassVar[frozenset[str]] = frozenset()  # hyperparameters that a resumed run may have others of
+    throughput_counters: ClassVar[tuple[str, ...]] = ()  # its attributes that count the training, if not samples do
+    lr_monitor: ClassVar[bool] = True  # whether the command line logs the learning rate; False where the model does
 
     def __init__(self, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None) -> None:
         super().__init__()
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
-        self.means = EpochMeans()
+        self.means = EpochMeans()  # over the epoch in progress, by stage
 
     def plots(self) -> list[Callback]:
         """Callbacks that draw the plots of this kind of model for TensorBoard."""
