@@ -32,59 +32,41 @@ class Agent(LitModule):
 
     A subclass writes the algorithm: `__init__`, which calls `inspect_env` after `save_hyperparameters`, `forward`,
     `greedy`, `explore`, a `train_dataset` that collects rollouts with `step_envs`, `make_buffer` if it has replay, and
-    `training_step`, with manual optimization, which counts its `gradient_steps`, and calls `track` and
+    `training_step`, with manual optimization, which counts its `gradient_steps`, adds to `means`, and calls
     `step_schedules`.
 
     It has these keywords, which the base reads from its hyperparameters: `env_id`, `env_options`, `num_envs`,
     `vectorization`, `grayscale`, `frame_stack`, `rollout_steps`, `gradient_steps`, `max_grad_norm`, `steps_per_epoch`,
     `eval_episodes`, `eval_video`, `test_episodes`, and with replay `save_replay`. Curves are drawn over the environment
     steps of all processes, among them those that only reset an environment.
-
-    Args:
-        optimizer: Factory: parameters -> optimizer.
-        lr_scheduler: Factory: optimizer -> schedule, see `lit_models.training.schedule`.
-
-    Attributes:
-        action_spaces: The kinds of action spaces that it takes.
-        resume_must_match: Hyperparameters that must be the same when a run is resumed.
-        observation_space: Space of one observation.
-        action_space: Space of one action.
-        env_steps: Environment steps so far, of all processes.
-        gradient_steps: Gradient steps so far.
-        train_returns: `(env_steps, mean return)` of the training episodes of every epoch.
-        eval_returns: `(env_steps, mean return)` of the greedy episodes of every validation.
-        collector: Steps the training environments.
-        buffer: The replay buffer; None for an on-policy agent.
-        rng: Generator for exploration.
-        video_folder: Where `predict` writes videos, if anywhere.
     """
 
     task = "reinforcement learning"
     throughput_counters = ("env_steps", "gradient_steps")
     lr_monitor = False  # the learning rate is logged over environment steps
     resume_may_change = frozenset({"save_replay"})
-    action_spaces: ClassVar[tuple[type[spaces.Space], ...]]
-    resume_must_match: ClassVar[tuple[str, ...]] = ("num_envs",)
+    action_spaces: ClassVar[tuple[type[spaces.Space], ...]]  # the kinds that it takes
+    resume_must_match: ClassVar[tuple[str, ...]] = ("num_envs",)  # hyperparameters
 
     def __init__(self, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None) -> None:
         super().__init__(optimizer, lr_scheduler)
         self.automatic_optimization = False
-        self.env_steps, self.gradient_steps = 0, 0
-        self.train_returns: list[tuple[int, float]] = []
-        self.eval_returns: list[tuple[int, float]] = []
+        self.env_steps, self.gradient_steps = 0, 0  # so far, of all processes
+        self.train_returns: list[tuple[int, float]] = []  # (env_steps, mean of the training episodes) of every epoch
+        self.eval_returns: list[tuple[int, float]] = []  # (env_steps, mean of the greedy episodes) of every validation
         self.buffer: ReplayBuffer | None = None
         self.eval_envs: VectorEnv | None = None
-        self.video_folder: str | None = None
+        self.video_folder: str | None = None  # where `predict` writes videos, if anywhere
 
     def inspect_env(self) -> None:
         """Makes an environment, to see whether there is one, and takes over its spaces."""
-        hp = self.hparams
-        self.env_settings = {name: hp[name] for name in ("env_options", "grayscale", "frame_stack")}
-        with contextlib.closing(make_env(hp.env_id, **self.env_settings)) as env:
-            check_spaces(hp.env_id, env, type(self).__name__, self.action_spaces)
+        names = ("env_id", "env_options", "grayscale", "frame_stack")
+        self.env_settings = {name: self.hparams[name] for name in names}
+        with contextlib.closing(make_env(**self.env_settings)) as env:
+            check_spaces(self.hparams.env_id, env, type(self).__name__, self.action_spaces)
             self.observation_space, self.action_space = env.observation_space, env.action_space
-        example = np.zeros((1, *self.observation_space.shape), dtype=self.observation_space.dtype)
-        self.example_input_array = torch.from_numpy(example)
+        space = self.observation_space
+        self.example_input_array = torch.from_numpy(np.zeros((1, *space.shape), dtype=space.dtype))
 
     def greedy(self, observation: Tensor) -> Tensor:
         """The greedy actions `(batch, ...)` for observations `(batch, ...)`."""
@@ -109,18 +91,13 @@ class Agent(LitModule):
     @torch.no_grad()
     def act(self, observation: np.ndarray | Tensor) -> np.ndarray:
         """The greedy actions `(batch, ...)` for observations `(batch, ...)`, or one for one."""
-        tensor = observation if isinstance(observation, Tensor) else torch.as_tensor(np.asarray(observation))
-        tensor = tensor.to(self.device)
-        single = tensor.dim() < self.example_input_array.dim()
-        action = self.greedy(tensor[None] if single else tensor).cpu().numpy()
+        observation = torch.as_tensor(observation, device=self.device)
+        single = observation.dim() < self.example_input_array.dim()
+        action = self.greedy(observation[None] if single else observation).cpu().numpy()
         return action[0] if single else action
 
     def predict(
-        self,
-        observation: np.ndarray,
-        state: Any = None,
-        episode_start: np.ndarray | None = None,
-        deterministic: bool = False,
+        self, observation: np.ndarray, state: Any = None, episode_start: Any = None, deterministic: bool = False
     ) -> tuple[np.ndarray, Any]:
         """Actions and state, with stable-baselines3's signature, as for its `evaluate_policy(agent, env)`.
 
@@ -136,8 +113,7 @@ class Agent(LitModule):
     def compile(self, *args: Any, **options: Any) -> None:
         """Compiles the networks, which are what training calls; see `torch.compile`."""
         for network in self.children():
-            if any(True for _ in network.parameters()):
-                network.compile(*args, **options)
+            network.compile(*args, **options)
 
     def setup(self, stage: str) -> None:
         """Makes the training environments and the buffer of this process."""
@@ -157,7 +133,8 @@ class Agent(LitModule):
         seed = self.seed_for("train")
         self.rng = np.random.default_rng(seed)
         self.buffer = self.make_buffer(seed)
-        self.collector = Collector(self._make_vector_env(self.hparams.num_envs, self.hparams.vectorization), seed)
+        options = {name: self.hparams[name] for name in ("num_envs", "vectorization")}
+        self.collector = Collector(make_vector_env(**options, **self.env_settings), seed)
 
     def seed_for(self, purpose: str) -> int:
         """A seed from the run's, another one for every purpose, `train`, `eval` or `test`, and process."""
@@ -199,11 +176,6 @@ class Agent(LitModule):
         self.env_steps += self.hparams.num_envs * self.trainer.world_size
         return step
 
-    def track(self, **values: Tensor) -> None:
-        """Adds values `(G,)` by name, one per gradient step, to the means over the epoch."""
-        count = len(next(iter(values.values())))
-        self.means.update("train", count, **{name: value.sum() for name, value in values.items()})
-
     def step_schedules(self, interval: str) -> None:
         """Steps the learning-rate schedules that step every `step`, a training step, or every `epoch`."""
         for config in self.trainer.lr_scheduler_configs:
@@ -230,10 +202,8 @@ class Agent(LitModule):
     def on_train_epoch_end(self) -> None:
         metrics = self.epoch_metrics("train") | self.schedules()
         metrics = {f"train/{name}": value for name, value in metrics.items()}
-        metrics |= {
-            config.name: config.scheduler.optimizer.param_groups[0]["lr"]
-            for config in self.trainer.lr_scheduler_configs
-        }
+        for config in self.trainer.lr_scheduler_configs:
+            metrics[config.name] = config.scheduler.optimizer.param_groups[0]["lr"]
         own = torch.tensor(list(self.collector.episode_stats.values()), device=self.device)
         episodes, returns, lengths = self.trainer.strategy.reduce(own, reduce_op="sum").tolist()
         self.collector.clear_stats()
@@ -251,6 +221,8 @@ class Agent(LitModule):
     def val_dataloader(self) -> DataLoader:
         return DataLoader([0], generator=torch.Generator())  # one batch: all episodes
 
+    test_dataloader = val_dataloader
+
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """Plays greedy episodes, and logs their mean return and length."""
         returns, lengths = self._evaluate(self.hparams.eval_episodes, "eval")
@@ -258,10 +230,6 @@ class Agent(LitModule):
         if not self.trainer.sanity_checking:
             mean = torch.tensor(returns.mean(), dtype=torch.float32, device=self.device)
             self.eval_returns.append((self.env_steps, self.trainer.strategy.reduce(mean, reduce_op="mean").item()))
-
-    @override
-    def test_dataloader(self) -> DataLoader:
-        return DataLoader([0], generator=torch.Generator())
 
     def test_step(self, batch: Tensor, batch_idx: int) -> None:
         """Plays greedy episodes, and logs mean, standard deviation, minimum and maximum of their returns."""
@@ -276,8 +244,7 @@ class Agent(LitModule):
 
     @override
     def on_predict_start(self) -> None:
-        rendered = {} if self.video_folder is None else {"render_mode": "rgb_array", "video_folder": self.video_folder}
-        self.predict_env = make_env(self.hparams.env_id, **self.env_settings, **rendered)
+        self.predict_env = make_env(**self.env_settings, video_folder=self.video_folder)
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> list[dict[str, Any]]:
         """Plays a greedy episode, and returns one row: its number, seed, return, length, and whether it terminated."""
@@ -340,15 +307,13 @@ class Agent(LitModule):
             self.collector.reset((self.seed_for("train") + self.env_steps) % 2**32)  # not the first episodes again
         self.rng = set_env_state(self.rng, state["rng"])
 
-    def _make_vector_env(self, count: int, vectorization: str) -> VectorEnv:
-        return make_vector_env(self.hparams.env_id, count, vectorization, **self.env_settings)
-
     def _evaluate(self, episodes: int, purpose: str) -> tuple[np.ndarray, np.ndarray]:
         hp = self.hparams
         if self.eval_envs is None:
             vectorized = is_vectorized(hp.env_id, hp.grayscale, hp.frame_stack)
             # One environment per episode is fastest where they are arrays; else each waits for the longest.
-            self.eval_envs = self._make_vector_env(min(episodes, 100 if vectorized else hp.num_envs), "sync")
+            count = min(episodes, 100 if vectorized else hp.num_envs)
+            self.eval_envs = make_vector_env(num_envs=count, **self.env_settings)
         return play_episodes(self.eval_envs, self.act, episodes, self.seed_for(purpose))
 
     def _log(self, metrics: dict[str, Any]) -> None:

@@ -43,8 +43,7 @@ class EpisodeVideo(Callback):
         if not writers or not hasattr(pl_module, "env_settings"):
             return
         frames: list[np.ndarray] = []
-        env = make_env(pl_module.hparams.env_id, **pl_module.env_settings, render_mode="rgb_array")
-        with contextlib.closing(env):
+        with contextlib.closing(make_env(**pl_module.env_settings, render=True)) as env:
             play_episode(env, pl_module.act, pl_module.seed_for("eval"), frames)
             content = encode_gif(frames, env.metadata.get("render_fps", 30))
         height, width, _ = frames[0].shape

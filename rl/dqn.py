@@ -26,7 +26,7 @@ from lit_models.common.arguments import NonNegativeInt, PositiveFloat, PositiveI
 from lit_models.training.means import EpochMeans
 from rl.agent import Agent
 from rl.buffers import ReplayBuffer, ReplayDataset, Transitions
-from rl.networks import Activation, PolyakCoefficient, QNetwork, is_image
+from rl.networks import Activation, QNetwork, is_image
 
 
 class DQN(Agent):
@@ -105,7 +105,7 @@ class DQN(Agent):
         rollout_steps: PositiveInt = 1,
         gradient_steps: PositiveInt = 4,
         batch_size: PositiveInt = 64,
-        tau: PolyakCoefficient = 1.0,
+        tau: Annotated[float, Range(above=0, high=1)] = 1.0,
         target_update_interval: PositiveInt = 50,
         ema_decay: Annotated[float, Range(0, below=1)] = 0.0,
         epsilon_end: UnitInterval = 0.05,
@@ -226,4 +226,4 @@ class DQN(Agent):
         if self.gradient_steps // len(losses) % self.hparams.target_update_interval == 0:
             self.polyak_update(list(self.target.parameters()), parameters, None)
         self.step_schedules("step")
-        self.track(loss=losses, q_mean=values.mean(dim=1))
+        self.means.update("train", len(losses), loss=losses.sum(), q_mean=values.mean(dim=1).sum())

@@ -45,25 +45,16 @@ def make_env(
     env_options: dict[str, Any] | None = None,
     grayscale: bool = False,
     frame_stack: int = 1,
-    render_mode: str | None = None,
+    render: bool = False,
     video_folder: str | None = None,
 ) -> gymnasium.Env:
-    """One environment.
+    """One environment, of an id such as `CartPole-v1`, or `module:Name-v0`, which imports the module first.
 
-    Args:
-        env_id: Gymnasium's id, such as `CartPole-v1`; `module:Name-v0` imports the module first.
-        env_options: Keywords of the environment.
-        grayscale: Convert images to grayscale.
-        frame_stack: Number of latest observations that are stacked into one.
-        render_mode: `rgb_array` to render images.
-        video_folder: Where to write videos of episodes 0, 1, 8, 27, 64, ... (needs `rgb_array`).
-
-    Raises:
-        ValueError: There is no such environment, or it needs a package that is missing.
-        OSError: Videos cannot be written to the folder.
+    With `render` its method of that name returns images; videos of episodes 0, 1, 8, 27, 64, ... go to `video_folder`.
     """
     with env_errors(env_id):
-        rendered = {} if render_mode is None else {"render_mode": render_mode}  # not every environment has the keyword
+        # Not every environment has the keyword.
+        rendered = {"render_mode": "rgb_array"} if render or video_folder is not None else {}
         env = gymnasium.make(env_id, **(env_options or {}), **rendered)
         for wrapper in wrappers(grayscale, frame_stack):
             env = wrapper(env)
@@ -93,17 +84,8 @@ def make_vector_env(
     and the next call of `step` only resets. It is the one mode that every environment has, whoever vectorized it; the
     other, "same step", hides the last observation in `info`.
 
-    Args:
-        env_id: See `make_env`.
-        num_envs: Number of environments, N.
-        vectorization: Whether they run one after the other (`sync`) or in a process each (`async`). An environment's
-            own vectorized form, which is faster than both, is used where it has one.
-        env_options: See `make_env`.
-        grayscale: See `make_env`.
-        frame_stack: See `make_env`.
-
-    Raises:
-        ValueError: There is no such environment, or it resets itself in another mode.
+    They run one after the other (`sync`) or in a process each (`async`). An environment's own vectorized form, which is
+    faster than both, is used where it has one.
     """
     with env_errors(env_id):
         mode = "vector_entry_point" if is_vectorized(env_id, grayscale, frame_stack) else vectorization

@@ -6,7 +6,7 @@ Observations `(batch, ...)` -> Q-values `(batch, actions)`. The convolutions are
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Annotated, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,25 +14,16 @@ import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from lit_models.common.arguments import Range
-
 Activation = Literal["relu", "silu", "tanh"]
-PolyakCoefficient = Annotated[float, Range(above=0, high=1)]  # 1 copies
 
 
 class QNetwork(nn.Module):
-    """Q-values of discrete actions.
+    """Q-values of a number of actions, from observations that are images in 0..255 or not.
 
-    Args:
-        observation_shape: Shape of one observation. That of an image is `(height, width)`, with channels last
-            `(..., 1 or 3)` or first, and with those of a frame stack before them `(frames, height, width, channels)`.
-        image: Whether observations are images, in 0..255.
-        actions: Number of actions.
-        hidden_sizes: Widths of the hidden layers.
-        activation: Activation function.
-        layer_norm: Layer normalization (Ba et al. 2016, https://arxiv.org/abs/1607.06450) before each activation,
-            without learned scale and shift.
-        dueling: Q-values are the state's value plus the advantages of the actions minus their mean.
+    The shape of an image is `(height, width)`, with channels last `(..., 1 or 3)` or first, and with those of a frame
+    stack before them `(frames, height, width, channels)`. Layer normalization (Ba et al. 2016,
+    https://arxiv.org/abs/1607.06450) has no learned scale and shift. Dueling Q-values are the state's value plus the
+    advantages of the actions minus their mean.
     """
 
     def __init__(
