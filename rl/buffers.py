@@ -9,6 +9,7 @@ Legend: N - environments, n - steps of a return.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import psutil
@@ -83,13 +84,17 @@ class ReplayBuffer:
                 f"it needs at least {num_envs * n_steps}"
             )
         self.device = torch.device(device)
+        needed = 2 * capacity * math.prod(observation_shape) * observation_dtype.itemsize
+        cuda = self.device.type == "cuda"
+        free = torch.cuda.mem_get_info(self.device)[0] if cuda else psutil.virtual_memory().available
+        if needed > free:
+            raise ValueError(
+                f"a buffer of {capacity:,} transitions takes {needed:,} bytes, but {free:,} are free: "
+                f"keep at most {free * capacity // needed:,}, or make the observations smaller"
+            )
         self.capacity, self.n_steps, self.gamma, self.alpha, self.beta = capacity, n_steps, gamma, alpha, beta
-        self._check_memory(math.prod(observation_shape) * observation_dtype.itemsize)
-
-        def zeros(*size: int, dtype: torch.dtype = torch.float32) -> Tensor:
-            return torch.zeros(size, dtype=dtype, device=device)
-
         self.size, self.position, self.steps = 0, 0, 0
+        zeros = partial(torch.zeros, dtype=torch.float32, device=device)
         self.observation = zeros(capacity, *observation_shape, dtype=observation_dtype)
         self.action = zeros(capacity, *action_shape, dtype=action_dtype)
         self.reward = zeros(capacity)
@@ -105,16 +110,6 @@ class ReplayBuffer:
         self.priority = zeros(capacity, dtype=torch.float64) if prioritized else None
         self.max_priority = 1.0
         self.generator = torch.Generator(device).manual_seed(seed)
-
-    def _check_memory(self, observation_bytes: int) -> None:
-        needed = 2 * self.capacity * observation_bytes
-        cuda = self.device.type == "cuda"
-        free = torch.cuda.mem_get_info(self.device)[0] if cuda else psutil.virtual_memory().available
-        if needed > free:
-            raise ValueError(
-                f"a buffer of {self.capacity:,} transitions takes {needed:,} bytes, but {free:,} are free: "
-                f"keep at most {free * self.capacity // needed:,}, or make the observations smaller"
-            )
 
     @property
     def nbytes(self) -> int:

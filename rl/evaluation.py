@@ -9,20 +9,14 @@ from gymnasium.vector import VectorEnv
 from rl.envs import env_errors
 from rl.rollout import reset, step
 
-Policy = Callable[[np.ndarray], np.ndarray]
+Policy = Callable[[np.ndarray], np.ndarray]  # observations -> actions, (N, ...) each, or one to one
 
 
 def play_episodes(envs: VectorEnv, policy: Policy, episodes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Plays episodes in N environments, and returns their returns and lengths, `(episodes,)` each.
+    """Plays episodes in N environments of `make_vector_env`: their returns and lengths, `(episodes,)` each.
 
     Every environment plays the same number of episodes, or one more: to count those that end first would favor short
     ones.
-
-    Args:
-        envs: Environments from `make_vector_env`.
-        policy: Observations `(N, ...)` -> actions `(N, ...)`.
-        episodes: Number of episodes.
-        seed: Seed of the environments.
     """
     count = envs.num_envs
     left = np.full(count, episodes // count) + (np.arange(count) < episodes % count)
@@ -46,13 +40,9 @@ def play_episodes(envs: VectorEnv, policy: Policy, episodes: int, seed: int) -> 
 def play_episode(
     env: gymnasium.Env, policy: Policy, seed: int, frames: list[np.ndarray] | None = None
 ) -> tuple[float, int, bool]:
-    """Plays an episode, and returns its return, its length, and whether it terminated instead of being truncated.
+    """Plays an episode: its return, its length, and whether it terminated instead of being truncated.
 
-    Args:
-        env: Environment from `make_env`.
-        policy: Observation -> action.
-        seed: Seed of the environment.
-        frames: Where to append rendered images `(height, width, 3)`; needs `render_mode="rgb_array"`.
+    Rendered images `(height, width, 3)` are appended to `frames`, if given.
     """
     total, length, terminated, truncated = 0.0, 0, False, False
     with env_errors(env.spec.id, f"with seed {seed}"):

@@ -24,17 +24,7 @@ class Step(NamedTuple):
 
 
 class Collector:
-    """Steps N vectorized environments, and sums up the episodes that end.
-
-    Args:
-        envs: Environments from `make_vector_env`.
-        seed: Seed of the environments.
-
-    Attributes:
-        observation: The current observations, `(N, ...)`.
-        episode_stats: Of the episodes that ended since it was last cleared: their number, and the sums of their returns
-            and lengths.
-    """
+    """Steps N environments of `make_vector_env`, and sums up the episodes that end."""
 
     def __init__(self, envs: VectorEnv, seed: int) -> None:
         self.envs = envs
@@ -50,16 +40,11 @@ class Collector:
         self.episode_length = torch.zeros(count, dtype=torch.int64)
 
     def clear_stats(self) -> None:
-        """Starts new sums over episodes."""
+        """Starts new sums over the episodes that end: their number, returns and lengths."""
         self.episode_stats = {"episodes": 0.0, "return": 0.0, "length": 0.0}
 
     def collect(self, action: np.ndarray, env_steps: int) -> Step:
-        """Steps every environment.
-
-        Args:
-            action: Actions `(N, ...)`.
-            env_steps: Number of environment steps before, for error messages.
-        """
+        """Steps every environment with actions `(N, ...)`; `env_steps` before it are for error messages."""
         arrays = step(self.envs, action, env_steps)
         next_observation, reward, terminated, truncated = (torch.tensor(part) for part in arrays)
         reward, autoreset = reward.float(), self.done
@@ -90,7 +75,7 @@ class Collector:
 
 
 def reset(envs: VectorEnv, seed: int) -> np.ndarray:
-    """Resets N environments, and returns their first observations `(N, ...)`."""
+    """Resets N environments: their first observations `(N, ...)`."""
     env_id, when = envs.spec.id, "at its start"
     with env_errors(env_id, when):
         observation = envs.reset(seed=seed)[0]
@@ -99,13 +84,7 @@ def reset(envs: VectorEnv, seed: int) -> np.ndarray:
 
 
 def step(envs: VectorEnv, action: np.ndarray, env_steps: int) -> tuple[np.ndarray, ...]:
-    """Steps N environments, and returns their observations `(N, ...)`, rewards, terminated and truncated, `(N,)` each.
-
-    Args:
-        envs: Environments from `make_vector_env`.
-        action: Actions `(N, ...)`.
-        env_steps: Number of environment steps before, for error messages.
-    """
+    """Steps N environments: their observations `(N, ...)`, rewards, terminated and truncated, `(N,)` each."""
     env_id, when = envs.spec.id, f"at step {env_steps}"
     with env_errors(env_id, when):
         observation, reward, terminated, truncated, _ = envs.step(action)
