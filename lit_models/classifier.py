@@ -93,10 +93,12 @@ class Classifier(LitModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The logits of a batch `(images, labels)`; loss and accuracy are logged as `val/...` or `test/...`."""
-        return self._step("test" if self.trainer.testing else "val", batch)[1]
+        """The logits of a batch `(images, labels)`."""
+        return self._step("val", batch)[1]
 
-    test_step = validation_step
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The logits of a batch `(images, labels)`."""
+        return self._step("test", batch)[1]
 
     def predict_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> list[dict[str, Any]]:
         """One row per image: `file`, or `index` if a writer wants it, `label`, and the probability of each class."""

@@ -149,14 +149,11 @@ class RNN(LitModule):
 
     def validation_step(self, batch: Window, batch_idx: int) -> Tensor:
         """The free-running forecast `(batch, horizon, output_dim)` of a batch of windows."""
-        prediction, truth = self._one_step_ahead(batch)
-        forecast = self.forecast(batch[0], batch[1].shape[1])
-        loss, free = F.mse_loss(prediction, truth), F.mse_loss(self.normalize(forecast[:, -1]), truth[:, -1])
-        stage, count = "test" if self.trainer.testing else "val", len(truth)
-        self.means.update(stage, count, loss=loss * count, square_free=free * count)
-        return forecast
+        return self._evaluate("val", batch)
 
-    test_step = validation_step
+    def test_step(self, batch: Window, batch_idx: int) -> Tensor:
+        """The free-running forecast `(batch, horizon, output_dim)` of a batch of windows."""
+        return self._evaluate("test", batch)
 
     def predict_step(self, batch: Window, batch_idx: int) -> list[dict[str, Any]]:
         """One row per time step: `time`, and of each column its value, None where unknown, and its prediction."""
@@ -195,6 +192,13 @@ class RNN(LitModule):
         context, target = batch
         prediction, _ = self(torch.cat([context, target[:, :-1]], dim=1))
         return self.normalize(prediction[:, context.shape[1] - 1 :]), self.normalize(target)
+
+    def _evaluate(self, stage: str, batch: Window) -> Tensor:
+        prediction, truth = self._one_step_ahead(batch)
+        forecast = self.forecast(batch[0], batch[1].shape[1])
+        loss, free = F.mse_loss(prediction, truth), F.mse_loss(self.normalize(forecast[:, -1]), truth[:, -1])
+        self.means.update(stage, len(truth), loss=loss * len(truth), square_free=free * len(truth))
+        return forecast
 
 
 class Stateful(nn.Module):

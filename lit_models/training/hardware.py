@@ -1,4 +1,4 @@
-"""The machine: checks of precisions, devices and compilers before a run is built on them, and the C library's memory."""
+"""The machine: checks of precisions, devices and compilers before a run, and the memory of the C library."""
 
 import contextlib
 import ctypes
