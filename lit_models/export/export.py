@@ -30,7 +30,7 @@ from lit_models.training.runs import version
 from lit_models.training.trust import Modules
 
 Format = Literal["onnx", "torch_export", "safetensors"]
-Run = Callable[..., tuple[Tensor, ...]]
+Run = Callable[[dict[str, Tensor]], tuple[Tensor, ...]]  # from inputs by name to outputs
 
 NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch_export": (), "safetensors": ("safetensors",)}
 TOLERANCE = 1e-4  # absolute, and relative to the value in PyTorch; safetensors holds the weights to the bit
@@ -51,12 +51,6 @@ def export(ckpt_path: str, format: Format, output: str, overwrite: bool = False,
         output: The file to write.
         overwrite: Whether a file that is there already is replaced.
         modules: Modules of your own that the checkpoint may name classes of, my_module or [my_module, another].
-
-    Raises:
-        FileNotFoundError: There is no such checkpoint.
-        OSError: The file cannot be written.
-        ValueError: The extra `export` is missing; the checkpoint is damaged, or of an unknown class; the file is there
-            already, or is the checkpoint itself; what was exported doesn't compute what the model does.
     """
     path = Path(output)
     require_extra("export", f"export to {format}", *NEEDED[format])
@@ -75,8 +69,8 @@ def export(ckpt_path: str, format: Format, output: str, overwrite: bool = False,
         try:
             with silence(), torch.no_grad():
                 spec = export_spec(model)
-                WRITERS[format](model, partial, spec, metadata(model, spec))
-                difference, close = compare(spec, RUNNERS[format](partial, modules), tolerance)
+                run = EXPORTERS[format](model, partial, spec, metadata(model, spec), modules)
+                difference, close = compare(spec, run, tolerance)
         except Exception as error:  # each exporter and runtime has kinds of its own
             reason = str(error).strip().partition("\n")[0]
             raise ValueError(f"{name} cannot be exported to {format}: {reason}") from error
@@ -103,15 +97,9 @@ def metadata(model: LightningModule, spec: ExportSpec) -> dict[str, str]:
     The keys are `model_class`, `hyperparameters`, `inputs` and `outputs` (shape and type by name), `lit_models`, the
     version of this package, and where the model has them, `class_names`, `mean` and `std`.
     """
-    facts = {
-        "hyperparameters": dict(model.hparams),
-        "inputs": {
-            name: {"shape": tensor.shape, "dtype": type_name(tensor.dtype)} for name, tensor in spec.inputs.items()
-        },
-        "outputs": {
-            name: {"shape": tensor.shape, "dtype": type_name(tensor.dtype)} for name, tensor in spec.outputs.items()
-        },
-    }
+    facts = {"hyperparameters": dict(model.hparams)}
+    for direction, tensors in (("inputs", spec.inputs), ("outputs", spec.outputs)):
+        facts[direction] = {name: {"shape": one.shape, "dtype": type_name(one.dtype)} for name, one in tensors.items()}
     if getattr(model, "class_names", None) is not None:
         facts["class_names"] = model.class_names
     for module in model.modules():
@@ -121,8 +109,10 @@ def metadata(model: LightningModule, spec: ExportSpec) -> dict[str, str]:
     return own | {name: json.dumps(value) for name, value in facts.items()}
 
 
-def write_onnx(model: LightningModule, path: Path, spec: ExportSpec, facts: dict[str, str]) -> None:
-    """Writes ONNX, the weights inside, with the facts as its `metadata_props`."""
+def export_onnx(model: LightningModule, path: Path, spec: ExportSpec, facts: dict[str, str], modules: Modules) -> Run:
+    """Writes ONNX, the weights inside, with the facts as its `metadata_props`; returns it as onnxruntime runs it."""
+    from onnxruntime import InferenceSession
+
     network, example, axes = traceable(spec, OnnxRecurrence)
     program = torch.onnx.export(
         network,
@@ -134,21 +124,37 @@ def write_onnx(model: LightningModule, path: Path, spec: ExportSpec, facts: dict
     )
     program.model.metadata_props.update(facts)
     program.save(path)
+    session = InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def run(inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        outputs = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+        return tuple(map(torch.from_numpy, outputs))
+
+    return run
 
 
-def write_torch_export(model: LightningModule, path: Path, spec: ExportSpec, facts: dict[str, str]) -> None:
-    """Writes what `torch.export.load` reads, with the facts as its `extra_files`."""
+def export_program(
+    model: LightningModule, path: Path, spec: ExportSpec, facts: dict[str, str], modules: Modules
+) -> Run:
+    """Writes what `torch.export.load` reads, with the facts as its `extra_files`; returns it as that runs it."""
     network, example, axes = traceable(spec, ScannedRecurrence)
     torch.compiler.reset()  # the loop is compiled, and what an earlier one left behind would limit the time of this one
     program = torch.export.export(network, example, dynamic_shapes=axes)
     torch.export.save(program, path, extra_files=facts)
+    return run_network(torch.export.load(path).module())
 
 
-def write_safetensors(model: LightningModule, path: Path, spec: ExportSpec, facts: dict[str, str]) -> None:
-    """Writes the weights, with the facts as their metadata."""
+def export_weights(
+    model: LightningModule, path: Path, spec: ExportSpec, facts: dict[str, str], modules: Modules
+) -> Run:
+    """Writes the weights as safetensors, with the facts as their metadata; returns a model built anew from them."""
     from safetensors.torch import save_file
 
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path, facts)
+    return run_network(export_spec(load(path, modules=modules)).network)
+
+
+EXPORTERS = {"onnx": export_onnx, "torch_export": export_program, "safetensors": export_weights}
 
 
 def traceable(
@@ -163,49 +169,22 @@ def traceable(
     return network, tuple(random_inputs(spec, EXPORTED).values()), axes
 
 
-def run_onnx(path: Path, modules: Modules) -> Run:
-    """A function from inputs by name to outputs, in onnxruntime."""
-    from onnxruntime import InferenceSession
-
-    session = InferenceSession(path, providers=["CPUExecutionProvider"])
-    return lambda **inputs: tuple(
-        torch.from_numpy(output)
-        for output in session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
-    )
-
-
-def run_torch_export(path: Path, modules: Modules) -> Run:
-    """The same, of a program of `torch.export`."""
-    module = torch.export.load(path).module()
-    return lambda **inputs: as_tuple(module(*inputs.values()))
-
-
-def run_safetensors(path: Path, modules: Modules) -> Run:
-    """The same, of a model built anew."""
-    return run_network(export_spec(load(path, modules=modules)).network)
-
-
 def run_network(network: nn.Module) -> Run:
-    """The same, of a network in PyTorch."""
-    return lambda **inputs: as_tuple(network(*inputs.values()))
+    """A network in PyTorch as a function from inputs by name to outputs."""
 
+    def run(inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        outputs = network(*inputs.values())
+        return outputs if isinstance(outputs, tuple) else (outputs,)
 
-WRITERS = {"onnx": write_onnx, "torch_export": write_torch_export, "safetensors": write_safetensors}
-RUNNERS = {"onnx": run_onnx, "torch_export": run_torch_export, "safetensors": run_safetensors}
+    return run
 
 
 def compare(spec: ExportSpec, run: Run, tolerance: float) -> tuple[float, bool]:
-    """The largest difference between an exported model and PyTorch on random inputs, and whether all are tolerable.
-
-    Args:
-        spec: The model in PyTorch.
-        run: Runs what was exported.
-        tolerance: Absolute tolerance, and relative to the value in PyTorch.
-    """
+    """The largest difference of what was exported from PyTorch on random inputs, and whether all are tolerable."""
     differences, close = [], True
     for sizes in CHECKED:
         inputs = random_inputs(spec, sizes)
-        for got, want in zip(run(**inputs), run_network(spec.network)(**inputs), strict=True):
+        for got, want in zip(run(inputs), run_network(spec.network)(inputs), strict=True):
             differences.append((got - want).abs().max())
             close &= bool(((got - want).abs() <= tolerance + tolerance * want.abs()).all())  # a NaN is not
     return torch.stack(differences).max().item(), close
@@ -222,11 +201,6 @@ def random_inputs(spec: ExportSpec, sizes: dict[str, int]) -> dict[str, Tensor]:
             high = 2**7 if one.dtype == torch.int8 else 2**8
             inputs[name] = torch.randint(0, high, shape, generator=generator).to(one.dtype)
     return inputs
-
-
-def as_tuple(outputs: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """One output or several, as a tuple."""
-    return outputs if isinstance(outputs, tuple) else (outputs,)
 
 
 def type_name(dtype: torch.dtype) -> str:

@@ -15,21 +15,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+WEIGHTS = ("input", "hidden", "input_bias", "hidden_bias")  # of a layer, in torch's order
 Hidden = Tensor | tuple[Tensor, Tensor]  # two of them for the LSTM
 
 
 class Recurrence(nn.Module, ABC):
-    """Layers of one direction, of which a subclass computes one.
-
-    Args:
-        core: The recurrent layers, with biases, `batch_first`.
-    """
+    """Recurrent layers of one direction, with biases and `batch_first`; a subclass computes one layer."""
 
     def __init__(self, core: nn.RNNBase) -> None:
         super().__init__()
         self.kind, self.num_layers, self.hidden_size = core.mode.partition("_")[0], core.num_layers, core.hidden_size
         for layer, weights in enumerate(core.all_weights):
-            for name, weight in zip(("input", "hidden", "input_bias", "hidden_bias"), weights, strict=True):
+            for name, weight in zip(WEIGHTS, weights, strict=True):
                 self.register_buffer(f"{name}_{layer}", self.arranged(weight.detach().clone()))
 
     def forward(self, x: Tensor, hidden: Hidden | None = None) -> tuple[Tensor, Hidden]:
@@ -40,9 +37,8 @@ class Recurrence(nn.Module, ABC):
         states = torch.stack(hidden if isinstance(hidden, tuple) else (hidden,))  # (1 or 2, L, batch, H)
         rows, last = x.transpose(0, 1), []
         for layer in range(self.num_layers):
-            names = ("input", "hidden", "input_bias", "hidden_bias")
-            weights = [getattr(self, f"{name}_{layer}") for name in names]
-            rows, state = self.layer(rows, list(states[:, layer].unbind()), *weights)
+            weights = [getattr(self, f"{name}_{layer}") for name in WEIGHTS]
+            rows, state = self.layer(rows, list(states[:, layer].unbind()), weights)
             last.append(state)
         new = tuple(torch.stack(parts) for parts in zip(*last, strict=True))
         return rows.transpose(0, 1), new if self.kind == "LSTM" else new[0]
@@ -52,9 +48,7 @@ class Recurrence(nn.Module, ABC):
         return weight
 
     @abstractmethod
-    def layer(
-        self, rows: Tensor, state: list[Tensor], w_in: Tensor, w_hidden: Tensor, b_in: Tensor, b_hidden: Tensor
-    ) -> tuple[Tensor, Iterable[Tensor]]:
+    def layer(self, rows: Tensor, state: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, Iterable[Tensor]]:
         """Features `(time, batch, H)` of rows `(time, batch, features)`, and the state, each `(batch, H)`."""
 
 
@@ -67,16 +61,14 @@ class OnnxRecurrence(Recurrence):
         gates = weight.split(self.hidden_size)
         return torch.cat([gates[gate] for gate in order])
 
-    def layer(
-        self, rows: Tensor, state: list[Tensor], w_in: Tensor, w_hidden: Tensor, b_in: Tensor, b_hidden: Tensor
-    ) -> tuple[Tensor, Iterable[Tensor]]:
+    def layer(self, rows: Tensor, state: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, Iterable[Tensor]]:
         """One operator; its second axis is the direction."""
         time, batch, _ = rows.shape
+        w_in, w_hidden, *biases = weights
         before_reset = {"linear_before_reset": 1} if self.kind == "GRU" else {}  # as torch applies the reset gate
-        biases = torch.cat([b_in, b_hidden])[None]
         features, *state = torch.onnx.ops.symbolic_multi_out(
             self.kind,
-            (rows, w_in[None], w_hidden[None], biases, None, *(part[None] for part in state)),
+            (rows, w_in[None], w_hidden[None], torch.cat(biases)[None], None, *(part[None] for part in state)),
             {"hidden_size": self.hidden_size, **before_reset},
             dtypes=[rows.dtype] * (1 + len(state)),
             shapes=[(time, 1, batch, self.hidden_size), *[(1, batch, self.hidden_size)] * len(state)],
@@ -87,11 +79,11 @@ class OnnxRecurrence(Recurrence):
 class ScannedRecurrence(Recurrence):
     """The cells' equations in a loop of torch's own, for `torch.export`."""
 
-    def layer(
-        self, rows: Tensor, state: list[Tensor], w_in: Tensor, w_hidden: Tensor, b_in: Tensor, b_hidden: Tensor
-    ) -> tuple[Tensor, Iterable[Tensor]]:
+    def layer(self, rows: Tensor, state: list[Tensor], weights: list[Tensor]) -> tuple[Tensor, Iterable[Tensor]]:
         """A loop over the rows."""
         from torch._higher_order_ops.scan import scan  # torch has no public name for it yet
+
+        w_in, w_hidden, b_in, b_hidden = weights
 
         def step(state: list[Tensor], from_x: Tensor) -> tuple[list[Tensor], Tensor]:
             hidden, from_h = state[0], F.linear(state[0], w_hidden, b_hidden)  # (batch, H), (batch, G)
