@@ -35,9 +35,6 @@ class GaborEnergy(nn.Module):
     """Fixed Gabor filters: the image's channels, and the square root of the energy per wavelength and orientation.
 
     Energy is the amplitude of a wave, whatever its phase, so it changes little where a face moves by a pixel.
-
-    Args:
-        image_size: Height and width of the images, to which the wavelengths are proportional.
     """
 
     def __init__(self, image_size: int) -> None:
@@ -96,15 +93,7 @@ class Residual(nn.Module):
 def build_backbone(
     name: str | None, weights: str | None, in_channels: int, image_size: int, embedding_dim: int
 ) -> tuple[nn.Module, int]:
-    """A backbone, and its number of features.
-
-    Args:
-        name: A classification network of torchvision; the Gabor backbone, if not given.
-        weights: The torchvision network's weights.
-        in_channels: Number of image channels, which torchvision's networks don't depend on.
-        image_size: Height and width of the images.
-        embedding_dim: Number of features of a torchvision network; at most those of the Gabor backbone.
-    """
+    """A torchvision network by name, with `embedding_dim` features, or the Gabor backbone; its number of features."""
     if name is not None:
         return torchvision_backbone(name, weights, embedding_dim), embedding_dim
     if weights:

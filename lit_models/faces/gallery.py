@@ -19,25 +19,15 @@ UNKNOWN = "unknown"  # the name of everybody else
 
 @dataclass
 class GalleryMetadata:
-    """What a gallery records besides embeddings.
+    """What a gallery records besides embeddings."""
 
-    Attributes:
-        model: Fingerprint of the model that computed them.
-        names: Names of the people, by label.
-        detect: Whether faces are detected in the pictures.
-        detector: File of the YuNet detector, if it is used.
-        margin: Margin added on each side of a face, as a fraction of its side.
-        far: False-accept rate that the threshold was chosen for; None if the threshold was given.
-        threshold: Lowest similarity at which a face is identified as a person of the gallery.
-    """
-
-    model: str
-    names: list
-    detect: bool
-    detector: str | None
-    margin: int | float
-    far: int | float | None
-    threshold: int | float
+    model: str  # fingerprint of the model that computed them
+    names: list  # of the people, by label
+    detect: bool  # whether faces are detected in the pictures
+    detector: str | None  # file of the YuNet detector, if it is used
+    margin: int | float  # added on each side of a face, as a fraction of its side
+    far: int | float | None  # false-accept rate that the threshold was chosen for; None if the threshold was given
+    threshold: int | float  # lowest similarity at which a face is identified as a person of the gallery
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -48,17 +38,13 @@ class GalleryMetadata:
             raise ValueError("names are not all of type str")
 
 
+@dataclass(eq=False)
 class Gallery:
-    """Embeddings of people; the similarity to a person is that to the most similar of their embeddings.
+    """Embeddings of people; the similarity to a person is that to the most similar of their embeddings."""
 
-    Args:
-        metadata: Names, preprocessing and threshold.
-        embeddings: `(pictures, dim)`, float32, of length 1.
-        labels: `(pictures,)`, int64, indices into the names.
-    """
-
-    def __init__(self, metadata: GalleryMetadata, embeddings: Tensor, labels: Tensor) -> None:
-        self.metadata, self.embeddings, self.labels = metadata, embeddings, labels
+    metadata: GalleryMetadata
+    embeddings: Tensor  # (pictures, dim), float32, of length 1
+    labels: Tensor  # (pictures,), int64, indices into the names
 
     def put(self, name: str, embeddings: Tensor) -> bool:
         """Enrols a person by embeddings `(pictures, dim)`, and returns whether this replaces earlier ones."""
@@ -84,12 +70,10 @@ class Gallery:
 
     def identify(self, embeddings: Tensor) -> list[tuple[str, float]]:
         """Name of the most similar person, or "unknown", and the similarity to them, for each of `(faces, dim)`."""
-        labels, values = (found.tolist() for found in self.nearest(embeddings))
-        names = self.metadata.names
-        return [
-            (names[label] if value >= self.metadata.threshold else UNKNOWN, value)
-            for label, value in zip(labels, values, strict=True)
-        ]
+        labels, values = self.nearest(embeddings)
+        names, threshold = self.metadata.names, self.metadata.threshold
+        found = zip(labels.tolist(), values.tolist(), strict=True)
+        return [(names[label] if value >= threshold else UNKNOWN, value) for label, value in found]
 
     def choose_threshold(self, far: float) -> None:
         """Chooses the threshold for a false-accept rate, with every picture as a stranger's to all other people."""

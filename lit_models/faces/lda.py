@@ -18,27 +18,17 @@ SHRINKAGE = 1.0  # added to the within-class variances, in units of their mean: 
 
 
 class OnlineLDA(nn.Module):
-    """A linear projection that is computed from running statistics instead of trained.
+    """A linear projection of features of mean 0 that is computed from running statistics instead of trained.
 
     It is computed when training stops for an evaluation, and when the state is read, so that a checkpoint never lags
     behind; before that, the first features are kept. As in BatchNorm, with several processes the statistics are those
     of the first.
-
-    Args:
-        features: Number of features, each of mean 0.
-        components: Number of discriminants, at most `features`.
-
-    Attributes:
-        within_class_scatter: `(features, features)`, running mean over batches of the scatter around the class means.
-        dof: Its degrees of freedom, images minus classes, likewise a running mean.
-        total_scatter: `(features, features)`, running mean of the covariance.
-        projection: `(features, components)`.
     """
 
-    within_class_scatter: Tensor
-    dof: Tensor
-    total_scatter: Tensor
-    projection: Tensor
+    within_class_scatter: Tensor  # (features, features), running mean over batches of the scatter around class means
+    dof: Tensor  # its degrees of freedom, images minus classes, likewise a running mean
+    total_scatter: Tensor  # (features, features), running mean of the covariance
+    projection: Tensor  # (features, components)
 
     def __init__(self, features: int, components: int) -> None:
         super().__init__()
@@ -55,12 +45,7 @@ class OnlineLDA(nn.Module):
 
     @torch.no_grad()
     def update(self, features: Tensor, labels: Tensor) -> None:
-        """Updates the statistics with a training batch.
-
-        Args:
-            features: `(batch, features)`.
-            labels: `(batch,)`, int64. An image that is in the batch twice differs by its augmentation.
-        """
+        """Updates the statistics with `(batch, features)` and labels `(batch,)`; an image may be there twice."""
         features = features.float()
         same = (labels[:, None] == labels).float()  # (batch, batch)
         same /= same.sum(dim=1, keepdim=True)

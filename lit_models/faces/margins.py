@@ -16,14 +16,7 @@ PAPER_SIZES = {"arcface": 0.5, "cosface": 0.35, "none": 0.0}
 
 
 def with_margin(cosines: Tensor, labels: Tensor, margin: Margin, size: float) -> Tensor:
-    """Cosines `(batch, people)`, of which the true person's is reduced by the margin.
-
-    Args:
-        cosines: `(batch, people)`, in -1..1.
-        labels: `(batch,)`, int64.
-        margin: "arcface", "cosface", or "none", which leaves the cosines as they are.
-        size: Size of the margin: an angle in radians for ArcFace, a difference of cosines for CosFace.
-    """
+    """Cosines `(batch, people)`, the true person's reduced by an angle in radians (ArcFace), or a difference."""
     index = labels[:, None]
     target = cosines.gather(1, index)
     if margin == "cosface":

@@ -19,15 +19,10 @@ CHUNK_SIZE = 1_000  # images that are compared with all others at a time
 
 
 class ROC(NamedTuple):
-    """A receiver operating characteristic, from the strictest threshold to the laxest.
+    """A receiver operating characteristic, from the strictest threshold to the laxest."""
 
-    Attributes:
-        far: `(points,)`, false-accept rates, rising from 0 to 1.
-        tar: `(points,)`, true-accept rates, rising from 0 to 1.
-    """
-
-    far: Tensor
-    tar: Tensor
+    far: Tensor  # (points,), false-accept rates, rising from 0 to 1
+    tar: Tensor  # (points,), true-accept rates, rising from 0 to 1
 
     def area(self) -> float:
         """Area under the curve: 1 if every genuine pair is more similar than every impostor pair, 0.5 by chance."""
@@ -75,12 +70,7 @@ def match_ranks(embeddings: Tensor, labels: Tensor, enrolled: Tensor) -> Tensor:
     """Rank of the true person, `(probes,)`, for every image whose person is among the others; 1 is the most similar.
 
     The similarity to a person is that to the most similar of their enrolled images; ties count as worse. If no image
-    is enrolled, every image is compared with all others.
-
-    Args:
-        embeddings: `(images, dim)`, of length 1.
-        labels: `(images,)`, int64, people.
-        enrolled: `(images,)`, bool.
+    is enrolled, every image is compared with all others. The arguments are those of VerificationResult.
     """
     labels = labels.unique(return_inverse=True)[1]
     people = int(labels.max()) + 1
@@ -100,12 +90,8 @@ def match_ranks(embeddings: Tensor, labels: Tensor, enrolled: Tensor) -> Tensor:
 def ten_fold_accuracy(similarities: Tensor, same: Tensor, folds: Tensor) -> float:
     """Verification accuracy by cross-validation: each fold with the threshold that is best on the others.
 
-    Huang, Ramesh, Berg and Learned-Miller, "Labeled Faces in the Wild", 2007.
-
-    Args:
-        similarities: `(pairs,)`.
-        same: `(pairs,)`, bool.
-        folds: `(pairs,)`, int, two folds or more.
+    Huang, Ramesh, Berg and Learned-Miller, "Labeled Faces in the Wild", 2007. Each argument is `(pairs,)`; there are
+    two folds or more.
     """
     accuracies = []
     for fold in folds.unique():
@@ -119,23 +105,14 @@ def ten_fold_accuracy(similarities: Tensor, same: Tensor, folds: Tensor) -> floa
 
 
 class VerificationResult(NamedTuple):
-    """Embeddings of an evaluation, in the order of the data, and the similarities of their pairs.
+    """Embeddings of an evaluation, in the order of the data, and the similarities of their pairs."""
 
-    Attributes:
-        embeddings: `(images, dim)`, of length 1.
-        labels: `(images,)`, int64, people.
-        indices: `(images,)`, int64, positions in the data.
-        enrolled: `(images,)`, bool: images that were trained on, by which the others are identified.
-        genuine: `(pairs,)`, similarities of the genuine pairs of images that are not enrolled.
-        impostor: `(pairs,)`, those of their impostor pairs.
-    """
-
-    embeddings: Tensor
-    labels: Tensor
-    indices: Tensor
-    enrolled: Tensor
-    genuine: Tensor
-    impostor: Tensor
+    embeddings: Tensor  # (images, dim), of length 1
+    labels: Tensor  # (images,), int64, people
+    indices: Tensor  # (images,), int64, positions in the data
+    enrolled: Tensor  # (images,), bool: images that were trained on, by which the others are identified
+    genuine: Tensor  # (pairs,), similarities of the genuine pairs of images that are not enrolled
+    impostor: Tensor  # (pairs,), those of their impostor pairs
 
 
 def verify_pairs(embeddings: Tensor, labels: Tensor, indices: Tensor, enrolled: Tensor) -> VerificationResult:
@@ -175,10 +152,7 @@ class EmbeddingCollector:
 def stranger_similarities(embeddings: Tensor, labels: Tensor, known: Tensor | None = None) -> Tensor:
     """Similarity of every image to the most similar other person, `(images,)`: how a stranger's face would score.
 
-    Args:
-        embeddings: `(images, dim)`, of length 1.
-        labels: `(images,)`, int64, people.
-        known: `(people, dim)`, of length 1, of more people.
+    There may be more people to compare with, `known`, embeddings `(people, dim)` of length 1.
     """
     known = embeddings[:0] if known is None else known
     found = []
@@ -191,9 +165,7 @@ def stranger_similarities(embeddings: Tensor, labels: Tensor, known: Tensor | No
 def choose_thresholds(result: VerificationResult, known: Tensor | None) -> dict[str, float]:
     """Thresholds for FAR 1%, by name, as far as the images allow: `threshold` for pairs, `stranger_threshold`.
 
-    Args:
-        result: The comparisons.
-        known: `(people, dim)`, of length 1, embeddings of the people trained on, if there are any.
+    The latter takes embeddings `(people, dim)` of the people trained on, `known`.
     """
     if not len(result.impostor):
         return {}
@@ -205,12 +177,9 @@ def choose_thresholds(result: VerificationResult, known: Tensor | None) -> dict[
 
 
 def most_confused(result: VerificationResult, same: bool, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """First and second image, and the similarity, of the hardest pairs, each `(pairs,)`.
+    """First and second image, and the similarity, of up to `count` hardest pairs, each `(pairs,)`.
 
-    Args:
-        result: The comparisons; of many images, only the first `MAX_IMAGES` are searched.
-        same: Whether to find the least similar genuine pairs, or the most similar impostor ones.
-        count: Maximum number of pairs.
+    They are the least similar genuine pairs, or else the most similar impostor ones, of the first `MAX_IMAGES` images.
     """
     kept = (~result.enrolled).nonzero().flatten()[:MAX_IMAGES]
     embeddings, labels = result.embeddings[kept], result.labels[kept]
@@ -226,12 +195,8 @@ def metrics(result: VerificationResult, pairs: Any = None) -> dict[str, float]:
     """Metrics by name, all in 0..1; those that the images do not allow are left out.
 
     Over all pairs `auc`, `eer`, `tar_at_far_1e-2` and `tar_at_far_1e-3`; `rank_1` and `rank_5`, the fraction of images
-    whose own person is the most similar one, or among the five most similar; with published `pairs`,
-    `ten_fold_accuracy`.
-
-    Args:
-        result: The comparisons.
-        pairs: Has `first` and `second`, indices into the data, `same` and `folds`, each `(pairs,)`.
+    whose own person is the most similar one, or among the five most similar; with published `pairs`, which have `first`
+    and `second`, indices into the data, `same` and `folds`, each `(pairs,)`, also `ten_fold_accuracy`.
     """
     found = {}
     if len(result.genuine) and len(result.impostor):
