@@ -21,13 +21,7 @@ for _package in (lit_models, datamodules):  # imported when asked for, and known
 
 
 def format_parser_error(message: str, options: Iterable[str], verbs: Iterable[str] = ()) -> str:
-    """One line for a parser's message.
-
-    Args:
-        message: jsonargparse's message of several lines.
-        options: Names of the parser's options, such as `trainer.max_epochs`.
-        verbs: Further commands.
-    """
+    """One line for jsonargparse's message of several, given the options such as `trainer.max_epochs`, and our verbs."""
     options = list(options)
     key = ".".join(re.findall(r'Parser key "([\w.]+)"', message))
     if found := re.search(r"Importing '([\w.]+)' is not allowed", message):
@@ -55,18 +49,17 @@ def format_parser_error(message: str, options: Iterable[str], verbs: Iterable[st
         return f"{key}: {value[1]} is not a {found[1]}"
     if value and (types := re.findall(r"Expected a (typing\.Literal\[.*?\]|<class '\w+'>)", message)):
         choices = [choice for kind in types if "Literal" in kind for choice in re.findall(r"[\w.-]+", kind)[1:]]
-        names = [name for kind in types if (name := "".join(re.findall(r"<class '(\w+)'>", kind)))]
+        names = re.findall(r"<class '(\w+)'>", " ".join(types))
         wanted = " or ".join(dict.fromkeys(choices + ["null" if name == "NoneType" else name for name in names]))
         return f"{key}: {value[1]!r} is not {wanted}{suggest(value[1], choices)}"
     if found := re.search(r"invalid choice: '?([\w-]+)'? \(choose from (.*)\)", message):
         return f"there is no command '{found[1]}'{suggest(found[1], [*re.findall(r'[a-z]+', found[2]), *verbs])}"
     if found := re.search(r"arguments are required: ([\w, ]+)$", message):
         missing = found[1].split(", ")
-        if any(missing[0] in keywords(f"datamodules.{name}") for name in datamodules.__all__):
-            return f"{missing[0]} has no value: give one with --data.{missing[0]}"
-        if set(missing) <= set(options):
+        of_data = any(missing[0] in keywords(f"datamodules.{name}") for name in datamodules.__all__)
+        if set(missing) <= set(options) and not of_data:
             return f"there is no value for {', '.join(missing)}: give one"
-        return f"{missing[0]} has no value: give one with --model.{missing[0]}"
+        return f"{missing[0]} has no value: give one with --{'data' if of_data else 'model'}.{missing[0]}"
     if "model" in message and "required" in message:
         return "no model: name one with --config configs/mnist.yaml, with --model Net, or with --ckpt_path FILE"
     return "; ".join(line.strip() for line in message.splitlines() if line.strip())

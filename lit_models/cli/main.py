@@ -38,13 +38,7 @@ from lit_models.training.runs import RunRecord, runs
 from lit_models.training.trust import Command, Modules, allow_imports, modules_of, packages_in, restored_settings
 
 # Commands beside Lightning's, without a model or Trainer of their own.
-COMMANDS: dict[str, Callable[..., None]] = {
-    "enrol": enrol,
-    "export": export,
-    "identify": identify,
-    "runs": runs,
-    "verify": verify,
-}
+COMMANDS: dict[str, Callable[..., None]] = {verb.__name__: verb for verb in (enrol, export, identify, runs, verify)}
 PICTURES = {"identify": "picture files, or folders of them", "verify": "two picture files"}  # given without a name
 
 
@@ -69,10 +63,6 @@ class CLI(LightningCLI):
     """Parses, builds and runs; see LightningCLI.
 
     Precedence: defaults < config files < checkpoint < flags. A resumed run must not contradict its checkpoint.
-
-    Attributes:
-        modules: Modules that the command names, from which a checkpoint may import classes; after parsing also those of
-            the model and the data.
     """
 
     def __init__(self, args: ArgsType = None) -> None:
@@ -113,23 +103,17 @@ class CLI(LightningCLI):
         parser.add_argument(
             "--name",
             type=str | None,
-            default=None,
             help="The run's name: its results go to <default_root_dir>/<name>/version_<N>. The first config file's "
             "name, if not given; the model's class, without a config file.",
         )
-        defaults = {
-            "checkpoint": RunCheckpoint,
-            "lr_monitor": LearningRateMonitor,
-            "progress_bar": ProgressBar,
-            "throughput": Throughput,
-        }
-        for key, callback in defaults.items():
-            parser.add_lightning_class_args(callback, key)
+        parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(LearningRateMonitor, "lr_monitor")
+        parser.add_lightning_class_args(ProgressBar, "progress_bar")
+        parser.add_lightning_class_args(Throughput, "throughput")
         parser.set_defaults({"checkpoint.save_last": True})
         parser.add_argument(
             "--checkpoint_every_n_steps",
             type=int | None,
-            default=None,
             help="Steps of the optimizer after which last.ckpt is written within an epoch. After epochs only, if not "
             "given.",
         )
@@ -143,7 +127,6 @@ class CLI(LightningCLI):
         parser.add_argument(
             "--modules",
             type=Modules,
-            default=None,
             help="Modules of your own that the checkpoint may name classes or gymnasium environments of, beside those "
             "that the command or a config file names: my_module, or [my_module, another].",
         )
@@ -154,14 +137,12 @@ class CLI(LightningCLI):
             parser.add_argument(
                 "--images",
                 type=str | None,
-                default=None,
                 help="A folder of pictures to classify, of any size and colour. The test set, or rows, if not given.",
             )
             parser.add_argument("--output", type=str, default="predictions.csv", help="The CSV file to write.")
             parser.add_argument(
                 "--video",
                 type=str | None,
-                default=None,
                 help="A folder for videos of an agent's episodes 0, 1, 8, 27, 64, ...; none, if not given.",
             )
         return parser
@@ -179,15 +160,14 @@ class CLI(LightningCLI):
         elif path:
             checkpoint = read_checkpoint(path)
         command = Command(args)
-        self.modules = sorted(command.modules)
-        if args[:1] == ["fit"] and path and "optimizer_states" not in checkpoint:
+        self.modules = sorted(command.modules)  # from which a checkpoint may import classes
+        if self.verb == "fit" and path and "optimizer_states" not in checkpoint:
             raise ValueError(
                 f"{path} holds only the weights, with which training cannot go on: give another checkpoint"
             )
-        recorded = recorded_config(checkpoint, path, self.modules, resuming=args[:1] == ["fit"]) if path else {}
-        # Not what is large in it.
-        counts = {key: checkpoint.get(key) for key in ("epoch", "global_step", "env_steps")}
-        self.checkpoint_step = {key: value for key, value in counts.items() if value is not None}
+        recorded = recorded_config(checkpoint, path, self.modules, resuming=self.verb == "fit") if path else {}
+        counts = ("epoch", "global_step", "env_steps")  # not what is large in it
+        self.checkpoint_step = {key: checkpoint[key] for key in counts if checkpoint.get(key) is not None}
         if not recorded:
             self.config = parser.parse_args(args)
         else:
@@ -241,26 +221,17 @@ class CLI(LightningCLI):
             raise ValueError(f"checkpoint_every_n_steps is {every}: it must be at least 1")
         check_hardware(self._get(self.config, "trainer"))
 
-    @override
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        if self.subcommand == "predict":
-            kwargs["logger"] = False
-        elif self._get(self.config, "trainer").logger in (None, True):
-            kwargs["logger"] = self._logger()
-        return super().instantiate_trainer(**kwargs)
-
     def _logger(self) -> TensorBoardLogger:
         config = self.config[self.subcommand]
-        root, name, version, options = Path(config.trainer.default_root_dir), config.name, None, {}
-        run = run_folder(config.ckpt_path) if config.ckpt_path else None
-        if run is not None:  # go on in the checkpoint's own run
+        root, name, version, purge_step = Path(config.trainer.default_root_dir), config.name, None, None
+        if config.ckpt_path and (run := run_folder(config.ckpt_path)):  # go on in the checkpoint's own run
+            # The progress bar would show the end of "version_3".
             number = run.name.removeprefix("version_")
             root, name, version = run.parent.parent, run.parent.name, int(number) if number.isdigit() else run.name
             if self.subcommand == "fit":  # what was logged after the checkpoint will be logged again
                 # An agent's evaluation is drawn at the very step that its checkpoint is of.
-                options["purge_step"] = (
-                    self.checkpoint_step.get("env_steps", self.checkpoint_step.get("global_step", 0) - 1) + 1
-                )
+                counts = self.checkpoint_step
+                purge_step = counts.get("env_steps", counts.get("global_step", 0) - 1) + 1
         folder = root / name
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -270,24 +241,24 @@ class CLI(LightningCLI):
             raise OSError(f"cannot write to {folder}; set --trainer.default_root_dir")
         # A checkpoint's run has drawn it already, and a compiled model cannot be traced.
         graph = not (config.ckpt_path or config.compile)
-        return TensorBoardLogger(root, name, version, log_graph=graph, default_hp_metric=False, **options)
+        return TensorBoardLogger(root, name, version, log_graph=graph, default_hp_metric=False, purge_step=purge_step)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         if self.subcommand == "predict":  # it trains nothing
-            config["enable_checkpointing"] = False
+            config |= {"logger": False, "enable_checkpointing": False}
+        elif config["logger"] in (None, True):
+            config["logger"] = self._logger()
         given = config["callbacks"] or []
         given = given if isinstance(given, list) else [given]
-        switches = {
-            ModelCheckpoint: "enable_checkpointing",
-            lightning_callbacks.ProgressBar: "enable_progress_bar",
-            LearningRateMonitor: "logger",
+        enabled = {
+            ModelCheckpoint: config["enable_checkpointing"] is not False,
+            lightning_callbacks.ProgressBar: config["enable_progress_bar"] is not False,
+            LearningRateMonitor: config["logger"] is not False and getattr(self.model, "lr_monitor", True),
         }
-        useful = {LearningRateMonitor: getattr(self.model, "lr_monitor", True)}
 
         def wanted(callback: Callback) -> bool:
-            kind = next((kind for kind in switches if isinstance(callback, kind)), type(callback))
-            on = kind not in switches or config[switches[kind]] is not False
-            return on and useful.get(kind, True) and not any(isinstance(other, kind) for other in given)
+            kind = next((kind for kind in enabled if isinstance(callback, kind)), type(callback))
+            return enabled.get(kind, True) and not any(isinstance(other, kind) for other in given)
 
         callbacks = [callback for callback in callbacks if wanted(callback)]
         checkpoint_callback = next((callback for callback in callbacks if isinstance(callback, RunCheckpoint)), None)

@@ -25,8 +25,6 @@ from lit_models.faces.gallery import UNKNOWN, Gallery, GalleryMetadata, fingerpr
 from lit_models.training.checkpoint import build_model, read_model
 from lit_models.training.trust import Modules
 
-COLUMNS = ("file", "face", "left", "top", "width", "height", "name", "similarity")
-
 
 def enrol(
     ckpt_path: str,
@@ -60,11 +58,6 @@ def enrol(
             the gallery, or as in training, if not given.
         detector: File of the YuNet detector, instead of OpenCV's Haar cascades.
         modules: Modules of your own that the checkpoint may name classes of, my_module or [my_module, another].
-
-    Raises:
-        FileNotFoundError: There is no such checkpoint, folder or picture.
-        ValueError: No picture of a person can be used; the gallery is damaged, or another checkpoint's; an option is
-            out of range, or does not go with another.
     """
     path = Path(gallery)
     if not (pictures or remove):
@@ -112,11 +105,6 @@ def identify(ckpt_path: str, gallery: str, pictures: list[str], output: str, mod
         pictures: Files, or folders of them.
         output: A folder for `faces.csv` and the copies, with a box and a name at each face.
         modules: Modules of your own that the checkpoint may name classes of, my_module or [my_module, another].
-
-    Raises:
-        FileNotFoundError: There is no such checkpoint, gallery or picture.
-        ValueError: None of the pictures can be read; the gallery is empty, damaged, or another checkpoint's.
-        OSError: The folder can't be written.
     """
     from lit_models.training.figures import draw_boxes  # matplotlib takes half a second to import
 
@@ -124,15 +112,12 @@ def identify(ckpt_path: str, gallery: str, pictures: list[str], output: str, mod
     known = read_gallery(Path(gallery), model)
     if not known.metadata.names:
         raise ValueError(f"nobody is in {gallery}: enrol people first")
-    paths: list[Path] = []
-    for given in map(Path, pictures):
-        if not given.exists():
-            raise FileNotFoundError(f"no picture or folder {given}")
-        paths += picture_files(given)
+    paths = [path for given in pictures for path in picture_files(Path(given))]
     recognizer, folder = FaceRecognizer(model, known.metadata), Path(output)
     with writing_into(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    taken, rows, count = {path.resolve() for path in paths}, [], 0
+    rows = [["file", "face", "left", "top", "width", "height", "name", "similarity"]]
+    taken, count = {path.resolve() for path in paths}, 0
     for path, picture, faces, embeddings in recognizer.embed_all(paths):
         count, captions = count + 1, []
         for number, (face, (name, similarity)) in enumerate(zip(faces, known.identify(embeddings), strict=True), 1):
@@ -154,7 +139,7 @@ def identify(ckpt_path: str, gallery: str, pictures: list[str], output: str, mod
         atomic_write(folder / "faces.csv", "give another --output") as partial,
         partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
-        csv.writer(file).writerows([COLUMNS, *rows])
+        csv.writer(file).writerows(rows)
     print(f"{count} pictures; names and boxes are in {printable(str(folder))}")
 
 
@@ -176,10 +161,6 @@ def verify(
         detect: Whether faces are detected in the pictures; otherwise a picture is a face. As in training, if not given.
         detector: File of the YuNet detector, instead of OpenCV's Haar cascades.
         modules: Modules of your own that the checkpoint may name classes of, my_module or [my_module, another].
-
-    Raises:
-        FileNotFoundError: There is no such checkpoint or picture.
-        ValueError: A picture has no face, or several; no threshold is given or known, or it is out of range.
     """
     if len(pictures) != 2:
         raise ValueError(f"two pictures are compared, but {len(pictures)} are given")
@@ -201,12 +182,7 @@ def verify(
 
 
 class FaceRecognizer:
-    """A trained model with the preprocessing of its pictures.
-
-    Args:
-        model: The model.
-        metadata: The gallery's, of which `detect`, `detector` and `margin` are used.
-    """
+    """A trained model with the preprocessing of its pictures: `detect`, `detector` and `margin` of the metadata."""
 
     def __init__(self, model: FaceEmbedder, metadata: GalleryMetadata) -> None:
         shape = (model.in_channels, model.image_size, model.image_size)
@@ -257,6 +233,8 @@ def empty_metadata(
 
 def picture_files(path: Path) -> list[Path]:
     """The pictures in a folder, or the one file."""
+    if not path.exists():
+        raise FileNotFoundError(f"no picture or folder {path}")
     return find_images(path, image_extensions()) if path.is_dir() else [path]
 
 
