@@ -20,10 +20,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_models.common.arguments import AtLeastTwo, PositiveFloat, PositiveInt, Range, UnitInterval, check_arguments
-from lit_models.faces import verification
 from lit_models.faces.backbones import build_backbone
 from lit_models.faces.lda import OnlineLDA
-from lit_models.faces.margins import PAPER_SIZES, Margin, with_margin
+from lit_models.faces.margins import Margin, people_to_train_on, with_margin
+from lit_models.faces.verification import EmbeddingCollector, VerificationResult, evaluate
 from lit_models.faces.verification_plots import VerificationPlots
 from lit_models.module import LitModule
 from lit_models.training.data_checks import check_images
@@ -35,8 +35,6 @@ class FaceEmbedder(LitModule):
 
     Validation and test compare people or images that were not trained on: verification over all pairs of images (EER,
     AUC, TAR at FAR 1e-2 and 1e-3) and closed-set identification (rank 1 and 5), see `lit_models.faces.verification`.
-    Batches are `(images, labels)`, or, with enrolled images for identification among them,
-    `(images, labels, indices, enrolled)`.
 
     Args:
         in_channels: Number of image channels: 1 for grayscale, 3 for RGB.
@@ -63,8 +61,7 @@ class FaceEmbedder(LitModule):
         result: The comparisons of the last validation or test.
 
     Raises:
-        ValueError: An argument is out of range, or the data don't fit; torchvision has no such network, or its last
-            layer is not linear.
+        ValueError: An argument or the data don't fit; torchvision has no such network, or its last layer is not linear.
         ConnectionError: The weights could not be downloaded.
     """
 
@@ -100,7 +97,6 @@ class FaceEmbedder(LitModule):
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.hparams.weights = None  # those it started from are in every checkpoint
         self.in_channels, self.image_size, self.sizes = in_channels, image_size, range(image_size, image_size + 1)
-        self.margin_size = PAPER_SIZES[margin] if margin_size is None else margin_size
         self.register_parameter("head", None)
         self.register_buffer("prototypes", None)
         if num_classes is not None:
@@ -109,31 +105,28 @@ class FaceEmbedder(LitModule):
         self.register_buffer("stranger_threshold", torch.tensor(float("inf")))
         self.example_input_array = torch.zeros(1, in_channels, image_size, image_size, dtype=torch.uint8)
         self.means = EpochMeans(train=("loss", "accuracy"))
-        self.collector = verification.EmbeddingCollector()
-        self.result: verification.VerificationResult | None = None
+        self.collector = EmbeddingCollector()
+        self.result: VerificationResult | None = None
         self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeddings `(batch, embedding_dim)`, float32, of length 1, of images uint8 in 0..255 or float in 0..1."""
         pixels = self.normalize(images)
+        embeddings = F.normalize(self.lda(self.network(pixels)))
         if self.training or not self.hparams.flip_average:
-            return self._embed(pixels)
-        return F.normalize(self._embed(pixels) + self._embed(pixels.flip(3)))
-
-    def features(self, pixels: Tensor) -> Tensor:
-        """Features `(batch, features)` of normalized images `(batch, in_channels, image_size, image_size)`."""
-        if self.in_channels < 3 and self.hparams.backbone:
-            pixels = pixels.expand(-1, 3, -1, -1)
-        return self.network(pixels)
+            return embeddings
+        mirrored = F.normalize(self.lda(self.network(pixels.flip(3))))
+        return F.normalize(embeddings + mirrored)
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Images with mean 0 and standard deviation 1 each, against light and contrast, in the network's dtype."""
+        """Input of the network: images with mean 0 and standard deviation 1 each, against light and contrast."""
         if not torch.jit.is_tracing():  # which has no numbers to compare, and warns
             check_images(self, images.shape)
         pixels = images.float() if images.is_floating_point() else images.float() / 255
-        mean = pixels.mean(dim=(1, 2, 3), keepdim=True)
-        std = (pixels - mean).square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
-        return ((pixels - mean) / (std + 1e-3)).to(next(self.network.parameters()).dtype)
+        pixels = pixels - pixels.mean(dim=(1, 2, 3), keepdim=True)
+        std = pixels.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+        pixels = (pixels / (std + 1e-3)).to(next(self.network.parameters()).dtype)
+        return pixels.expand(-1, 3, -1, -1) if self.hparams.backbone else pixels
 
     @override
     def plots(self) -> list[Callback]:
@@ -142,21 +135,10 @@ class FaceEmbedder(LitModule):
     def setup(self, stage: str) -> None:
         """Sizes the head for the people in the data."""
         super().setup(stage)
-        if stage != "fit":
-            return
-        data, expected = self.trainer.datamodule, self.hparams.num_classes
-        people = getattr(data, "num_classes", expected)
-        if people is None:
-            raise ValueError("the data do not say how many people they show: set model.num_classes")
-        if expected not in (None, people):
-            raise ValueError(
-                f"{type(data).__name__} has {people} people to train on, but num_classes of {type(self).__name__} is "
-                f"{expected}: leave model.num_classes out, or lit_models.load(path, num_classes={people}) for a fresh "
-                "head"
-            )
-        self.hparams.num_classes = people
-        if self.head is None:
-            self._add_head(people)
+        if stage == "fit":
+            self.hparams.num_classes = people_to_train_on(self, self.trainer.datamodule)
+            if self.head is None:
+                self._add_head(self.hparams.num_classes)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The loss of a batch `(images, labels)`, labels in 0..num_classes - 1."""
@@ -166,43 +148,31 @@ class FaceEmbedder(LitModule):
                 "a training batch has 1 image, but takes 2 at least: raise data.identities_per_batch or "
                 "data.images_per_identity, or set drop_last in a loader of your own"
             )
-        features = self.features(self.normalize(images))
+        features = self.network(self.normalize(images))  # (batch, features)
         self.lda.update(features.detach(), labels)
         same = (labels[:, None] == labels).sum(dim=1, keepdim=True)  # images of each one's person
         changes = (features.detach().float() - self.prototypes[labels]) / same
         self.prototypes.index_add_(0, labels, changes, alpha=0.1)
         dropped = F.normalize(F.dropout(features, self.hparams.dropout).float())
         cosines = F.linear(dropped, F.normalize(self.head.float()))  # (batch, num_classes)
-        logits = self.hparams.scale * with_margin(cosines, labels, self.hparams.margin, self.margin_size)
-        loss = F.cross_entropy(logits, labels)
+        reduced = with_margin(cosines, labels, self.hparams.margin, self.hparams.margin_size)
+        loss = F.cross_entropy(self.hparams.scale * reduced, labels)
         right = (cosines.argmax(dim=1) == labels).sum()  # without the margin
         self.means.update("train", len(labels), loss=loss.detach() * len(labels), accuracy=right)
         self.log_loss(loss)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
-        """The embeddings of a batch, which are compared at the end of the epoch."""
-        if batch_idx == 0:
-            self.collector.batches.clear()  # an evaluation that failed has left something
+        """The embeddings of a batch `(images, labels)`, or with enrolled ones `(images, labels, indices, enrolled)`."""
         embeddings = self(batch[0])
-        self.collector.update(self.trainer, embeddings, *batch[1:])
+        self.collector.update(self.trainer, batch_idx, embeddings, *batch[1:])
         return embeddings
 
     test_step = validation_step
 
     @override
     def epoch_metrics(self, stage: str) -> dict[str, Any]:
-        if stage == "train":
-            return super().epoch_metrics(stage)
-        self.result = self.collector.compute(self.trainer)
-        if self.trainer.sanity_checking:
-            return {}
-        if stage == "val":
-            known = None if self.prototypes is None else F.normalize(self.lda(self.prototypes)).cpu()
-            for name, value in verification.choose_thresholds(self.result, known).items():
-                getattr(self, name).fill_(value)
-        pairs = getattr(self.trainer.datamodule, "pairs", None) if stage == "test" else None
-        return verification.metrics(self.result, pairs)
+        return super().epoch_metrics(stage) if stage == "train" else evaluate(self, stage)
 
     def predict_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> list[dict[str, Any]]:
         """One row per image of a batch of images and their files or labels: that, and the embedding's numbers."""
@@ -227,6 +197,3 @@ class FaceEmbedder(LitModule):
         features = len(self.lda.projection)
         self.head = nn.Parameter(nn.init.xavier_normal_(torch.empty(people, features)))
         self.prototypes = torch.zeros(people, features, dtype=torch.float32)
-
-    def _embed(self, pixels: Tensor) -> Tensor:
-        return F.normalize(self.lda(self.features(pixels)))

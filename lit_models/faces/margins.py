@@ -1,4 +1,4 @@
-"""Additive-margin softmax (ArcFace, CosFace).
+"""Additive-margin softmax (ArcFace, CosFace) over the people to train on.
 
 ArcFace: Deng, Guo, Xue and Zafeiriou, 2019, https://arxiv.org/abs/1801.07698, adds to the angle between an embedding
 and its person's row of the head. CosFace: Wang et al., 2018, https://arxiv.org/abs/1801.09414, subtracts from the
@@ -6,17 +6,21 @@ cosine.
 """
 
 import math
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from lit_models.faces.face_embedder import FaceEmbedder
 
 Margin = Literal["arcface", "cosface", "none"]
 PAPER_SIZES = {"arcface": 0.5, "cosface": 0.35, "none": 0.0}
 
 
-def with_margin(cosines: Tensor, labels: Tensor, margin: Margin, size: float) -> Tensor:
+def with_margin(cosines: Tensor, labels: Tensor, margin: Margin, size: float | None) -> Tensor:
     """Cosines `(batch, people)`, the true person's reduced by an angle in radians (ArcFace), or a difference."""
+    size = PAPER_SIZES[margin] if size is None else size
     index = labels[:, None]
     target = cosines.gather(1, index)
     if margin == "cosface":
@@ -27,3 +31,17 @@ def with_margin(cosines: Tensor, labels: Tensor, margin: Margin, size: float) ->
         # Beyond an angle of pi the cosine would rise again: there a constant is subtracted instead.
         target = torch.where(target > -math.cos(size), added, target - size * math.sin(size))
     return cosines.scatter(1, index, target)
+
+
+def people_to_train_on(model: "FaceEmbedder", data: Any) -> int:
+    """How many people the data have, of which `num_classes` must be the number, if it is given."""
+    expected = model.hparams.num_classes
+    people = getattr(data, "num_classes", expected)
+    if people is None:
+        raise ValueError("the data do not say how many people they show: set model.num_classes")
+    if expected not in (None, people):
+        raise ValueError(
+            f"{type(data).__name__} has {people} people to train on, but num_classes of {type(model).__name__} is "
+            f"{expected}: leave model.num_classes out, or lit_models.load(path, num_classes={people}) for a fresh head"
+        )
+    return people

@@ -5,14 +5,18 @@ a cosine in -1..1, reaches the threshold. FAR, the false-accept rate, is the fra
 accepted; TAR, the true-accept rate, that of genuine pairs.
 """
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from lightning import Trainer
 from torch import Tensor
 from torchmetrics.functional.classification import binary_roc
 
 from lit_models.training.resume import all_gather
+
+if TYPE_CHECKING:
+    from lit_models.faces.face_embedder import FaceEmbedder
 
 MAX_IMAGES = 5_000  # compared pairwise: 12.5 million pairs
 CHUNK_SIZE = 1_000  # images that are compared with all others at a time
@@ -90,8 +94,7 @@ def match_ranks(embeddings: Tensor, labels: Tensor, enrolled: Tensor) -> Tensor:
 def ten_fold_accuracy(similarities: Tensor, same: Tensor, folds: Tensor) -> float:
     """Verification accuracy by cross-validation: each fold with the threshold that is best on the others.
 
-    Huang, Ramesh, Berg and Learned-Miller, "Labeled Faces in the Wild", 2007. Each argument is `(pairs,)`; there are
-    two folds or more.
+    Huang, Ramesh, Berg and Learned-Miller, "Labeled Faces in the Wild", 2007. Each argument is `(pairs,)`.
     """
     accuracies = []
     for fold in folds.unique():
@@ -133,8 +136,10 @@ class EmbeddingCollector:
     def __init__(self) -> None:
         self.batches: list[tuple[Tensor, ...]] = []
 
-    def update(self, trainer: Trainer, embeddings: Tensor, labels: Tensor, *more: Tensor) -> None:
+    def update(self, trainer: Trainer, batch_idx: int, embeddings: Tensor, labels: Tensor, *more: Tensor) -> None:
         """Adds a batch, each `(batch, ...)`; with `indices` and `enrolled`, see VerificationResult, or without."""
+        if batch_idx == 0:
+            self.batches.clear()  # an evaluation that failed has left something
         if not more:  # in the order in which a distributed sampler deals them out
             start = sum(len(batch[1]) for batch in self.batches)
             indices = torch.arange(start, start + len(labels)) * trainer.world_size + trainer.global_rank
@@ -150,10 +155,7 @@ class EmbeddingCollector:
 
 
 def stranger_similarities(embeddings: Tensor, labels: Tensor, known: Tensor | None = None) -> Tensor:
-    """Similarity of every image to the most similar other person, `(images,)`: how a stranger's face would score.
-
-    There may be more people to compare with, `known`, embeddings `(people, dim)` of length 1.
-    """
+    """How strangers would score, `(images,)`: the similarity to the most similar other person, or one `known`."""
     known = embeddings[:0] if known is None else known
     found = []
     for rows, own in zip(embeddings.split(CHUNK_SIZE), labels.split(CHUNK_SIZE), strict=True):
@@ -162,25 +164,8 @@ def stranger_similarities(embeddings: Tensor, labels: Tensor, known: Tensor | No
     return torch.cat(found)
 
 
-def choose_thresholds(result: VerificationResult, known: Tensor | None) -> dict[str, float]:
-    """Thresholds for FAR 1%, by name, as far as the images allow: `threshold` for pairs, `stranger_threshold`.
-
-    The latter takes embeddings `(people, dim)` of the people trained on, `known`.
-    """
-    if not len(result.impostor):
-        return {}
-    found = {"threshold": threshold_at(result.impostor, 1e-2)}
-    if known is not None and not result.enrolled.any():  # those trained on are no strangers
-        similarities = stranger_similarities(result.embeddings, result.labels, known)
-        found["stranger_threshold"] = threshold_at(similarities, 1e-2)
-    return found
-
-
 def most_confused(result: VerificationResult, same: bool, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """First and second image, and the similarity, of up to `count` hardest pairs, each `(pairs,)`.
-
-    They are the least similar genuine pairs, or else the most similar impostor ones, of the first `MAX_IMAGES` images.
-    """
+    """First and second image, and similarity, of the hardest genuine (`same`) or impostor pairs, each `(pairs,)`."""
     kept = (~result.enrolled).nonzero().flatten()[:MAX_IMAGES]
     embeddings, labels = result.embeddings[kept], result.labels[kept]
     matrix = embeddings @ embeddings.T
@@ -210,3 +195,18 @@ def metrics(result: VerificationResult, pairs: Any = None) -> dict[str, float]:
         similarities = (result.embeddings[pairs.first] * result.embeddings[pairs.second]).sum(dim=1)
         found["ten_fold_accuracy"] = ten_fold_accuracy(similarities, pairs.same, pairs.folds)
     return found
+
+
+def evaluate(model: "FaceEmbedder", stage: str) -> dict[str, float]:
+    """The metrics of what a model has collected, its `result`; in validation also sets its thresholds, for FAR 1%."""
+    result = model.result = model.collector.compute(model.trainer)
+    if model.trainer.sanity_checking:
+        return {}
+    if stage == "val" and len(result.impostor):
+        model.threshold.fill_(threshold_at(result.impostor, 1e-2))
+        if model.prototypes is not None and not result.enrolled.any():  # those trained on are no strangers
+            known = F.normalize(model.lda(model.prototypes)).cpu()
+            strangers = stranger_similarities(result.embeddings, result.labels, known)
+            model.stranger_threshold.fill_(threshold_at(strangers, 1e-2))
+    pairs = getattr(model.trainer.datamodule, "pairs", None) if stage == "test" else None
+    return metrics(result, pairs)

@@ -120,7 +120,7 @@ def test_prototypes_are_the_means_of_each_persons_features():
     model.log_loss = lambda loss: None
     for _ in range(5):
         model.training_step((images(8), labels), 0)
-    features = model.features(model.normalize(images(8))).detach()
+    features = model.network(model.normalize(images(8))).detach()
     means = torch.stack([features[labels == person].mean(dim=0) for person in range(4)])
     torch.testing.assert_close(model.prototypes[:4], means * (1 - 0.9**5), atol=1e-4, rtol=0)
     assert not model.prototypes[4].any()  # of whom there is no picture
