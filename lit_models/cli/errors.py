@@ -66,10 +66,8 @@ def format_parser_error(message: str, options: Iterable[str], verbs: Iterable[st
 
 
 def format_error(message: str) -> str:
-    """One line for an error, unwrapped from the messages of jsonargparse and of DataLoader workers.
-
-    jsonargparse reports what a class's constructor raises as one of several failed readings of an option.
-    """
+    """One line for an error, unwrapped from the messages of jsonargparse and of DataLoader workers."""
+    # What a class's constructor raises, jsonargparse reports as one of several failed readings of an option.
     if found := re.search(r"Errors:\s*- (.*?)\n\s*- Expected a <class 'NoneType'>", message, re.DOTALL):
         message = found[1]
     elif message.startswith("Caught ") and "Traceback" in message:

@@ -282,20 +282,18 @@ class CLI(LightningCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}
-        if subcommand == "predict":
-            kwargs["return_predictions"] = False
-            if folder := self.config.predict.video:
-                if not hasattr(self.model, "video_folder"):
-                    raise ValueError(f"--video: {type(self.model).__name__} plays no episodes: leave it out")
-                self.model.video_folder = folder
-            if folder := self.config.predict.images:
-                data = kwargs.pop("datamodule", None)
-                if not hasattr(data, "image_dataloader"):
-                    raise ValueError(
-                        f"--images: {type(data or self.model).__name__} does not read pictures: leave it out"
-                    )
-                kwargs["dataloaders"] = data.image_dataloader(folder)
-        return kwargs
+        if subcommand != "predict":
+            return kwargs
+        if folder := self.config.predict.video:
+            if not hasattr(self.model, "video_folder"):
+                raise ValueError(f"--video: {type(self.model).__name__} plays no episodes: leave it out")
+            self.model.video_folder = folder
+        if folder := self.config.predict.images:
+            data = kwargs.pop("datamodule", None)
+            if not hasattr(data, "image_dataloader"):
+                raise ValueError(f"--images: {type(data or self.model).__name__} does not read pictures: leave it out")
+            kwargs["dataloaders"] = data.image_dataloader(folder)
+        return kwargs | {"return_predictions": False}
 
     def _run_subcommand(self, subcommand: str) -> None:
         if subcommand in ("validate", "test"):

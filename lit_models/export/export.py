@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from lit_models.common.files import atomic_write
 from lit_models.common.messages import require_extra
-from lit_models.export.recurrence import OnnxRecurrence, Recurrence, ScannedRecurrence, with_recurrence
+from lit_models.export.recurrence import OnnxRecurrence, Recurrence, ScannedRecurrence
 from lit_models.layers import Normalize
 from lit_models.module import ExportSpec, LitModule
 from lit_models.training.checkpoint import class_path, load
@@ -92,11 +92,7 @@ def export_spec(model: LightningModule) -> ExportSpec:
 
 
 def metadata(model: LightningModule, spec: ExportSpec) -> dict[str, str]:
-    """Metadata of an exported file, as strings: names, or JSON.
-
-    The keys are `model_class`, `hyperparameters`, `inputs` and `outputs` (shape and type by name), `lit_models`, the
-    version of this package, and where the model has them, `class_names`, `mean` and `std`.
-    """
+    """Metadata of an exported file, as strings: names and versions, or JSON."""
     facts = {"hyperparameters": dict(model.hparams)}
     for direction, tensors in (("inputs", spec.inputs), ("outputs", spec.outputs)):
         facts[direction] = {name: {"shape": one.shape, "dtype": type_name(one.dtype)} for name, one in tensors.items()}
@@ -114,14 +110,8 @@ def export_onnx(model: LightningModule, path: Path, spec: ExportSpec, facts: dic
     from onnxruntime import InferenceSession
 
     network, example, axes = traceable(spec, OnnxRecurrence)
-    program = torch.onnx.export(
-        network,
-        example,
-        dynamo=True,
-        dynamic_shapes=axes,
-        input_names=list(spec.inputs),
-        output_names=list(spec.outputs),
-    )
+    names = {"input_names": list(spec.inputs), "output_names": list(spec.outputs)}
+    program = torch.onnx.export(network, example, dynamo=True, dynamic_shapes=axes, **names)
     program.model.metadata_props.update(facts)
     program.save(path)
     session = InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -161,7 +151,12 @@ def traceable(
     spec: ExportSpec, kind: type[Recurrence]
 ) -> tuple[nn.Module, tuple[Tensor, ...], tuple[dict[int, torch.export.Dim], ...]]:
     """A copy of a network with recurrent layers of a kind, an example of its inputs, and their axes of any size."""
-    network = with_recurrence(copy.deepcopy(spec.network), kind).requires_grad_(False).eval()
+    network = copy.deepcopy(spec.network)
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.RNNBase):
+            parent, _, child = name.rpartition(".")
+            setattr(network.get_submodule(parent), child, kind(module))
+    network.requires_grad_(False).eval()
     sizes = {axis: torch.export.Dim(axis) for axis in EXPORTED}
     axes = tuple(
         {index: sizes[axis] for index, axis in enumerate(one.shape) if axis in sizes} for one in spec.inputs.values()

@@ -101,12 +101,3 @@ class ScannedRecurrence(Recurrence):
 
         state, features = scan(step, [part.clone() for part in state], F.linear(rows, w_in, b_in))
         return features, state
-
-
-def with_recurrence(model: nn.Module, kind: type[Recurrence]) -> nn.Module:
-    """The model, changed in place: its recurrent layers are of another kind."""
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.RNNBase):
-            parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, kind(module))
-    return model

@@ -27,7 +27,6 @@ ORIENTATIONS = 6
 WAVELENGTHS = [2 ** (step / 2) / 16 for step in range(5)]  # in image sides: 3 to 12 pixels of 48
 MIN_WAVELENGTH = 2.5  # pixels; at two, the response of some filters vanishes where the crests lie between pixels
 BANDWIDTH = 0.65  # standard deviation of a filter's Gaussian, in wavelengths
-HIDDEN_CHANNELS = 64
 GRID_SIZE = 5  # height and width of the last feature map
 
 
@@ -110,7 +109,7 @@ def gabor_backbone(in_channels: int, image_size: int) -> tuple[nn.Sequential, in
     features = channels * GRID_SIZE**2
     network = nn.Sequential(
         GaborEnergy(image_size),  # (batch, 31, 24, 24)
-        Residual(channels, HIDDEN_CHANNELS),
+        Residual(channels, hidden=64),
         AdaptiveAvgPool2d(GRID_SIZE),  # (batch, 31, 5, 5)
         nn.Flatten(),  # (batch, 775)
         nn.BatchNorm1d(features, affine=False),

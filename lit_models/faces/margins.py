@@ -6,13 +6,11 @@ cosine.
 """
 
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
+from lightning import LightningModule
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from lit_models.faces.face_embedder import FaceEmbedder
 
 Margin = Literal["arcface", "cosface", "none"]
 PAPER_SIZES = {"arcface": 0.5, "cosface": 0.35, "none": 0.0}
@@ -33,7 +31,7 @@ def with_margin(cosines: Tensor, labels: Tensor, margin: Margin, size: float | N
     return cosines.scatter(1, index, target)
 
 
-def people_to_train_on(model: "FaceEmbedder", data: Any) -> int:
+def people_to_train_on(model: LightningModule, data: Any) -> int:
     """How many people the data have, of which `num_classes` must be the number, if it is given."""
     expected = model.hparams.num_classes
     people = getattr(data, "num_classes", expected)

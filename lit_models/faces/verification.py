@@ -5,18 +5,15 @@ a cosine in -1..1, reaches the threshold. FAR, the false-accept rate, is the fra
 accepted; TAR, the true-accept rate, that of genuine pairs.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from lightning import Trainer
+from lightning import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics.functional.classification import binary_roc
 
 from lit_models.training.resume import all_gather
-
-if TYPE_CHECKING:
-    from lit_models.faces.face_embedder import FaceEmbedder
 
 MAX_IMAGES = 5_000  # compared pairwise: 12.5 million pairs
 CHUNK_SIZE = 1_000  # images that are compared with all others at a time
@@ -197,8 +194,8 @@ def metrics(result: VerificationResult, pairs: Any = None) -> dict[str, float]:
     return found
 
 
-def evaluate(model: "FaceEmbedder", stage: str) -> dict[str, float]:
-    """The metrics of what a model has collected, its `result`; in validation also sets its thresholds, for FAR 1%."""
+def evaluate(model: LightningModule, stage: str) -> dict[str, float]:
+    """The metrics of what a FaceEmbedder has collected; sets its `result`, and in validation thresholds for FAR 1%."""
     result = model.result = model.collector.compute(model.trainer)
     if model.trainer.sanity_checking:
         return {}

@@ -15,9 +15,6 @@ from lit_models.training.plots import EvaluationPlots, tensorboard_writers
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MAX_THUMBNAILS = 1_000  # in the projector, whose sprite of all of them may have 8,192 pixels along a side
-THUMBNAIL_SIZE = 32  # pixels
-
 
 class VerificationPlots(EvaluationPlots):
     """Draws the verification of a FaceEmbedder at the end of validation and test.
@@ -63,8 +60,7 @@ class VerificationPlots(EvaluationPlots):
             "similarities": figures.plot_similarities(result.genuine, result.impostor, threshold),
         }
         if (images := evaluated_images(trainer, stage)) is not None:
-            titles = {False: "taken for one another", True: "not recognized as the same person"}
-            for same, title in titles.items():
+            for same, title in ((False, "taken for one another"), (True, "not recognized as the same person")):
                 first, second, values = verification.most_confused(result, same, self.confused)
                 captions = [f"{value:.2f}" for value in values.tolist()]
                 sides = (images[result.indices[part]] for part in (first, second))
@@ -76,11 +72,10 @@ class VerificationPlots(EvaluationPlots):
             return
         result, images = pl_module.result, evaluated_images(trainer, stage)
         for writer in tensorboard_writers(trainer) if images is not None else []:
-            shown = slice(MAX_THUMBNAILS)
+            shown = slice(1_000)  # the projector's sprite of all thumbnails may have 8,192 pixels along a side
             labels, people = result.labels[shown].tolist(), getattr(trainer.datamodule, "identities", None)
             names = [people[label] if people else str(label) for label in labels]
-            size = (THUMBNAIL_SIZE, THUMBNAIL_SIZE)
-            thumbnails = F.interpolate(images[result.indices[shown]].float() / 255, size, mode="area")
+            thumbnails = F.interpolate(images[result.indices[shown]].float() / 255, (32, 32), mode="area")
             writer.add_embedding(
                 result.embeddings[shown],
                 [name.replace("\n", " ") for name in names],
