@@ -13,6 +13,7 @@ import datamodules
 import lit_models
 import rl
 from lit_models.common.messages import suggest
+from lit_models.training.recorded_config import import_class
 from lit_models.training.trust import untrusted
 
 for _package in (lit_models, datamodules):  # imported when asked for, and known to jsonargparse by name from then on
@@ -20,7 +21,7 @@ for _package in (lit_models, datamodules):  # imported when asked for, and known
         getattr(_package, _name)
 
 
-def format_parser_error(message: str, options: Iterable[str], verbs: Iterable[str] = ()) -> str:
+def format_parser_error(message: str, options: Iterable[str], verbs: Iterable[str]) -> str:
     """One line for jsonargparse's message of several, given the options such as `trainer.max_epochs`, and our verbs."""
     options = list(options)
     key = ".".join(re.findall(r'Parser key "([\w.]+)"', message))
@@ -41,7 +42,9 @@ def format_parser_error(message: str, options: Iterable[str], verbs: Iterable[st
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
         return f"there is no {found[1]}.{found[2]}{suggest(found[2], dir(importlib.import_module(found[1])))}"
     if found := re.search(r"Expected a dot import path string: ?(\S+)", message):
-        return f"{key}: there is no class '{found[1]}'{suggest(found[1], class_names())}"
+        modules = (lit_models, datamodules, rl, torch.optim, torch.optim.lr_scheduler, callbacks, loggers)
+        classes = [name for module in modules for name in dir(module) if name[0].isupper()]  # known by name alone
+        return f"{key}: there is no class '{found[1]}'{suggest(found[1], classes)}"
     if found := re.search(r"No module named '([\w.]+)'", message):
         return f"{key}: there is no module {found[1]}"
     value = re.search(r"(?:Got|Given) value: (.*)", message)
@@ -77,11 +80,4 @@ def format_error(message: str) -> str:
 
 def keywords(path: str) -> list[str]:
     """Keywords of the `__init__` of a class, given its import path."""
-    module, _, name = path.rpartition(".")
-    return list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
-
-
-def class_names() -> list[str]:
-    """Classes that can be given by name alone."""
-    modules = (lit_models, datamodules, rl, torch.optim, torch.optim.lr_scheduler, callbacks, loggers)
-    return [name for module in modules for name in dir(module) if name[0].isupper()]
+    return list(inspect.signature(import_class(path)).parameters)

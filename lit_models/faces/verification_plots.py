@@ -74,15 +74,10 @@ class VerificationPlots(EvaluationPlots):
         for writer in tensorboard_writers(trainer) if images is not None else []:
             shown = slice(1_000)  # the projector's sprite of all thumbnails may have 8,192 pixels along a side
             labels, people = result.labels[shown].tolist(), getattr(trainer.datamodule, "identities", None)
-            names = [people[label] if people else str(label) for label in labels]
+            names = [(people[label] if people else str(label)).replace("\n", " ") for label in labels]
             thumbnails = F.interpolate(images[result.indices[shown]].float() / 255, (32, 32), mode="area")
-            writer.add_embedding(
-                result.embeddings[shown],
-                [name.replace("\n", " ") for name in names],
-                thumbnails.expand(-1, 3, -1, -1),
-                logged_step(trainer),
-                f"{stage}_faces",
-            )
+            thumbnails = thumbnails.expand(-1, 3, -1, -1)
+            writer.add_embedding(result.embeddings[shown], names, thumbnails, logged_step(trainer), f"{stage}_faces")
 
 
 def evaluated_images(trainer: Trainer, stage: str) -> Tensor | None:
