@@ -61,7 +61,8 @@ class FaceEmbedder(LitModule):
         result: The comparisons of the last validation or test.
 
     Raises:
-        ValueError: An argument or the data don't fit; torchvision has no such network, or its last layer is not linear.
+        ValueError: An argument is out of range, or the data don't fit; torchvision has no such network, or its last
+            layer is not linear.
         ConnectionError: The weights could not be downloaded.
     """
 
