@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import pkgutil
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +14,6 @@ import datamodules
 import lit_models
 import rl
 from lit_models.common.messages import suggest
-from lit_models.training.recorded_config import import_class
 from lit_models.training.trust import untrusted
 
 for _package in (lit_models, datamodules):  # imported when asked for, and known to jsonargparse by name from then on
@@ -80,4 +80,4 @@ def format_error(message: str) -> str:
 
 def keywords(path: str) -> list[str]:
     """Keywords of the `__init__` of a class, given its import path."""
-    return list(inspect.signature(import_class(path)).parameters)
+    return list(inspect.signature(pkgutil.resolve_name(path)).parameters)

@@ -22,11 +22,11 @@ from typing_extensions import override
 from lit_models.common.arguments import AtLeastTwo, PositiveFloat, PositiveInt, Range, UnitInterval, check_arguments
 from lit_models.faces.backbones import build_backbone
 from lit_models.faces.lda import OnlineLDA
-from lit_models.faces.margins import Margin, people_to_train_on, with_margin
+from lit_models.faces.margins import Margin, with_margin
 from lit_models.faces.verification import EmbeddingCollector, VerificationResult, evaluate
 from lit_models.faces.verification_plots import VerificationPlots
 from lit_models.module import LitModule
-from lit_models.training.data_checks import check_images
+from lit_models.training.data_checks import check_images, people_to_train_on
 from lit_models.training.means import EpochMeans
 
 

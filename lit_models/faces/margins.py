@@ -6,10 +6,9 @@ cosine.
 """
 
 import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from lightning import LightningModule
 from torch import Tensor
 
 Margin = Literal["arcface", "cosface", "none"]
@@ -29,17 +28,3 @@ def with_margin(cosines: Tensor, labels: Tensor, margin: Margin, size: float | N
         # Beyond an angle of pi the cosine would rise again: there a constant is subtracted instead.
         target = torch.where(target > -math.cos(size), added, target - size * math.sin(size))
     return cosines.scatter(1, index, target)
-
-
-def people_to_train_on(model: LightningModule, data: Any) -> int:
-    """How many people the data have, of which `num_classes` must be the number, if it is given."""
-    expected = model.hparams.num_classes
-    people = getattr(data, "num_classes", expected)
-    if people is None:
-        raise ValueError("the data do not say how many people they show: set model.num_classes")
-    if expected not in (None, people):
-        raise ValueError(
-            f"{type(data).__name__} has {people} people to train on, but num_classes of {type(model).__name__} is "
-            f"{expected}: leave model.num_classes out, or lit_models.load(path, num_classes={people}) for a fresh head"
-        )
-    return people

@@ -65,3 +65,17 @@ def match_classes(model: "Classifier", data: Any) -> None:
             f"{format_list(model.class_names)}: give the data that it was trained on, or set model.class_names to "
             "theirs"
         )
+
+
+def people_to_train_on(model: "FaceEmbedder", data: Any) -> int:
+    """How many people the data have, of which `num_classes` must be the number, if it is given."""
+    expected = model.hparams.num_classes
+    people = getattr(data, "num_classes", expected)
+    if people is None:
+        raise ValueError("the data do not say how many people they show: set model.num_classes")
+    if expected not in (None, people):
+        raise ValueError(
+            f"{type(data).__name__} has {people} people to train on, but num_classes of {type(model).__name__} is "
+            f"{expected}: leave model.num_classes out, or lit_models.load(path, num_classes={people}) for a fresh head"
+        )
+    return people
