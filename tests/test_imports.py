@@ -1,6 +1,7 @@
 """What imports what."""
 
 import ast
+import importlib
 import os
 import subprocess
 import sys
@@ -59,9 +60,35 @@ print("all of them", file=sys.stderr)
     assert (found.stdout, found.stderr) == ("", "all of them\n")
 
 
-def test_importing_one_architecture_imports_no_other():
-    script = "import sys, lit_models.cnn; print([name for name in sys.modules if name.startswith('lit_models.')])"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    found = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True).stdout
-    assert "'lit_models.classifier'" in found
-    assert not any(f"'lit_models.{name}'" in found for name in ("net", "rnn", "rnn_classifier", "export", "cli"))
+@pytest.fixture
+def brings():
+    """Imports a module as if nothing of this project had been imported, and returns all of it that comes along."""
+
+    def own():
+        return {name for name in sys.modules if name.partition(".")[0] in ("lit_models", "datamodules", "rl")}
+
+    before = {name: sys.modules[name] for name in own()}
+
+    def imports(name):
+        for other in own():
+            del sys.modules[other]
+        importlib.import_module(name)
+        return own()
+
+    yield imports
+    for name in own():
+        del sys.modules[name]
+    sys.modules.update(before)
+
+
+def test_importing_one_architecture_imports_no_other(brings):
+    found = brings("lit_models.cnn")
+    assert "lit_models.classifier" in found
+    assert not found & {f"lit_models.{name}" for name in ("net", "rnn", "rnn_classifier", "export", "cli")}
+
+
+def test_importing_agents_imports_no_other_model(brings):
+    found = brings("rl.dqn")
+    assert "rl.agent" in found
+    others = ("net", "cnn", "classifier", "rnn", "rnn_classifier", "faces", "cli", "training.plots", "training.figures")
+    assert not found & {"datamodules", *(f"lit_models.{name}" for name in others)}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -65,15 +66,17 @@ def export(checkpoint, form, output, *flags):
     return cli.main(["export", f"--ckpt_path={checkpoint}", f"--format={form}", f"--output={output}", *flags])
 
 
-def run_file(form, path, *inputs):
-    """What a file computes, in the way that somebody without this package would have it computed."""
+def opened(form, path):
+    """A file as a function, in the way that somebody without this package would have it computed."""
     if form == "onnx":
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
         names = [entry.name for entry in session.get_inputs()]
-        outputs = session.run(None, dict(zip(names, [tensor.numpy() for tensor in inputs], strict=True)))
-        return [torch.from_numpy(output) for output in outputs]
-    outputs = torch.export.load(path).module()(*inputs)
-    return list(outputs) if isinstance(outputs, tuple) else [outputs]
+        return lambda *inputs: [
+            torch.from_numpy(output)
+            for output in session.run(None, dict(zip(names, [tensor.numpy() for tensor in inputs], strict=True)))
+        ]
+    module = torch.export.load(path).module()
+    return lambda *inputs: outputs if isinstance(outputs := module(*inputs), tuple) else (outputs,)
 
 
 def facts(form, path):
@@ -103,18 +106,35 @@ def test_every_model_is_exported_here():
     assert {type(make()) for make in MODELS.values()} == {row.kind for row in registry.MODELS.values()}
 
 
+EXPORTED = {}
+
+
+@pytest.fixture
+def exported(tmp_path_factory, capfd):
+    """Exports a model, once for all tests: the model, the file, and what was printed."""
+
+    def once(name, form):
+        if (name, form) not in EXPORTED:
+            torch.manual_seed(0)
+            folder = tmp_path_factory.mktemp("exported")
+            model, output = save(MODELS[name](), folder / "model.ckpt"), folder / "new" / f"model.{form}"
+            assert export(folder / "model.ckpt", form, output) == 0
+            EXPORTED[name, form] = model, output, capfd.readouterr()
+        return EXPORTED[name, form]
+
+    return once
+
+
 @pytest.mark.parametrize("form", ["onnx", "torch_export"])
 @pytest.mark.parametrize("name", MODELS)
-def test_raw_input_in_a_batch_of_any_size_gives_what_pytorch_does(name, form, tmp_path, capfd):
+def test_raw_input_in_a_batch_of_any_size_gives_what_pytorch_does(name, form, exported):
     torch.manual_seed(0)
-    model = save(MODELS[name](), tmp_path / "model.ckpt")
-    output = tmp_path / "new" / f"model.{form}"
-    assert export(tmp_path / "model.ckpt", form, output) == 0
-    printed = capfd.readouterr()
+    model, output, printed = exported(name, form)
     assert printed.err == ""
     assert all(str(output) in line or line.startswith("  ") for line in printed.out.splitlines())
     assert "tolerance 0.0001 + 0.0001 * |value|" in printed.out
     assert [path.name for path in output.parent.iterdir()] == [output.name]
+    run = opened(form, output)
     for batch in (1, 2, 5):
         inputs = examples(model, batch)
         with torch.no_grad():
@@ -123,7 +143,7 @@ def test_raw_input_in_a_batch_of_any_size_gives_what_pytorch_does(name, form, tm
                 expected = [prediction, *(hidden if isinstance(hidden, tuple) else (hidden,))]
             else:
                 expected = [model(*inputs)]
-        for got, want in zip(run_file(form, output, *inputs), expected, strict=True):
+        for got, want in zip(run(*inputs), expected, strict=True):
             torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
 
 
@@ -140,10 +160,8 @@ def test_safetensors_load_to_the_bit(name, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("form", ["onnx", "torch_export", "safetensors"])
-def test_a_file_says_what_it_is(form, tmp_path):
-    save(MODELS["Net"](), tmp_path / "model.ckpt")
-    export(tmp_path / "model.ckpt", form, tmp_path / "file")
-    found = facts(form, tmp_path / "file")
+def test_a_file_says_what_it_is(form, exported):
+    found = facts(form, exported("Net", form)[1])
     assert found["model_class"] == "lit_models.Net"
     assert json.loads(found["hyperparameters"])["channels"] == [10, 20]
     assert json.loads(found["class_names"])[3] == "class 3"
@@ -155,27 +173,25 @@ def test_a_file_says_what_it_is(form, tmp_path):
 
 @pytest.mark.parametrize("form", ["onnx", "torch_export"])
 @pytest.mark.parametrize("cell", ["gru", "lstm"])
-def test_an_exported_rnn_runs_free_step_by_step(cell, form, tmp_path):
+def test_an_exported_rnn_runs_free_step_by_step(cell, form, exported):
     torch.manual_seed(0)
-    model = save(RNN(1, 12, 1, cell=cell, residual=True, mean=5.0, std=2.0), tmp_path / "model.ckpt")
-    export(tmp_path / "model.ckpt", form, tmp_path / "file")
-    past = torch.randn(2, 30, 1) * 2 + 5
+    model, output, _ = exported(cell, form)
+    past = torch.randn(2, 30, 2) * model.normalize.std + model.normalize.mean
     with torch.no_grad():
         expected = model.forecast(past, 8)
-    zeros = torch.zeros(1, 2, 12)
-    prediction, *state = run_file(form, tmp_path / "file", past, *[zeros] * (1 + (cell == "lstm")))
+    zeros = torch.zeros(model.hparams.num_layers, 2, 12)
+    run = opened(form, output)
+    prediction, *state = run(past, *[zeros] * (1 + (cell == "lstm")))
     forecast = [prediction[:, -1:]]
     while len(forecast) < 8:
-        prediction, *state = run_file(form, tmp_path / "file", forecast[-1], *state)
+        prediction, *state = run(forecast[-1], *state)
         forecast.append(prediction)
     torch.testing.assert_close(torch.cat(forecast, dim=1), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_onnx_has_the_operators_that_runtimes_know(tmp_path):
+def test_onnx_has_the_operators_that_runtimes_know(exported):
     for name, operator in (("gru", "GRU"), ("lstm", "LSTM"), ("plain", "RNN")):
-        save(MODELS[name](), tmp_path / "model.ckpt")
-        export(tmp_path / "model.ckpt", "onnx", tmp_path / name)
-        nodes = [node.op_type for node in onnx.load(tmp_path / name).graph.node]
+        nodes = [node.op_type for node in onnx.load(exported(name, "onnx")[1]).graph.node]
         assert nodes.count(operator) == (1 if name == "gru" else 2)
 
 
@@ -185,20 +201,19 @@ def test_images_are_of_the_size_of_the_data(tmp_path, capsys):
     trainer.fit(model, datamodule=MNISTDataModule(batch_size=2))
     trainer.save_checkpoint(tmp_path / "model.ckpt")
     capsys.readouterr()
-    assert export(tmp_path / "model.ckpt", "onnx", tmp_path / "file") == 0
+    assert export(tmp_path / "model.ckpt", "safetensors", tmp_path / "file") == 0
     assert "images: uint8 (batch, 1, 28, 28)" in capsys.readouterr().out
     content = torch.load(tmp_path / "model.ckpt", weights_only=True)
     del content["input_shape"]  # as in a checkpoint of somebody else
     torch.save(content, tmp_path / "model.ckpt")
-    assert export(tmp_path / "model.ckpt", "onnx", tmp_path / "other") == 0
+    assert export(tmp_path / "model.ckpt", "safetensors", tmp_path / "other") == 0
     assert "images: uint8 (batch, 1, 40, 40)" in capsys.readouterr().out
 
 
 @pytest.mark.slow
-def test_files_run_where_this_package_is_not(tmp_path):
-    save(MODELS["lstm"](), tmp_path / "model.ckpt")
+def test_files_run_where_this_package_is_not(exported, tmp_path):
     for form in ("onnx", "torch_export"):
-        export(tmp_path / "model.ckpt", form, tmp_path / form)
+        shutil.copy(exported("lstm", form)[1], tmp_path / form)
     script = """
 import sys, torch, onnxruntime
 x, state = torch.randn(2, 4, 2), torch.zeros(2, 2, 12)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 
 import pytest
 import torch
@@ -94,13 +95,25 @@ def trained(pair, callbacks, folder, ckpt_path=None, **more):
     return model, trainer.optimizers[0].state_dict()
 
 
+@pytest.fixture(scope="session")
+def never_stopped(tmp_path_factory):
+    """A run, once for all moments: its model, optimizer, metrics, and folder of a checkpoint of each moment."""
+
+    @cache
+    def run(pair):
+        folder, metrics = tmp_path_factory.mktemp("whole"), Epochs()
+        kept = [Kept(*HOOKS[moment], folder / f"{moment}.ckpt") for moment in HOOKS]
+        return *trained(pair, [*kept, metrics], folder), metrics, folder
+
+    return run
+
+
 @pytest.mark.parametrize("moment", HOOKS)
 @pytest.mark.parametrize("pair", [pytest.param(name, marks=SLOW if name in LONG else ()) for name in PAIRS])
-def test_a_resumed_run_ends_as_one_that_never_stopped(pair, moment, tmp_path):
-    path, whole, rest = tmp_path / "kept.ckpt", Epochs(), Epochs()
-    model, optimizer = trained(pair, [Kept(*HOOKS[moment], path), whole], tmp_path)
+def test_a_resumed_run_ends_as_one_that_never_stopped(pair, moment, never_stopped, tmp_path):
+    (model, optimizer, whole, folder), rest = never_stopped(pair), Epochs()
     torch.manual_seed(1)  # whatever happens in between
-    resumed, resumed_optimizer = trained(pair, [rest], tmp_path, path)
+    resumed, resumed_optimizer = trained(pair, [rest], tmp_path, folder / f"{moment}.ckpt")
     assert alike(resumed.state_dict(), model.state_dict())
     assert alike(resumed_optimizer, optimizer)
     assert rest.metrics == {epoch: whole.metrics[epoch] for epoch in rest.metrics}
