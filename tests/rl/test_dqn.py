@@ -261,8 +261,8 @@ def test_td_errors_become_priorities():
 
 
 @pytest.mark.slow
-def test_cartpole_is_solved(tmp_path):
-    for seed in range(3):
-        flags = [f"--seed_everything={100 + seed}", f"--trainer.default_root_dir={tmp_path}"]
-        command = cli.CLI(["fit", f"--config={CARTPOLE}", *flags])
-        assert command.trainer.test(command.model)[0]["test/return"] >= 475
+@pytest.mark.parametrize("seed", [100, 101, 102])
+def test_cartpole_is_solved(seed, tmp_path):
+    flags = [f"--seed_everything={seed}", f"--trainer.default_root_dir={tmp_path}"]
+    command = cli.CLI(["fit", f"--config={CARTPOLE}", *flags])
+    assert command.trainer.test(command.model)[0]["test/return"] >= 475

@@ -95,7 +95,7 @@ def test_forward_and_backward_are_those_of_the_cpu(name, tmp_path, monkeypatch):
             else torch.randint(0, 256, (5, *example.shape[1:]), generator=draw, dtype=torch.uint8)
         )
         # Discriminants of a few images are those of rounding errors, in most of their directions.
-        network = (lambda x, m=model: m.features(m.normalize(x))) if name == "FaceEmbedder" else model
+        network = (lambda x, m=model: m.network(m.normalize(x))) if name == "FaceEmbedder" else model
         model.eval()
         with torch.no_grad():
             outputs = network(example.to(model.device))

@@ -255,17 +255,20 @@ def test_two_processes_train_on_what_one_does(monkeypatch):
 @pytest.mark.parametrize("name", ["mnist", "dqn_cartpole", "rnn_csv"])
 def test_a_run_killed_within_an_epoch_ends_as_if_it_had_not_been(name, tmp_path):
     make_data(tmp_path)
-    fit(name, tmp_path, "whole").wait(timeout=300)
+    fit(name, tmp_path, "whole").join()
     process = begun(name, tmp_path, "killed")
     last = tmp_path / "killed" / name / "version_0" / "checkpoints" / "last.ckpt"
-    while process.poll() is None and not last.exists():
+    while process.is_alive() and not last.exists():
         time.sleep(0.001)
     process.kill()
-    assert process.wait() == -signal.SIGKILL
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     whole = tmp_path / "whole" / name / "version_0" / "checkpoints" / "last.ckpt"
     steps = [torch.load(path, weights_only=True)["global_step"] for path in (last, whole)]
     assert 0 < steps[0] < steps[1]
-    assert fit(name, tmp_path, "killed", "--ckpt_path=auto").wait(timeout=300) == 0
+    resumed = fit(name, tmp_path, "killed", "--ckpt_path=auto")
+    resumed.join()
+    assert resumed.exitcode == 0
     assert sorted(path.name for path in (tmp_path / "killed" / name).iterdir()) == ["version_0"]
     assert sorted(path.suffix for path in last.parent.iterdir()) == [".ckpt", ".ckpt"]  # the best and the last
     assert alike(end(tmp_path / "killed" / name), end(tmp_path / "whole" / name))
