@@ -141,16 +141,18 @@ def published_faces(tmp_path):
 def own_data(cifar10, pets, series, faces, published_faces):
     """The flags that a config needs which has no data of its own."""
     short = ["--model.eval_episodes=2", "--model.test_episodes=2"]
+    few = ["--data.identities_per_batch=2", "--data.images_per_identity=2"]
     agents = {path.stem: short for path in (ROOT / "configs").glob("dqn_*.yaml")}
     return agents | {
-        "cnn_cifar10": [f"--data.data_dir={cifar10}", "--data.val_size=20"],
-        "cnn_folder": [f"--data.root={pets}", "--model.num_classes=2"],
+        "cnn_cifar10": [f"--data.data_dir={cifar10}", "--data.val_size=20", "--data.batch_size=8"],
+        "cnn_folder": [f"--data.root={pets}", "--model.num_classes=2", "--data.batch_size=8"],
         "cnn_mnist": ["--data.batch_size=8"],
         "rnn_mnist_pixels": ["--data.batch_size=4"],
         "rnn_csv": [f"--data.path={series}", "--data.columns=temperature"],
-        "face_orl": [f"--data.root={faces}"],
+        "mnist_gpu": ["--data.batch_size=32"],
+        "face_orl": [f"--data.root={faces}", *few],
         "face_olivetti": [f"--data.root={published_faces}"],
-        "face_lfw": [f"--data.root={published_faces}", "--data.detect=false"],
+        "face_lfw": [f"--data.root={published_faces}", "--data.detect=false", *few],
     }
 
 

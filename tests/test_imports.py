@@ -46,6 +46,7 @@ def test_models_need_neither_data_modules_nor_agents():
                 assert not node.module.startswith(("datamodules", "rl")), path
 
 
+@pytest.mark.slow
 def test_importing_prints_nothing_and_needs_no_extra():
     script = f"""
 import importlib, sys

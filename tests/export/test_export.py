@@ -106,6 +106,7 @@ def test_every_model_is_exported_here():
     assert {type(make()) for make in MODELS.values()} == {row.kind for row in registry.MODELS.values()}
 
 
+LONG = pytest.mark.slow  # its filters take 10 s to trace
 EXPORTED = {}
 
 
@@ -126,7 +127,7 @@ def exported(tmp_path_factory, capfd):
 
 
 @pytest.mark.parametrize("form", ["onnx", "torch_export"])
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=LONG if name == "FaceEmbedder" else ()) for name in MODELS])
 def test_raw_input_in_a_batch_of_any_size_gives_what_pytorch_does(name, form, exported):
     torch.manual_seed(0)
     model, output, printed = exported(name, form)
@@ -322,6 +323,7 @@ def test_a_model_of_others_is_exported_too():
     assert spec.outputs["output"].shape == ("batch", 2)
 
 
+@LONG
 def test_the_head_stays_in_the_model_that_is_exported(exported):
     model, output, _ = exported("FaceEmbedder", "onnx")
     assert tuple(model.head.shape) not in {tuple(weight.dims) for weight in onnx.load(output).graph.initializer}

@@ -24,6 +24,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_kill_while_writing_leaves_the_previous_checkpoint(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-c", WRITER]

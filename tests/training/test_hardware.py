@@ -76,6 +76,7 @@ def test_net_in_bf16_mixed_is_as_good_as_in_fp32():
 SHORT = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=3", "--trainer.limit_val_batches=1"]
 
 
+@pytest.mark.slow
 def test_a_compiled_model_is_the_same_and_its_checkpoint_too(tmp_path):
     ends = []
     for compile in ("true", "false"):

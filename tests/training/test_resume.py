@@ -350,6 +350,7 @@ AtomicCheckpointIO().save_checkpoint({"weights": torch.ones(1_000_000)}, "last.c
 """
 
 
+@SLOW
 def test_where_no_more_can_be_written_the_previous_checkpoint_is_left(tmp_path):
     AtomicCheckpointIO().save_checkpoint({"number": 1}, tmp_path / "last.ckpt")
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
