@@ -15,12 +15,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from lit_models.common.arguments import AtLeastTwo, PositiveFloat, PositiveInt, check_arguments
-from lit_models.common.messages import unique_names
 from lit_models.layers import Normalize
 from lit_models.module import LitModule
 from lit_models.training.data_checks import check_images, match_classes
 from lit_models.training.means import EpochMeans
 from lit_models.training.plots import ClassificationPlots
+from lit_models.training.predictions import class_rows
 
 Batch = tuple[Tensor, Tensor]
 
@@ -103,17 +103,10 @@ class Classifier(LitModule):
     def predict_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> list[dict[str, Any]]:
         """One row per image: `file`, or `index` if a writer wants it, `label`, and the probability of each class."""
         images, files = batch
-        probabilities = self(images).float().softmax(dim=1)  # (batch, num_classes)
         names = self.class_names or [str(label) for label in range(self.num_classes)]
-        columns = unique_names(["file", "index", "label", *names])[3:]
         unnamed = isinstance(files, Tensor)  # labels, where the batch has no file names
         key, values = ("index", self.trainer.predict_loop.current_batch_indices) if unnamed else ("file", files)
-        keys = [{key: value} for value in values] or [{}] * len(images)
-        labels = probabilities.argmax(dim=1).tolist()
-        return [
-            key | {"label": names[label]} | {name: round(value, 6) for name, value in zip(columns, row, strict=True)}
-            for key, label, row in zip(keys, labels, probabilities.tolist(), strict=True)
-        ]
+        return class_rows(key, values, names, self(images).float().softmax(dim=1))
 
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

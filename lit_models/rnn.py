@@ -10,7 +10,6 @@ Legend: context, horizon - number of rows that are looked back on, and that are 
 
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
@@ -19,11 +18,12 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_models.common.arguments import PositiveFloat, PositiveInt, UnitInterval, check_arguments
-from lit_models.common.messages import unique_names
 from lit_models.layers import Cell, Normalize, make_rnn
 from lit_models.module import ExportSpec, LitModule, TensorSpec
+from lit_models.training.data_checks import match_columns
 from lit_models.training.means import EpochMeans
 from lit_models.training.plots import ForecastPlots
+from lit_models.training.predictions import time_rows
 
 Hidden = Tensor | tuple[Tensor, Tensor]  # each (num_layers, batch, hidden_dim); two of them for the LSTM
 Window = tuple[Tensor, Tensor]  # context (batch, context, input_dim) and target (batch, horizon, input_dim)
@@ -127,18 +127,12 @@ class RNN(LitModule):
     def setup(self, stage: str) -> None:
         """Checks the data module's columns against the model's, and takes over their scale."""
         super().setup(stage)
-        data, hp = self.trainer.datamodule, self.hparams
-        features = getattr(data, "num_features", hp.input_dim)
-        if features != hp.input_dim or hp.output_dim != hp.input_dim:
-            raise ValueError(
-                f"{'the data' if data is None else type(data).__name__} has {features} column(s), but input_dim is "
-                f"{hp.input_dim} and output_dim {hp.output_dim}: to forecast, set model.input_dim and "
-                f"model.output_dim to {features}"
-            )
+        data = self.trainer.datamodule
+        match_columns(self, data)
         for name in ("mean", "std"):
-            if hp[name] is None and hasattr(data, name):
-                hp[name] = getattr(data, name)
-                self.normalize.fill(name, hp[name])
+            if self.hparams[name] is None and hasattr(data, name):
+                self.hparams[name] = getattr(data, name)
+                self.normalize.fill(name, self.hparams[name])
 
     def training_step(self, batch: Window, batch_idx: int) -> Tensor:
         """The mean squared error one step ahead, over the target of a batch of windows."""
@@ -160,14 +154,8 @@ class RNN(LitModule):
         prediction = self.continue_series(*batch)
         data, (windows, rows, _) = self.trainer.datamodule, prediction.shape
         columns = getattr(data, "column_names", None) or [str(i + 1) for i in range(batch[1].shape[2])]
-        header = unique_names(["time", *(name for column in columns for name in (column, f"{column}_forecast"))])
         times = list(getattr(data, "times", range(1, rows + 1)))[-rows:] * windows
-        known = [[None if np.isnan(x) else x for x in row] for row in batch[1].flatten(0, 1).cpu().numpy()]
-        ahead = prediction.flatten(0, 1).cpu().numpy()
-        return [
-            dict(zip(header, [time, *(cell for pair in zip(*row, strict=True) for cell in pair)], strict=True))
-            for time, *row in zip(times, known, ahead, strict=True)
-        ]
+        return time_rows(times, columns, batch[1].flatten(0, 1), prediction.flatten(0, 1))
 
     @override
     def epoch_metrics(self, stage: str) -> dict[str, Any]:

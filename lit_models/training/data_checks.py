@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from lit_models.classifier import Classifier
     from lit_models.faces.face_embedder import FaceEmbedder
     from lit_models.module import LitModule
+    from lit_models.rnn import RNN
 
 
 def check_task(model: "LitModule", data: Any) -> None:
@@ -64,6 +65,18 @@ def match_classes(model: "Classifier", data: Any) -> None:
             f"the classes of {type(data).__name__} are {format_list(names)}, but those of the model are "
             f"{format_list(model.class_names)}: give the data that it was trained on, or set model.class_names to "
             "theirs"
+        )
+
+
+def match_columns(model: "RNN", data: Any) -> None:
+    """Raises a ValueError where a model doesn't forecast series of the data's number of columns."""
+    hp = model.hparams
+    features = getattr(data, "num_features", hp.input_dim)
+    if features != hp.input_dim or hp.output_dim != hp.input_dim:
+        raise ValueError(
+            f"{'the data' if data is None else type(data).__name__} has {features} column(s), but input_dim is "
+            f"{hp.input_dim} and output_dim {hp.output_dim}: to forecast, set model.input_dim and model.output_dim to "
+            f"{features}"
         )
 
 

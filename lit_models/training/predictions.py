@@ -1,6 +1,7 @@
-"""Prediction files (CSV)."""
+"""Predictions as rows, dictionaries by column, and files of them (CSV)."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -8,7 +9,31 @@ import numpy as np
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 from typing_extensions import override
+
+from lit_models.common.messages import unique_names
+
+
+def class_rows(key: str, values: Sequence[Any], names: Sequence[str], probabilities: Tensor) -> list[dict[str, Any]]:
+    """One row per image: its value of `key`, if there are any, its label, and the probability of each class."""
+    columns = unique_names(["file", "index", "label", *names])[3:]
+    keys = [{key: value} for value in values] or [{}] * len(probabilities)
+    labels = probabilities.argmax(dim=1).tolist()
+    return [
+        own | {"label": names[label]} | {name: round(value, 6) for name, value in zip(columns, row, strict=True)}
+        for own, label, row in zip(keys, labels, probabilities.tolist(), strict=True)
+    ]
+
+
+def time_rows(times: Sequence[Any], columns: Sequence[str], truth: Tensor, forecast: Tensor) -> list[dict[str, Any]]:
+    """One row per time: of each column of `(rows, columns)` its value, None where it is NaN, and its forecast."""
+    header = unique_names(["time", *(name for column in columns for name in (column, f"{column}_forecast"))])
+    known = [[None if np.isnan(x) else x for x in row] for row in truth.cpu().numpy()]
+    return [
+        dict(zip(header, [time, *(cell for pair in zip(*row, strict=True) for cell in pair)], strict=True))
+        for time, *row in zip(times, known, forecast.cpu().numpy(), strict=True)
+    ]
 
 
 class PredictionWriter(BasePredictionWriter):
