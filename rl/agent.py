@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from typing_extensions import override
 
 from lit_models.module import LitModule
+from lit_models.training.schedule import monitored
 from rl.buffers import ReplayBuffer
 from rl.callbacks import EpisodeVideo, ReturnPlot
 from rl.env_state import get_env_state, set_env_state
@@ -179,8 +180,15 @@ class Agent(LitModule):
     def step_schedules(self, interval: str) -> None:
         """Steps the learning-rate schedules that step every `step`, a training step, or every `epoch`."""
         for config in self.trainer.lr_scheduler_configs:
-            if config.interval == interval:
-                config.scheduler.step()
+            if config.interval != interval:
+                continue
+            metrics, monitor = self.trainer.callback_metrics, monitored(config.scheduler)
+            if monitor and monitor not in metrics:
+                raise ValueError(
+                    f"ReduceLROnPlateau watches {monitor}, which is not logged: set model.lr_scheduler.monitor to one "
+                    f"of {', '.join(metrics)}"
+                )
+            config.scheduler.step(*([metrics[monitor]] if monitor else []))
 
     @override
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

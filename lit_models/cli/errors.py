@@ -45,6 +45,8 @@ def format_parser_error(message: str, options: Iterable[str], verbs: Iterable[st
         modules = (lit_models, datamodules, rl, torch.optim, torch.optim.lr_scheduler, callbacks, loggers)
         classes = [name for module in modules for name in dir(module) if name[0].isupper()]  # known by name alone
         return f"{key}: there is no class '{found[1]}'{suggest(found[1], classes)}"
+    if found := re.search(r"Multiple subclasses with name (\w+)\..*ambiguity: ([\w., ]+)\.", message):
+        return f"{key}: there are several classes {found[1]}: give one of {found[2]}"
     if found := re.search(r"No module named '([\w.]+)'", message):
         return f"{key}: there is no module {found[1]}"
     value = re.search(r"(?:Got|Given) value: (.*)", message)

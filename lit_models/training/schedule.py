@@ -8,7 +8,7 @@ from typing import Any
 from lightning import Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
-from torch.optim.lr_scheduler import ConstantLR
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler, ReduceLROnPlateau
 
 
 def optimizer_and_schedule(
@@ -20,7 +20,8 @@ def optimizer_and_schedule(
     """What a model's `configure_optimizers` returns.
 
     A schedule whose `total_steps` isn't given (such as OneCycleLR) gets the number of steps that the Trainer will take
-    and steps after every batch; any other steps after every epoch. Without one the learning rate is constant.
+    and steps after every batch; any other steps after every epoch, ReduceLROnPlateau with the metric that is its
+    `monitor`, in `lightning.pytorch.cli.ReduceLROnPlateau`, or `val/loss`. Without one the learning rate is constant.
     """
     optimizing = optimizer(parameters)
     # A constant schedule where there is none, so that the learning rate is logged under the same name.
@@ -34,8 +35,15 @@ def optimizer_and_schedule(
             raise ValueError("a schedule over all steps needs trainer.max_epochs or trainer.max_steps")
         options["total_steps"] = int(steps)
     interval = "step" if options else "epoch"
-    scheduler = {"scheduler": schedule(optimizing, **options), "interval": interval, "name": "train/lr"}
-    return {"optimizer": optimizing, "lr_scheduler": scheduler}
+    config = {"scheduler": schedule(optimizing, **options), "interval": interval, "name": "train/lr"}
+    if trainer.lightning_module.automatic_optimization and (monitor := monitored(config["scheduler"])):
+        config["monitor"] = monitor
+    return {"optimizer": optimizing, "lr_scheduler": config}
+
+
+def monitored(scheduler: LRScheduler) -> str | None:
+    """The metric that a schedule is stepped with, if it is a ReduceLROnPlateau."""
+    return getattr(scheduler, "monitor", "val/loss") if isinstance(scheduler, ReduceLROnPlateau) else None
 
 
 def check_schedule(trainer: Trainer) -> None:
