@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 Cell = Literal["gru", "lstm", "rnn"]
+Hidden = Tensor | tuple[Tensor, Tensor]  # each (num_layers, batch, hidden_dim); two of them for the LSTM
 
 
 class Normalize(nn.Module):
@@ -86,3 +87,16 @@ def make_rnn(cell: Cell, input_size: int, hidden_size: int, num_layers: int, dro
     """
     kind = {"gru": nn.GRU, "lstm": nn.LSTM, "rnn": nn.RNN}[cell]
     return kind(input_size, hidden_size, num_layers, batch_first=True, dropout=dropout if num_layers > 1 else 0.0)
+
+
+class Stateful(nn.Module):
+    """A recurrent network whose hidden state is one tensor, or, of the LSTM, two: what is exported."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, hidden: Tensor, cell: Tensor | None = None) -> tuple[Tensor, ...]:
+        """Predictions `(batch, time, output_dim)`, and the new state, each `(num_layers, batch, hidden_dim)`."""
+        prediction, state = self.model(x, hidden if cell is None else (hidden, cell))
+        return (prediction, state) if cell is None else (prediction, *state)

@@ -18,14 +18,13 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_models.common.arguments import PositiveFloat, PositiveInt, UnitInterval, check_arguments
-from lit_models.layers import Cell, Normalize, make_rnn
+from lit_models.layers import Cell, Hidden, Normalize, Stateful, make_rnn
 from lit_models.module import ExportSpec, LitModule, TensorSpec
 from lit_models.training.data_checks import match_columns
 from lit_models.training.means import EpochMeans
 from lit_models.training.plots import ForecastPlots
 from lit_models.training.predictions import time_rows
 
-Hidden = Tensor | tuple[Tensor, Tensor]  # each (num_layers, batch, hidden_dim); two of them for the LSTM
 Window = tuple[Tensor, Tensor]  # context (batch, context, input_dim) and target (batch, horizon, input_dim)
 
 
@@ -187,16 +186,3 @@ class RNN(LitModule):
         loss, free = F.mse_loss(prediction, truth), F.mse_loss(self.normalize(forecast[:, -1]), truth[:, -1])
         self.means.update(stage, len(truth), loss=loss * len(truth), square_free=free * len(truth))
         return forecast
-
-
-class Stateful(nn.Module):
-    """An RNN whose hidden state is one tensor, or, of the LSTM, two: what is exported."""
-
-    def __init__(self, model: RNN) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor, hidden: Tensor, cell: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Predictions `(batch, time, output_dim)`, and the new state, each `(num_layers, batch, hidden_dim)`."""
-        prediction, state = self.model(x, hidden if cell is None else (hidden, cell))
-        return (prediction, state) if cell is None else (prediction, *state)

@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lit_models.layers import Hidden
+
 WEIGHTS = ("input", "hidden", "input_bias", "hidden_bias")  # of a layer, in torch's order
-Hidden = Tensor | tuple[Tensor, Tensor]  # two of them for the LSTM
 
 
 class Recurrence(nn.Module, ABC):
