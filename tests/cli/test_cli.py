@@ -21,7 +21,15 @@ CONFIG = ROOT / "configs" / "mnist.yaml"
 SHORT = ["--trainer.limit_train_batches=3", "--trainer.limit_val_batches=1"]
 
 
-@pytest.mark.parametrize("config", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
+# One of each kind of model and data; the others are slow tests.
+QUICK = {"mnist", "cnn_mnist", "cnn_folder", "cnn_cifar10", "rnn_mnist", "rnn_csv", "face_orl", "dqn_cartpole"}
+CONFIGS = [
+    pytest.param(path, id=path.stem, marks=() if path.stem in QUICK else pytest.mark.slow)
+    for path in sorted((ROOT / "configs").glob("*.yaml"))
+]
+
+
+@pytest.mark.parametrize("config", CONFIGS)
 def test_every_config_fits_two_steps_tests_and_reloads(config, own_data, tmp_path, capsys):
     agent = config.stem.startswith("dqn")
     if config.stem == "dqn_lunarlander":

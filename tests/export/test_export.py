@@ -106,7 +106,7 @@ def test_every_model_is_exported_here():
     assert {type(make()) for make in MODELS.values()} == {row.kind for row in registry.MODELS.values()}
 
 
-LONG = pytest.mark.slow  # its filters take 10 s to trace
+LONG, SLOW = pytest.mark.slow, ("FaceEmbedder", "pixels")  # their filters, and loops, take 10 s to trace
 EXPORTED = {}
 
 
@@ -127,7 +127,7 @@ def exported(tmp_path_factory, capfd):
 
 
 @pytest.mark.parametrize("form", ["onnx", "torch_export"])
-@pytest.mark.parametrize("name", [pytest.param(name, marks=LONG if name == "FaceEmbedder" else ()) for name in MODELS])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=LONG if name in SLOW else ()) for name in MODELS])
 def test_raw_input_in_a_batch_of_any_size_gives_what_pytorch_does(name, form, exported):
     torch.manual_seed(0)
     model, output, printed = exported(name, form)
