@@ -66,5 +66,5 @@ def keep_freed_memory() -> None:
     """
     with contextlib.suppress(AttributeError, TypeError):  # no `mallopt`; on Windows, no library of that name
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-1, 2**28)  # M_TRIM_THRESHOLD
-        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, the greatest
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: what it keeps at most
+        mallopt(-3, 2**25)  # M_MMAP_THRESHOLD, the greatest: what is larger is always returned
