@@ -10,7 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from typing_extensions import override
 
@@ -21,6 +21,7 @@ from lit_models.training.data_checks import check_images, match_classes
 from lit_models.training.means import EpochMeans
 from lit_models.training.plots import ClassificationPlots
 from lit_models.training.predictions import class_rows
+from lit_models.training.schedule import LRSchedulerCallable
 
 Batch = tuple[Tensor, Tensor]
 

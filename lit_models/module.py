@@ -6,17 +6,18 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 from lightning import LightningModule
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from typing_extensions import override
 
+from lit_models.common.arguments import plain_hyperparameters
 from lit_models.training.checkpoint import save_class_paths
 from lit_models.training.data_checks import check_task
 from lit_models.training.internals import disable_input_cast
 from lit_models.training.means import EpochMeans
 from lit_models.training.resume import ExactResume
-from lit_models.training.schedule import optimizer_and_schedule
+from lit_models.training.schedule import LRSchedulerCallable, optimizer_and_schedule
 
 
 class TensorSpec(NamedTuple):
@@ -34,6 +35,16 @@ class ExportSpec(NamedTuple):
     network: nn.Module  # takes the inputs by position, returns the output, or a tuple of them
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
+
+
+def default_factories(kind: type) -> dict[str, Any]:
+    """The default optimizers and schedules of a model, by name."""
+    found = {}
+    for base in reversed(kind.__mro__):  # since a subclass may pass on keywords that it doesn't name
+        for name, parameter in inspect.signature(base.__init__).parameters.items():
+            if callable(parameter.default) and parameter.default is not parameter.empty:
+                found[name] = parameter.default
+    return found
 
 
 class LitModule(LightningModule):
@@ -56,10 +67,24 @@ class LitModule(LightningModule):
     throughput_counters: ClassVar[tuple[str, ...]] = ()  # its attributes that count the training, if not samples do
     lr_monitor: ClassVar[bool] = True  # whether the command line logs the learning rate; False where the model does
 
+    lr: float | None = None  # the learning rate instead of the optimizer's own: Lightning's LearningRateFinder sets it
+
     def __init__(self, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None) -> None:
         super().__init__()
         self.optimizer, self.lr_scheduler = optimizer, lr_scheduler
         self.means = EpochMeans()  # over the epoch in progress, by stage
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without factories that are defaults, which are mostly lambdas, and cannot be pickled."""
+        defaults = default_factories(type(self))
+        return {k: v for k, v in super().__getstate__().items() if k not in defaults or v is not defaults[k]}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(default_factories(type(self)) | state)
+
+    @override
+    def _set_hparams(self, hp: Any) -> None:
+        super()._set_hparams(plain_hyperparameters(type(self), hp))
 
     def plots(self) -> list[Callback]:
         """Callbacks that draw the plots of this kind of model for TensorBoard."""
@@ -83,7 +108,13 @@ class LitModule(LightningModule):
     @override
     def configure_optimizers(self) -> dict[str, Any]:
         """The injected optimizer and schedule."""
-        return optimizer_and_schedule(self.trainer, self.parameters(), self.optimizer, self.lr_scheduler)
+        self.configured_lr = self.lr
+        return optimizer_and_schedule(self.trainer, self.parameters(), self.optimizer, self.lr_scheduler, self.lr)
+
+    @override
+    def on_train_start(self) -> None:
+        if self.lr != self.configured_lr:  # found after the schedule was made
+            self.trainer.strategy.setup_optimizers(self.trainer)
 
     def epoch_metrics(self, stage: str) -> dict[str, Any]:
         """What is logged at the end of an epoch of a stage, "train", "val" or "test", by name."""
@@ -105,6 +136,9 @@ class LitModule(LightningModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         save_class_paths(self, checkpoint)
+        for owner in (self, self.trainer.datamodule):  # for what was set later, and data modules of others
+            if (key := getattr(owner, "CHECKPOINT_HYPER_PARAMS_KEY", None)) in checkpoint:
+                checkpoint[key] = plain_hyperparameters(type(owner), checkpoint[key])
 
     def log_loss(self, loss: Tensor) -> None:
         """Logs `train/loss_step` at the steps that Lightning writes, since `self.log` takes 0.36 ms."""

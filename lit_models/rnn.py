@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -24,6 +24,7 @@ from lit_models.training.data_checks import match_columns
 from lit_models.training.means import EpochMeans
 from lit_models.training.plots import ForecastPlots
 from lit_models.training.predictions import time_rows
+from lit_models.training.schedule import LRSchedulerCallable
 
 Window = tuple[Tensor, Tensor]  # context (batch, context, input_dim) and target (batch, horizon, input_dim)
 
@@ -91,7 +92,7 @@ class RNN(LitModule):
         The state continues after the last row; without one, it starts at zero.
         """
         scaled = self.normalize(x)
-        features, hidden = self.rnn(scaled.to(self.head.weight.dtype), hidden)  # (batch, time, hidden_dim)
+        features, hidden = self.rnn(scaled.to(self.normalize.dtype), hidden)  # (batch, time, hidden_dim)
         prediction = self.head(self.dropout(features))
         if self.hparams.residual:
             prediction = prediction + scaled

@@ -12,7 +12,7 @@ Legend: time - rows or pixels of an image; features - what is read at each time 
 from typing import Literal
 
 import torch
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
 from lit_models.classifier import Classifier
@@ -25,6 +25,7 @@ from lit_models.common.arguments import (
     check_arguments,
 )
 from lit_models.layers import Cell, make_rnn
+from lit_models.training.schedule import LRSchedulerCallable
 
 
 class RNNClassifier(Classifier):

@@ -9,7 +9,7 @@ import torch
 from gymnasium import spaces
 from gymnasium.vector import VectorEnv
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import FSDPStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from typing_extensions import override
 
 from lit_models.module import LitModule
-from lit_models.training.schedule import monitored
+from lit_models.training.schedule import LRSchedulerCallable, monitored
 from rl.buffers import ReplayBuffer
 from rl.callbacks import EpisodeVideo, ReturnPlot
 from rl.env_state import get_env_state, set_env_state
@@ -202,6 +202,7 @@ class Agent(LitModule):
 
     @override
     def on_train_start(self) -> None:
+        super().on_train_start()
         if self.buffer is not None and self.hparams.save_replay:
             size = self.buffer.nbytes / 1e6
             rank_zero_info(f"A checkpoint takes up to {size:,.1f} MB for the replay: model.save_replay")

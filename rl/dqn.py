@@ -17,13 +17,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from gymnasium import spaces
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from typing_extensions import override
 
 from lit_models.common.arguments import NonNegativeInt, PositiveFloat, PositiveInt, Range, UnitInterval, check_arguments
 from lit_models.training.means import EpochMeans
+from lit_models.training.schedule import LRSchedulerCallable
 from rl.agent import Agent
 from rl.buffers import ReplayBuffer, ReplayDataset, Transitions
 from rl.networks import Activation, QNetwork, is_image
@@ -134,7 +135,6 @@ class DQN(Agent):
         self.ema_network = QNetwork(*numbers).requires_grad_(False) if ema_decay else None
         for copy in filter(None, (self.target, self.ema_network)):
             copy.load_state_dict(self.network.state_dict())
-        self.polyak_update, self.ema_update = get_ema_multi_avg_fn(1 - tau), get_ema_multi_avg_fn(ema_decay)
         self.means = EpochMeans(train=("loss", "q_mean"))
 
     def forward(self, observation: Tensor) -> Tensor:
@@ -208,7 +208,7 @@ class DQN(Agent):
         loss_function = {"mse": F.mse_loss, "huber": F.smooth_l1_loss}[self.hparams.loss]
         parameters = list(self.network.parameters())
         averaged = [] if self.ema_network is None else list(self.ema_network.parameters())
-        targets = self.td_target(batch)
+        ema_update, targets = get_ema_multi_avg_fn(self.hparams.ema_decay), self.td_target(batch)
         steps = []
         for obs, action, weight, target in zip(batch.observation, batch.action, batch.weight, targets, strict=True):
             value = self.network(obs).gather(1, action[:, None]).squeeze(1).to(target.dtype)  # (B,)
@@ -218,12 +218,13 @@ class DQN(Agent):
             self.manual_backward(loss)
             optimizer.step()
             if averaged:
-                self.ema_update(averaged, parameters, None)
+                ema_update(averaged, parameters, None)
             steps.append((loss.detach(), value.detach()))
         losses, values = map(torch.stack, zip(*steps, strict=True))  # (G,), (G, B)
         self.buffer.update(batch.index, targets - values)
         self.gradient_steps += len(losses)
         if self.gradient_steps // len(losses) % self.hparams.target_update_interval == 0:
-            self.polyak_update(list(self.target.parameters()), parameters, None)
+            polyak_update = get_ema_multi_avg_fn(1 - self.hparams.tau)
+            polyak_update(list(self.target.parameters()), parameters, None)
         self.step_schedules("step")
         self.means.update("train", len(losses), loss=losses.sum(), q_mean=values.mean(dim=1).sum())

@@ -49,7 +49,8 @@ class QNetwork(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """Q-values `(batch, actions)` of observations `(batch, ...)`."""
-        features = self._features(observation.to(self.advantage.weight.dtype))  # (batch, width)
+        dtype = next((weight.dtype for weight in self.parameters()), torch.float32)  # none where it is quantized
+        features = self._features(observation.to(dtype))  # (batch, width)
         for layer in self.hidden:
             features = layer(features)
             if self.layer_norm:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-from jsonargparse import DefaultHelpFormatter
+import yaml
+from jsonargparse import DefaultHelpFormatter, get_loader, set_loader
 from lightning import Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
@@ -37,6 +38,9 @@ from lit_models.training.resume import RunCheckpoint
 from lit_models.training.runs import RunRecord, runs
 from lit_models.training.trust import Command, Modules, allow_imports, modules_of, packages_in, restored_settings
 
+# PyTorch's has no `monitor`.
+REPLACED = ("torch.optim.lr_scheduler.ReduceLROnPlateau", "lit_models.training.schedule.ReduceLROnPlateau")
+load_yaml = get_loader("yaml")
 # Commands beside Lightning's, without a model or Trainer of their own.
 COMMANDS: dict[str, Callable[..., None]] = {verb.__name__: verb for verb in (enrol, export, identify, runs, verify)}
 PICTURES = {"identify": "picture files, or folders of them", "verify": "two picture files"}  # given without a name
@@ -70,6 +74,7 @@ class CLI(LightningCLI):
             # Set by Lightning: every optimizer step would look for the driver again, 0.1 ms without a GPU.
             os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
         keep_freed_memory()
+        set_loader("yaml", lambda text: load_yaml(text.replace(*REPLACED)), (yaml.YAMLError,))
         self.verb = next(iter(sys.argv[1:] if args is None else args), "")
         with restored_settings():
             super().__init__(
@@ -149,7 +154,7 @@ class CLI(LightningCLI):
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        args = list(sys.argv[1:] if args is None else args)
+        args = [arg.replace(*REPLACED) for arg in (sys.argv[1:] if args is None else args)]
         scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         scan.error = parser.error
         scan.add_argument("--ckpt_path")

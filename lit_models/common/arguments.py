@@ -1,10 +1,17 @@
-"""Ranges of keyword arguments as annotations, checked from the command line and from Python alike."""
+"""Keyword arguments: ranges as annotations, checked wherever they come from, and plain values for checkpoints."""
 
+import argparse
+import enum
 import math
 import numbers
+import os
 import types
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+from torch import Tensor
 
 
 class Range(NamedTuple):
@@ -38,11 +45,67 @@ Fraction = Annotated[float, Range(0, below=1)]
 def check_arguments(owner: type, values: Mapping[str, Any]) -> None:
     """Raises a ValueError where an argument of a class's `__init__` isn't in the range or choices of its annotation.
 
-    `values` are the arguments by name, `locals()` or `self.hparams`; None is taken for "not given".
+    `values` are the arguments by name, `locals()` or `self.hparams`; None is taken for "not given". What is not plain,
+    see `plain_value`, is refused, except for factories of optimizers and schedules.
     """
     for name, hint in get_type_hints(owner.__init__, include_extras=True).items():
-        if values.get(name) is not None and (error := _find_error(name, values[name], hint)):
+        if values.get(name) is None or _takes_functions(hint):
+            continue
+        if error := _find_error(name, plain_value(name, values[name]), hint):
             raise ValueError(error)
+
+
+def plain_value(name: str, value: Any) -> Any:
+    """A value in the form that a checkpoint may hold: None, numbers, strings, and lists and dictionaries of these.
+
+    NumPy's numbers and arrays, tensors, enumerations, paths, and the containers of OmegaConf and Hydra are converted.
+    A ValueError names what cannot be.
+    """
+    match value:
+        case None | bool():
+            return value
+        case enum.Enum():
+            return plain_value(name, value.value)
+        case numbers.Integral():
+            return int(value)
+        case numbers.Real():
+            return float(value)
+        case np.generic() | np.ndarray() | Tensor():
+            return plain_value(name, value.tolist())
+        case str():
+            return str.__str__(value)
+        case os.PathLike():
+            return os.fsdecode(value)
+        case Mapping():
+            return {plain_value(name, key): plain_value(f"{name}.{key}", item) for key, item in value.items()}
+        case Sequence() | Set() if not isinstance(value, bytes | bytearray):
+            items = [plain_value(name, item) for item in value]
+            return tuple(items) if isinstance(value, tuple) else items
+    raise ValueError(
+        f"{name} is a {type(value).__module__}.{type(value).__qualname__}, which a checkpoint cannot hold: give "
+        "numbers, strings, or lists or dictionaries of them"
+    )
+
+
+def plain_hyperparameters(owner: type, values: Mapping[str, Any] | argparse.Namespace) -> dict[str, Any]:
+    """Hyperparameters of a class as plain values; those that are not, such as functions, are left out, with a warning.
+
+    They can only be a subclass's own, since `check_arguments` refuses others.
+    """
+    plain = {}
+    for name, value in (vars(values) if isinstance(values, argparse.Namespace) else values).items():
+        try:
+            plain[name] = plain_value(name, value)
+        except ValueError as error:
+            warnings.warn(
+                f"{owner.__name__}: {str(error).partition(':')[0]}: it is left out, so give it to load_from_checkpoint",
+                stacklevel=3,
+            )
+    return plain
+
+
+def _takes_functions(hint: Any) -> bool:
+    return get_origin(hint) is Callable or any(map(_takes_functions, get_args(hint)))
 
 
 def _find_error(name: str, value: Any, hint: Any) -> str | None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from lit_models.common.messages import suggest
-from lit_models.layers import AdaptiveAvgPool2d
+from lit_models.layers import AdaptiveAvgPool2d, channels_last
 
 ORIENTATIONS = 6
 WAVELENGTHS = [2 ** (step / 2) / 16 for step in range(5)]  # in image sides: 3 to 12 pixels of 48
@@ -86,7 +86,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`(batch, channels, height, width)` -> the same shape."""
-        return x + self.layers(x)
+        return x + self.layers(channels_last(x))
 
 
 def build_backbone(

@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -25,9 +25,11 @@ from lit_models.faces.lda import OnlineLDA
 from lit_models.faces.margins import Margin, with_margin
 from lit_models.faces.verification import EmbeddingCollector, VerificationResult, evaluate
 from lit_models.faces.verification_plots import VerificationPlots
+from lit_models.layers import channels_last
 from lit_models.module import LitModule
 from lit_models.training.data_checks import check_images, people_to_train_on
 from lit_models.training.means import EpochMeans
+from lit_models.training.schedule import LRSchedulerCallable
 
 
 class FaceEmbedder(LitModule):
@@ -108,7 +110,6 @@ class FaceEmbedder(LitModule):
         self.means = EpochMeans(train=("loss", "accuracy"))
         self.collector = EmbeddingCollector()
         self.result: VerificationResult | None = None
-        self.to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Embeddings `(batch, embedding_dim)`, float32, of length 1, of images uint8 in 0..255 or float in 0..1."""
@@ -127,7 +128,7 @@ class FaceEmbedder(LitModule):
         pixels = pixels - pixels.mean(dim=(1, 2, 3), keepdim=True)
         std = pixels.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
         pixels = (pixels / (std + 1e-3)).to(next(self.network.parameters()).dtype)
-        return pixels.expand(-1, 3, -1, -1) if self.hparams.backbone else pixels
+        return channels_last(pixels.expand(-1, 3, -1, -1)) if self.hparams.backbone else pixels
 
     @override
     def plots(self) -> list[Callback]:

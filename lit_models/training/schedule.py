@@ -2,13 +2,90 @@
 
 import inspect
 import math
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, Literal
 
+import torch
 from lightning import Trainer
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
-from torch.optim.lr_scheduler import ConstantLR, LRScheduler, ReduceLROnPlateau
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ConstantLR, LRScheduler
+
+
+class OneCycleLR(torch.optim.lr_scheduler.OneCycleLR):
+    """PyTorch's, with the optimizer's own learning rate and momentum as the peaks.
+
+    Smith and Topin, "Super-convergence: very fast training of neural networks using large learning rates", 2018,
+    https://arxiv.org/abs/1708.07120.
+
+    Args:
+        optimizer: The optimizer.
+        max_lr: Peak of the learning rate; the optimizer's `lr`, if not given.
+        total_steps: Number of steps; all that the Trainer will take, if not given.
+        pct_start: Fraction of them in which the learning rate rises.
+        anneal_strategy: Whether it rises and falls along a cosine or a line.
+        cycle_momentum: Whether momentum, or Adam's first beta, falls while the learning rate rises, and then rises.
+        base_momentum: Least momentum; the greatest, if that is smaller.
+        max_momentum: Greatest momentum; the optimizer's `momentum` or first of `betas`, if not given.
+        div_factor: Peak over the learning rate at the start.
+        final_div_factor: Learning rate at the start over that at the end.
+        three_phase: Whether it falls to that of the start as long as it rose, and only then to that of the end.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        max_lr: float | list[float] | None = None,
+        total_steps: int | None = None,
+        pct_start: float = 0.3,
+        anneal_strategy: Literal["cos", "linear"] = "cos",
+        cycle_momentum: bool = True,
+        base_momentum: float = 0.85,
+        max_momentum: float | None = None,
+        div_factor: float = 25.0,
+        final_div_factor: float = 1e4,
+        three_phase: bool = False,
+    ) -> None:
+        groups = optimizer.param_groups
+        if cycle_momentum and not {"betas", "momentum"} & set(optimizer.defaults):
+            raise ValueError(f"{type(optimizer).__name__} has no momentum: set cycle_momentum of OneCycleLR to false")
+        peaks = [max_momentum] * len(groups)
+        if max_momentum is None:
+            peaks = [group["betas"][0] if "betas" in group else group.get("momentum", 0.0) for group in groups]
+        super().__init__(
+            optimizer,
+            [group["lr"] for group in groups] if max_lr is None else max_lr,
+            total_steps,
+            pct_start=pct_start,
+            anneal_strategy=anneal_strategy,
+            cycle_momentum=cycle_momentum,
+            base_momentum=[min(base_momentum, peak) for peak in peaks],
+            max_momentum=peaks,
+            div_factor=div_factor,
+            final_div_factor=final_div_factor,
+            three_phase=three_phase,
+        )
+
+
+class ReduceLROnPlateau(torch.optim.lr_scheduler.ReduceLROnPlateau):
+    """PyTorch's, with the metric that it watches.
+
+    Args:
+        optimizer: The optimizer.
+        monitor: Name of the metric.
+        **kwargs: PyTorch's.
+    """
+
+    def __init__(self, optimizer: Optimizer, monitor: str = "val/loss", **kwargs: Any) -> None:
+        super().__init__(optimizer, **kwargs)
+        self.monitor = monitor
+
+
+# A name by itself is looked for in this order, so that the first two are meant rather than PyTorch's.
+LRSchedulerCallable = (
+    Callable[[Optimizer], OneCycleLR] | Callable[[Optimizer], ReduceLROnPlateau] | Callable[[Optimizer], LRScheduler]
+)
 
 
 def optimizer_and_schedule(
@@ -16,34 +93,47 @@ def optimizer_and_schedule(
     parameters: Iterable[nn.Parameter],
     optimizer: OptimizerCallable,
     lr_scheduler: LRSchedulerCallable | None,
+    lr: float | None,
 ) -> dict[str, Any]:
     """What a model's `configure_optimizers` returns.
 
     A schedule whose `total_steps` isn't given (such as OneCycleLR) gets the number of steps that the Trainer will take
     and steps after every batch; any other steps after every epoch, ReduceLROnPlateau with the metric that is its
-    `monitor`, in `lightning.pytorch.cli.ReduceLROnPlateau`, or `val/loss`. Without one the learning rate is constant.
+    `monitor`, or `val/loss`. A OneCycleLR without `max_lr` rises to the optimizer's learning rate. Without a schedule
+    the learning rate is constant.
     """
     optimizing = optimizer(parameters)
+    for group in optimizing.param_groups if lr else ():
+        group["lr"] = lr
     # A constant schedule where there is none, so that the learning rate is logged under the same name.
     schedule = lr_scheduler or (lambda optimizer: ConstantLR(optimizer, factor=1.0))
     defaults = {name: parameter.default for name, parameter in inspect.signature(schedule).parameters.items()}
     keywords = defaults | getattr(schedule, "keywords", {})  # of a functools.partial, which jsonargparse makes too
-    options = {}
+    options, interval = {}, "epoch"
     if keywords.get("total_steps", "never asked for") is None:
-        steps = trainer.estimated_stepping_batches
-        if math.isinf(steps):
-            raise ValueError("a schedule over all steps needs trainer.max_epochs or trainer.max_steps")
-        options["total_steps"] = int(steps)
-    interval = "step" if options else "epoch"
+        options["total_steps"], interval = planned_steps(trainer), "step"
+    if keywords.get("max_lr", "never asked for") is inspect.Parameter.empty and "base_lr" not in keywords:
+        options["max_lr"] = [group["lr"] for group in optimizing.param_groups]  # of PyTorch's OneCycleLR
     config = {"scheduler": schedule(optimizing, **options), "interval": interval, "name": "train/lr"}
     if trainer.lightning_module.automatic_optimization and (monitor := monitored(config["scheduler"])):
         config["monitor"] = monitor
     return {"optimizer": optimizing, "lr_scheduler": config}
 
 
+def planned_steps(trainer: Trainer) -> int:
+    """Steps of the optimizer in the whole of training; a ValueError says what is missing where it has no end."""
+    steps = trainer.estimated_stepping_batches
+    if math.isinf(steps):
+        raise ValueError("the schedule is over all steps, and training has no end: set trainer.max_epochs or max_steps")
+    if steps < 0:
+        raise ValueError("the schedule is over all steps, and the training data have no length: set trainer.max_steps")
+    return int(steps)
+
+
 def monitored(scheduler: LRScheduler) -> str | None:
     """The metric that a schedule is stepped with, if it is a ReduceLROnPlateau."""
-    return getattr(scheduler, "monitor", "val/loss") if isinstance(scheduler, ReduceLROnPlateau) else None
+    plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)
+    return getattr(scheduler, "monitor", "val/loss") if plateau else None
 
 
 def check_schedule(trainer: Trainer) -> None:
