@@ -143,8 +143,12 @@ class FaceDataModule(ImageDataModule):
 
     @property
     def batch_size(self) -> int:
-        """Batch size per process."""
+        """Batch size per process; set, it becomes the nearest multiple of `images_per_identity` from below, or that."""
         return self.hparams.identities_per_batch * self.hparams.images_per_identity
+
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:
+        self.hparams.identities_per_batch = max(size // self.hparams.images_per_identity, 1)
 
     @override
     def sampler(self, dataset: BatchDataset, seed: int, epoch: int, skip: int) -> IdentitySampler:

@@ -17,7 +17,13 @@ from typing_extensions import override
 from lit_models.common.arguments import AtLeastTwo, PositiveFloat, PositiveInt, check_arguments
 from lit_models.layers import Normalize
 from lit_models.module import LitModule
-from lit_models.training.data_checks import check_images, match_classes
+from lit_models.training.data_checks import (
+    check_images,
+    images_and_labels,
+    images_and_names,
+    match_classes,
+    warn_of_range,
+)
 from lit_models.training.means import EpochMeans
 from lit_models.training.plots import ClassificationPlots
 from lit_models.training.predictions import class_rows
@@ -64,7 +70,9 @@ class Classifier(LitModule):
         check_arguments(Classifier, locals())
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"{len(class_names)} class_names are given, but num_classes is {num_classes}")
-        self.in_channels, self.num_classes, self.class_names = in_channels, num_classes, class_names
+        self.in_channels, self.num_classes = in_channels, num_classes
+        self.class_names = None if class_names is None else list(class_names)
+        self.warned_of_range = False  # that float images were not in 0..1
         self.normalization = Normalize(mean, std, in_channels, images=True)
         self.means = EpochMeans(**dict.fromkeys(("train", "val", "test"), ("loss", "accuracy")))
 
@@ -89,23 +97,24 @@ class Classifier(LitModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The loss of a batch `(images, labels)`."""
-        loss, _ = self._step("train", batch)
+        loss, _ = self._step("train", batch, batch_idx)
         self.log_loss(loss)
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The logits of a batch `(images, labels)`."""
-        return self._step("val", batch)[1]
+        return self._step("val", batch, batch_idx)[1]
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The logits of a batch `(images, labels)`."""
-        return self._step("test", batch)[1]
+        return self._step("test", batch, batch_idx)[1]
 
-    def predict_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> list[dict[str, Any]]:
+    def predict_step(self, batch: Tensor | tuple[Tensor, Any], batch_idx: int) -> list[dict[str, Any]]:
         """One row per image: `file`, or `index` if a writer wants it, `label`, and the probability of each class."""
-        images, files = batch
+        images, files = images_and_names(self, batch)
+        warn_of_range(self, images)
         names = self.class_names or [str(label) for label in range(self.num_classes)]
-        unnamed = isinstance(files, Tensor)  # labels, where the batch has no file names
+        unnamed = files is None or isinstance(files, Tensor)  # labels, where the batch has no file names
         key, values = ("index", self.trainer.predict_loop.current_batch_indices) if unnamed else ("file", files)
         return class_rows(key, values, names, self(images).float().softmax(dim=1))
 
@@ -119,8 +128,10 @@ class Classifier(LitModule):
         if "input_shape" in checkpoint:  # those of the data that it was trained on
             self.example_input_array = self.example_input_array.new_zeros(1, *checkpoint["input_shape"])
 
-    def _step(self, stage: str, batch: Batch) -> tuple[Tensor, Tensor]:
-        images, labels = batch
+    def _step(self, stage: str, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor]:
+        images, labels = images_and_labels(self, batch)
+        if batch_idx == 0:  # it waits for the device
+            warn_of_range(self, images)
         logits = self(images)  # (batch, num_classes)
         try:
             loss = F.cross_entropy(logits.float(), labels)

@@ -83,6 +83,8 @@ class CNN(Classifier):
             nn.Dropout(dropout),
             nn.Linear(256 * 4 * 4, num_classes),
         )
+        if in_channels == 1:  # the layout that its gradient has, which DDP compares
+            self.features[0].to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `(batch, num_classes)` of images `(batch, in_channels, height, width)`, uint8 or float in 0..1."""

@@ -6,6 +6,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lit_models.common.arguments import plain_value
+
 Cell = Literal["gru", "lstm", "rnn"]
 Hidden = Tensor | tuple[Tensor, Tensor]  # each (num_layers, batch, hidden_dim); two of them for the LSTM
 
@@ -33,7 +35,7 @@ class Normalize(nn.Module):
 
     def fill(self, name: str, values: float | Sequence[float]) -> None:
         """Sets `mean` or `std`."""
-        buffer, numbers = getattr(self, name), torch.tensor(values, dtype=torch.float32).view(-1)
+        buffer, numbers = getattr(self, name), torch.tensor(plain_value(name, values), dtype=torch.float32).view(-1)
         if len(numbers) not in (1, len(buffer)):
             option = "in_channels" if self.images else "input_dim"  # of the models
             raise ValueError(f"{name} has {len(numbers)} numbers, but {option} is {len(buffer)}")
@@ -94,7 +96,8 @@ def make_rnn(cell: Cell, input_size: int, hidden_size: int, num_layers: int, dro
     structure in time", 1990.
     """
     kind = {"gru": nn.GRU, "lstm": nn.LSTM, "rnn": nn.RNN}[cell]
-    return kind(input_size, hidden_size, num_layers, batch_first=True, dropout=dropout if num_layers > 1 else 0.0)
+    sizes = int(input_size), int(hidden_size), int(num_layers)  # NumPy's integers are refused there
+    return kind(*sizes, batch_first=True, dropout=dropout if num_layers > 1 else 0.0)
 
 
 class Stateful(nn.Module):

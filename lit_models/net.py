@@ -74,6 +74,8 @@ class Net(Classifier):
             nn.Dropout(dropout),
             nn.Linear(hidden_features, num_classes),
         )
+        if in_channels == 1:  # the layout that its gradient has, which DDP compares
+            self.features[0].to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `(batch, num_classes)` of images `(batch, in_channels, 28, 28)`, uint8 in 0..255 or float in 0..1."""

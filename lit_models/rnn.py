@@ -20,7 +20,7 @@ from typing_extensions import override
 from lit_models.common.arguments import PositiveFloat, PositiveInt, UnitInterval, check_arguments
 from lit_models.layers import Cell, Hidden, Normalize, Stateful, make_rnn
 from lit_models.module import ExportSpec, LitModule, TensorSpec
-from lit_models.training.data_checks import match_columns
+from lit_models.training.data_checks import context_and_target, match_columns
 from lit_models.training.means import EpochMeans
 from lit_models.training.plots import ForecastPlots
 from lit_models.training.predictions import time_rows
@@ -151,7 +151,7 @@ class RNN(LitModule):
 
     def predict_step(self, batch: Window, batch_idx: int) -> list[dict[str, Any]]:
         """One row per time step: `time`, and of each column its value, None where unknown, and its prediction."""
-        prediction = self.continue_series(*batch)
+        prediction = self.continue_series(*context_and_target(self, batch))
         data, (windows, rows, _) = self.trainer.datamodule, prediction.shape
         columns = getattr(data, "column_names", None) or [str(i + 1) for i in range(batch[1].shape[2])]
         times = list(getattr(data, "times", range(1, rows + 1)))[-rows:] * windows
@@ -177,7 +177,7 @@ class RNN(LitModule):
 
     def _one_step_ahead(self, batch: Window) -> Window:
         """Scaled predictions of the target's rows from the true ones before them, and the scaled truth."""
-        context, target = batch
+        context, target = context_and_target(self, batch)
         prediction, _ = self(torch.cat([context, target[:, :-1]], dim=1))
         return self.normalize(prediction[:, context.shape[1] - 1 :]), self.normalize(target)
 

@@ -144,16 +144,6 @@ class Agent(LitModule):
         return int(sequence.generate_state(1)[0])
 
     @override
-    def configure_optimizers(self) -> dict[str, Any]:
-        configured = super().configure_optimizers()
-        if isinstance(configured["optimizer"], torch.optim.LBFGS):
-            raise ValueError(
-                f"LBFGS evaluates the loss several times a step, which {type(self).__name__} cannot: choose another "
-                "optimizer"
-            )
-        return configured
-
-    @override
     def plots(self) -> list[Callback]:
         return [ReturnPlot(), EpisodeVideo()] if self.hparams.eval_video else [ReturnPlot()]
 
@@ -178,7 +168,7 @@ class Agent(LitModule):
         return step
 
     def step_schedules(self, interval: str) -> None:
-        """Steps the learning-rate schedules that step every `step`, a training step, or every `epoch`."""
+        """Steps the learning-rate schedules that step every `step` of the optimizer, or every `epoch`."""
         for config in self.trainer.lr_scheduler_configs:
             if config.interval != interval:
                 continue
@@ -212,7 +202,7 @@ class Agent(LitModule):
         metrics = self.epoch_metrics("train") | self.schedules()
         metrics = {f"train/{name}": value for name, value in metrics.items()}
         for config in self.trainer.lr_scheduler_configs:
-            metrics[config.name] = config.scheduler.optimizer.param_groups[0]["lr"]
+            metrics[config.name or "train/lr"] = config.scheduler.optimizer.param_groups[0]["lr"]
         own = torch.tensor(list(self.collector.episode_stats.values()), device=self.device)
         episodes, returns, lengths = self.trainer.strategy.reduce(own, reduce_op="sum").tolist()
         self.collector.clear_stats()

@@ -11,6 +11,7 @@ Legend: N - environments, G - gradient steps per training step, B - transitions 
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -202,29 +203,36 @@ class DQN(Agent):
         next_value = next_values.gather(1, chooser.argmax(dim=1, keepdim=True)).view_as(batch.reward)
         return batch.reward + batch.discount * torch.where(batch.terminated, 0.0, next_value)
 
-    def training_step(self, batch: Transitions, batch_idx: int) -> None:
-        """Takes an optimizer step on each minibatch `(B, ...)` of a stack `(G, B, ...)`."""
+    def training_step(self, batch: Transitions, batch_idx: int) -> Tensor:
+        """Takes an optimizer step on each minibatch `(B, ...)` of a stack `(G, B, ...)`; the mean of their losses."""
         optimizer = self.optimizers()
         loss_function = {"mse": F.mse_loss, "huber": F.smooth_l1_loss}[self.hparams.loss]
         parameters = list(self.network.parameters())
         averaged = [] if self.ema_network is None else list(self.ema_network.parameters())
         ema_update, targets = get_ema_multi_avg_fn(self.hparams.ema_decay), self.td_target(batch)
-        steps = []
-        for obs, action, weight, target in zip(batch.observation, batch.action, batch.weight, targets, strict=True):
-            value = self.network(obs).gather(1, action[:, None]).squeeze(1).to(target.dtype)  # (B,)
+        latest, steps = (), []
+
+        def backward(observation: Tensor, action: Tensor, weight: Tensor, target: Tensor) -> Tensor:
+            nonlocal latest
+            value = self.network(observation).gather(1, action[:, None]).squeeze(1).to(target.dtype)  # (B,)
             loss = (weight * loss_function(value, target, reduction="none")).mean()
             for parameter in parameters:  # zero_grad takes ten times as long
                 parameter.grad = None
             self.manual_backward(loss)
-            optimizer.step()
+            latest = loss.detach(), value.detach()
+            return loss
+
+        for minibatch in zip(batch.observation, batch.action, batch.weight, targets, strict=True):
+            optimizer.step(partial(backward, *minibatch))
+            self.step_schedules("step")
             if averaged:
                 ema_update(averaged, parameters, None)
-            steps.append((loss.detach(), value.detach()))
+            steps.append(latest)
         losses, values = map(torch.stack, zip(*steps, strict=True))  # (G,), (G, B)
         self.buffer.update(batch.index, targets - values)
         self.gradient_steps += len(losses)
         if self.gradient_steps // len(losses) % self.hparams.target_update_interval == 0:
             polyak_update = get_ema_multi_avg_fn(1 - self.hparams.tau)
             polyak_update(list(self.target.parameters()), parameters, None)
-        self.step_schedules("step")
         self.means.update("train", len(losses), loss=losses.sum(), q_mean=values.mean(dim=1).sum())
+        return losses.mean()

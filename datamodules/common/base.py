@@ -13,6 +13,7 @@ from typing_extensions import override
 from datamodules.common.image_io import ImageFileDataset, find_images
 from datamodules.common.samplers import EpochSampler, EvenBatches, WholeBatches, world_and_rank
 from datamodules.common.tensors import BatchDataset
+from lit_models.common.arguments import plain_hyperparameters
 
 
 class BatchDataModule(LightningDataModule):
@@ -86,10 +87,18 @@ class BatchDataModule(LightningDataModule):
         if stage == "fit":
             self.order_seed, self.position = None, (0, 0)
 
+    @override
+    def _set_hparams(self, hp: Any) -> None:
+        super()._set_hparams(plain_hyperparameters(type(self), hp))
+
     @property
     def batch_size(self) -> int:
-        """Batch size per process."""
+        """Batch size per process; Lightning's BatchSizeFinder sets it."""
         return self.hparams.batch_size
+
+    @batch_size.setter
+    def batch_size(self, size: int) -> None:
+        self.hparams.batch_size = size
 
     def sampler(self, dataset: Dataset, seed: int, epoch: int, skip: int) -> EpochSampler:
         """The sampler of the training data, see EpochSampler."""

@@ -1,7 +1,6 @@
 """Keyword arguments: ranges as annotations, checked wherever they come from, and plain values for checkpoints."""
 
 import argparse
-import enum
 import math
 import numbers
 import os
@@ -58,14 +57,12 @@ def check_arguments(owner: type, values: Mapping[str, Any]) -> None:
 def plain_value(name: str, value: Any) -> Any:
     """A value in the form that a checkpoint may hold: None, numbers, strings, and lists and dictionaries of these.
 
-    NumPy's numbers and arrays, tensors, enumerations, paths, and the containers of OmegaConf and Hydra are converted.
-    A ValueError names what cannot be.
+    NumPy's numbers and arrays, tensors, paths, and the containers of OmegaConf and Hydra are converted; a ValueError
+    names what cannot be.
     """
     match value:
         case None | bool():
             return value
-        case enum.Enum():
-            return plain_value(name, value.value)
         case numbers.Integral():
             return int(value)
         case numbers.Real():

@@ -27,7 +27,7 @@ from lit_models.faces.verification import EmbeddingCollector, VerificationResult
 from lit_models.faces.verification_plots import VerificationPlots
 from lit_models.layers import channels_last
 from lit_models.module import LitModule
-from lit_models.training.data_checks import check_images, people_to_train_on
+from lit_models.training.data_checks import check_images, images_and_labels, images_and_names, people_to_train_on
 from lit_models.training.means import EpochMeans
 from lit_models.training.schedule import LRSchedulerCallable
 
@@ -144,7 +144,7 @@ class FaceEmbedder(LitModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """The loss of a batch `(images, labels)`, labels in 0..num_classes - 1."""
-        images, labels = batch
+        images, labels = images_and_labels(self, batch)
         if len(labels) < 2:  # which batch normalization doesn't take
             raise ValueError(
                 "a training batch has 1 image, but takes 2 at least: raise data.identities_per_batch or "
@@ -166,8 +166,10 @@ class FaceEmbedder(LitModule):
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
         """The embeddings of a batch `(images, labels)`, or with enrolled ones `(images, labels, indices, enrolled)`."""
-        embeddings = self(batch[0])
-        self.collector.update(self.trainer, batch_idx, embeddings, *batch[1:])
+        more = batch[2:] if isinstance(batch, list | tuple) and len(batch) == 4 else ()
+        images, labels = images_and_labels(self, batch[:2] if more else batch)
+        embeddings = self(images)
+        self.collector.update(self.trainer, batch_idx, embeddings, labels, *more)
         return embeddings
 
     test_step = validation_step
@@ -176,11 +178,14 @@ class FaceEmbedder(LitModule):
     def epoch_metrics(self, stage: str) -> dict[str, Any]:
         return super().epoch_metrics(stage) if stage == "train" else evaluate(self, stage)
 
-    def predict_step(self, batch: tuple[Tensor, Any], batch_idx: int) -> list[dict[str, Any]]:
-        """One row per image of a batch of images and their files or labels: that, and the embedding's numbers."""
-        key, names = ("label", batch[1].tolist()) if isinstance(batch[1], Tensor) else ("file", batch[1])
-        numbers = self(batch[0]).tolist()
-        return [{key: name} | dict(enumerate(row)) for name, row in zip(names, numbers, strict=True)]
+    def predict_step(self, batch: Tensor | tuple[Tensor, Any], batch_idx: int) -> list[dict[str, Any]]:
+        """One row per image: `file`, `label` or nothing, whichever comes with it, and the embedding's numbers."""
+        images, names = images_and_names(self, batch)
+        rows = [dict(enumerate(row)) for row in self(images).tolist()]
+        if names is None:
+            return rows
+        key, names = ("label", names.tolist()) if isinstance(names, Tensor) else ("file", names)
+        return [{key: name} | row for name, row in zip(names, rows, strict=True)]
 
     @override
     def for_inference(self) -> "FaceEmbedder":

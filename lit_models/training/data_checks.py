@@ -3,6 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 
 import lit_models
 from lit_models.common.messages import format_list
@@ -48,10 +50,71 @@ def check_images(model: "Classifier | FaceEmbedder", shape: torch.Size) -> None:
         raise ValueError(f"the images are {height}x{width} pixels, but {name} takes {sizes} along each side{hint}")
 
 
+def images_and_labels(model: "LitModule", batch: Any) -> tuple[Tensor, Tensor]:
+    """A batch as images and int64 labels `(batch,)`; a ValueError, if it is none."""
+    if not is_pair(batch) or batch[1].is_floating_point() or batch[1].flatten().shape != batch[0].shape[:1]:
+        raise ValueError(
+            f"a batch is {describe(batch)}: {type(model).__name__} takes pairs (images, labels), images (batch, "
+            "channels, height, width), uint8 in 0..255 or float in 0..1, and labels (batch,), integers from 0"
+        )
+    return batch[0], batch[1].view(-1).long()
+
+
+def images_and_names(model: "LitModule", batch: Any) -> tuple[Tensor, Any]:
+    """A batch to predict as images and their labels or names, None where it has only images."""
+    images, *names = batch if isinstance(batch, list | tuple) and batch else (batch,)
+    if not isinstance(images, Tensor) or len(names) > 1:
+        raise ValueError(
+            f"a batch is {describe(batch)}: {type(model).__name__} predicts images (batch, channels, height, width), "
+            "alone or in pairs with labels or names"
+        )
+    return images, names[0] if names else None
+
+
+def context_and_target(model: "LitModule", batch: Any) -> tuple[Tensor, Tensor]:
+    """A batch as context and target, a ValueError if it is no pair of them."""
+    if not is_pair(batch) or {part.dim() for part in batch} != {3}:
+        raise ValueError(
+            f"a batch is {describe(batch)}: {type(model).__name__} takes pairs (context, target), the rows (batch, "
+            "time, columns) to look back on and those after them, NaN where they are unknown"
+        )
+    return batch[0], batch[1]
+
+
+def is_pair(batch: Any) -> bool:
+    """Whether a batch is two tensors."""
+    return isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)
+
+
+def describe(batch: Any) -> str:
+    """What a batch is, in a few words, for error messages."""
+    if isinstance(batch, Tensor):
+        return f"a tensor {tuple(batch.shape)} of {str(batch.dtype).removeprefix('torch.')}"
+    if isinstance(batch, dict):
+        return f"a dictionary of {format_list([str(key) for key in batch])}"
+    if isinstance(batch, list | tuple):
+        parts = (describe(part) if isinstance(part, Tensor) else type(part).__name__ for part in batch)
+        return f"a list of {len(batch)} ({format_list(list(parts))})"
+    return f"a {type(batch).__name__}"
+
+
+def warn_of_range(model: "Classifier", images: Tensor) -> None:
+    """Warns once of float images that are not in 0..1, with some tolerance for what has been interpolated."""
+    if model.warned_of_range or not images.is_floating_point() or not images.numel():
+        return
+    low, high = (value.item() for value in images.float().aminmax())
+    if not (low >= -0.1 and high <= 1.1):
+        model.warned_of_range = True
+        rank_zero_warn(
+            f"the images are floats from {low:.4g} to {high:.4g}: {type(model).__name__} takes uint8 in 0..255 or "
+            "float in 0..1, and normalizes them itself by its mean and std: divide by 255, or leave normalization out"
+        )
+
+
 def match_classes(model: "Classifier", data: Any) -> None:
     """Raises a ValueError where the data have other classes than the model; the model takes over their names."""
     names = getattr(data, "class_names", None)
-    names = None if names is None else list(names)
+    names = None if names is None else [str(name) for name in names]
     classes = getattr(data, "num_classes", model.num_classes if names is None else len(names))
     if classes != model.num_classes:
         raise ValueError(

@@ -14,6 +14,7 @@ from torchvision.utils import make_grid
 from typing_extensions import override
 
 from lit_models.common.arguments import PositiveInt, check_arguments
+from lit_models.training.data_checks import images_and_labels
 from lit_models.training.internals import logged_step
 
 if TYPE_CHECKING:
@@ -130,7 +131,7 @@ class ClassificationPlots(EvaluationPlots):
     def update(self, pl_module: LightningModule, outputs: Tensor, batch: tuple[Tensor, Tensor]) -> None:
         if not isinstance(outputs, Tensor) or outputs.dim() != 2:  # of a step that was overridden
             return
-        images, labels = batch
+        images, labels = images_and_labels(pl_module, batch)
         confidence, predicted = outputs.softmax(dim=1).max(dim=1)
         self.confusion.update(predicted, labels)
         wrongness = torch.where(predicted == labels, -1.0, confidence)  # below any mistake's; no wait for the device

@@ -45,9 +45,10 @@ class RunRecord(SaveConfigCallback):
         self.config = self.config.clone()
         self.config.ckpt_path = None  # the saved config starts a run like this one, it doesn't resume it
         self.content = json.loads(self.parser.dump(self.config, format="json", skip_none=False))
+        folder = trainer.log_dir  # every process is asked, and told by the first
+        self.save_to_log_dir = folder is not None  # a logger may write to a database
         if stage == "fit" and trainer.logger is not None:
             super().setup(trainer, pl_module, stage)
-        folder = trainer.log_dir  # every process is asked, and told by the first
         if not trainer.loggers or folder is None or trainer.fast_dev_run or not trainer.is_global_zero:
             return
         self.folder = Path(folder)

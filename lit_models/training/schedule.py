@@ -98,7 +98,7 @@ def optimizer_and_schedule(
     """What a model's `configure_optimizers` returns.
 
     A schedule whose `total_steps` isn't given (such as OneCycleLR) gets the number of steps that the Trainer will take
-    and steps after every batch; any other steps after every epoch, ReduceLROnPlateau with the metric that is its
+    and steps with the optimizer; any other steps after every epoch, ReduceLROnPlateau with the metric that is its
     `monitor`, or `val/loss`. A OneCycleLR without `max_lr` rises to the optimizer's learning rate. Without a schedule
     the learning rate is constant.
     """
@@ -123,6 +123,7 @@ def optimizer_and_schedule(
 def planned_steps(trainer: Trainer) -> int:
     """Steps of the optimizer in the whole of training; a ValueError says what is missing where it has no end."""
     steps = trainer.estimated_stepping_batches
+    steps = getattr(trainer.lightning_module, "planned_gradient_steps", steps)  # an agent takes many in a training step
     if math.isinf(steps):
         raise ValueError("the schedule is over all steps, and training has no end: set trainer.max_epochs or max_steps")
     if steps < 0:
@@ -138,10 +139,9 @@ def monitored(scheduler: LRScheduler) -> str | None:
 
 def check_schedule(trainer: Trainer) -> None:
     """Raises a ValueError where training would go on for longer than a resumed run's schedule was made for."""
-    planned = trainer.estimated_stepping_batches
     for config in trainer.lr_scheduler_configs:
-        total = getattr(config.scheduler, "total_steps", planned)
-        if config.interval == "step" and total < planned:
+        total = getattr(config.scheduler, "total_steps", None)
+        if config.interval == "step" and total is not None and total < (planned := planned_steps(trainer)):
             raise ValueError(
                 f"the checkpoint's schedule ends after {total} steps, but training would take {planned}: keep the "
                 "number of epochs, or start a new run"
