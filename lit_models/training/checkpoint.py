@@ -21,6 +21,7 @@ from typing_extensions import override
 
 from lit_models.common.files import atomic_write
 from lit_models.common.messages import require_extra
+from lit_models.training.pickled import find_object
 from lit_models.training.trust import Modules, as_list, check_foreign, is_importable, leaves, untrusted
 
 # Types of the parts of a checkpoint that are read here, and their names in errors.
@@ -86,7 +87,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported" in str(error) or "GLOBAL" in str(error):
-            raise ValueError(f"{path} is refused: it contains code, not only tensors and numbers") from error
+            found = find_object(path)
+            where = f": {found}" if found else ""
+            raise ValueError(f"{path} is refused: it contains code, not only tensors and numbers{where}") from error
         raise ValueError(f"{path} is not a checkpoint, or a damaged one") from error
     except (EOFError, OSError, ValueError, AssertionError, *WRONG_TYPE_ERRORS) as error:
         raise ValueError(f"{path} is not a checkpoint, or is cut short") from error
