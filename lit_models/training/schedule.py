@@ -53,6 +53,8 @@ class OneCycleLR(torch.optim.lr_scheduler.OneCycleLR):
         peaks = [max_momentum] * len(groups)
         if max_momentum is None:
             peaks = [group["betas"][0] if "betas" in group else group.get("momentum", 0.0) for group in groups]
+        if total_steps and pct_start * total_steps == 1:  # PyTorch divides by zero where the rise is one step
+            pct_start += 1e-9
         super().__init__(
             optimizer,
             [group["lr"] for group in groups] if max_lr is None else max_lr,

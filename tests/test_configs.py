@@ -1,0 +1,95 @@
+"""Every keyword of every config reaches something."""
+
+import hashlib
+from collections.abc import Iterator
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from lit_models.cli import main as cli
+
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+# What does not change a run by its nature.
+WITHOUT_EFFECT = {
+    "root": "where the data are",
+    "path": "where the data are",
+    "download": "how the data got there",
+    "cache_on_device": "where the data are kept",
+    "fused": "how the optimizer's step is computed",
+}
+OTHERS = {"tanh": "relu", "mse": "huber", "pixel": "permuted_pixel", "olivetti": "lfw", "lfw": "olivetti"}
+
+
+def keywords(section: dict, option: str) -> Iterator[tuple[str, object]]:
+    """The options that a section of a config sets, with their values."""
+    for name, value in section.get("init_args", {}).items():
+        if isinstance(value, dict):
+            yield from keywords(value, f"{option}.{name}")
+        else:
+            yield f"{option}.{name}", value
+
+
+def changed(name: str, value: object) -> object:
+    if name == "env_id":
+        return "Acrobot-v1" if value == "CartPole-v1" else "CartPole-v1"
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, list):
+        return [changed(name, value[0]), *value[1:]]
+    if isinstance(value, str):
+        return OTHERS[value]
+    return value * 2 or 1 if isinstance(value, int) else value / 2 or 0.5
+
+
+def result(*args: str) -> object:
+    """All that a short run comes to: weights, metrics, the size of its data, and learning rates; or why it fails."""
+    try:
+        command = cli.CLI(["fit", *args])
+    except (ValueError, SystemExit) as error:
+        return str(error)
+    model, trainer = command.model, command.trainer
+    weights = hashlib.sha256()
+    for value in model.state_dict().values():
+        weights.update(value.numpy().tobytes())
+    (config,) = trainer.lr_scheduler_configs
+    rates = []
+    for _ in range(trainer.max_epochs * 50 if config.interval == "epoch" else 0):  # longer than any of these runs
+        config.scheduler.step()
+        rates += [group["lr"] for group in config.scheduler.optimizer.param_groups]
+    metrics = {name: value.item() for name, value in trainer.callback_metrics.items() if "per_second" not in name}
+    replay = getattr(getattr(model, "buffer", None), "nbytes", None)
+    return weights.hexdigest(), metrics, trainer.num_training_batches, len(trainer.train_dataloader), rates, replay
+
+
+def options(path):
+    config = yaml.safe_load(path.read_text())
+    return [pair for section in ("model", "data") for pair in keywords(config.get(section, {}), f"--{section}")]
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem != "mnist")) for path in CONFIGS]
+)
+def test_every_keyword_of_a_config_has_an_effect(path, own_data, tmp_path):
+    if path.stem == "dqn_lunarlander":
+        pytest.importorskip("Box2D", reason="needs the extra box2d")
+    if path.stem == "face_olivetti":
+        pytest.importorskip("sklearn", reason="needs the extra face-data")
+    flags = ["--trainer.max_epochs=2", "--trainer.limit_train_batches=15", "--trainer.limit_val_batches=1"]
+    flags += ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_progress_bar=false"]
+    flags += ["--trainer.check_val_every_n_epoch=1", "--trainer.enable_model_summary=false"]
+    args = [f"--config={path}", *flags, *own_data.get(path.stem, [])]
+    given = dict(arg.partition("=")[::2] for arg in args)
+    before = result(*args)
+    assert not isinstance(before, str), before
+    assert result(*args) == before
+    for option, value in options(path):
+        name = option.rpartition(".")[2]
+        if name not in WITHOUT_EFFECT:
+            another = changed(name, yaml.safe_load(given[option]) if option in given else value)
+            assert result(*args, f"{option}={another}") != before, f"{option} is without effect"
+
+
+def test_what_has_no_effect_is_in_some_config():
+    names = {option.rpartition(".")[2] for path in CONFIGS for option, _ in options(path)}
+    assert set(WITHOUT_EFFECT) <= names
