@@ -247,6 +247,8 @@ def test_python(tmp_path, trained, follow):
     trained_on_digits(tmp_path, trained)
     reader = follow("docs/python.md")
     assert reader.names["model"].num_classes == 3
+    assert "train/accuracy" in reader.names["trainer"].callback_metrics
+    assert not any(parameter.requires_grad for parameter in reader.names["model"].features.parameters())
     assert list(reader.names["rows"][0]) == ["label", *map(str, range(10))]
 
 
