@@ -379,6 +379,7 @@ def test_missing_extra_is_named(reason, message, when):
 
 
 def test_videos_need_a_folder(tmp_path):
+    pytest.importorskip("moviepy", reason="needs the extra video")
     (tmp_path / "file").touch()
     agent = small_agent()
     agent.video_folder = str(tmp_path / "file" / "videos")

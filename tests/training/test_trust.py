@@ -193,7 +193,7 @@ def test_an_export_imports_no_data_module_and_calls_no_function(evil, last, tmp_
 @pytest.mark.parametrize("shape", [["a", 1, 1], [-1, 28, 28], [2**40, 2**40], {"a": 1}, 7])
 def test_a_shape_that_is_none_is_one_line(shape, last, tmp_path, capsys):
     path = forged(last, tmp_path / "other.ckpt", input_shape=shape)
-    message = fails(capsys, "export", f"--ckpt_path={path}", "--format=safetensors", f"--output={tmp_path / 'file'}")
+    message = fails(capsys, "export", f"--ckpt_path={path}", "--format=torch_export", f"--output={tmp_path / 'file'}")
     assert message.endswith("is damaged: its input_shape is not a list of sizes")
     assert message == fails(capsys, "test", f"--ckpt_path={path}")
 
