@@ -269,6 +269,12 @@ def test_every_page_with_commands_or_examples_has_a_test():
     assert shown == tested
 
 
+def test_blocks_of_other_kinds_hold_no_commands():
+    for page in PAGES:
+        others = [(kind, text) for kind, text in BLOCK.findall(PAGES[page]) if kind not in ("bash", "python", "yaml")]
+        assert not [text for kind, text in others if kind or "python" in text]
+
+
 def test_no_command_is_left_out_that_is_not_there():
     there = {part for page in PAGES for line in commands(page) for part in line.split(" && ")}
     assert set(NOT_RUN) <= there
