@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -212,8 +214,18 @@ def test_checkpoints_that_are_refused(last, tmp_path, capsys):
         def __reduce__(self):
             return (os.mkdir, (str(tmp_path / "run"),))
 
-    torch.save(torch.load(last, weights_only=True) | {"extra": Evil()}, tmp_path / "evil.ckpt")
-    assert "contains code" in fails(capsys, "test", "--ckpt_path", tmp_path / "evil.ckpt")
+    content = torch.load(last, weights_only=True)
+    for value, kind in (
+        (Evil(), "posix.mkdir"),
+        (np.float64(1), "numpy._core.multiarray.scalar"),
+        (np.zeros(2), "numpy.ndarray"),
+        ([{"a": Path("x")}], "pathlib.PosixPath"),
+        (type("Made", (), {"__module__": "builtins", "__reduce__": lambda self: (eval, ("1",))})(), "__builtin__.eval"),
+    ):
+        torch.save(content | {"hyper_parameters": {"a": 1, "mean": value}}, tmp_path / "evil.ckpt")
+        message = fails(capsys, "test", "--ckpt_path", tmp_path / "evil.ckpt")
+        assert "contains code" in message
+        assert f"hyper_parameters.mean{'.0.a' if isinstance(value, list) else ''} is a {kind}" in message
     assert not (tmp_path / "run").exists()
     torch.save({"weights": torch.ones(1)}, tmp_path / "other.ckpt")
     assert "not a Lightning checkpoint" in fails(capsys, "test", "--ckpt_path", tmp_path / "other.ckpt")

@@ -470,7 +470,6 @@ def test_command_line(tmp_path, capsys, monkeypatch):
         (["fit", "--model=DQN", "--model.env_id=Pendulum-v1"], "error: the actions of Pendulum-v1 are continuous"),
         (["fit", "--model=DQN", "--model.duelling=true"], "'duelling'; did you mean 'dueling'?"),
         (["fit", "--model=DQN", "--data=MNISTDataModule"], "leave out --data MNISTDataModule"),
-        (["fit", "--model=DQN", "--model.optimizer=LBFGS"], "error: LBFGS evaluates the loss several times a step"),
         (["fit", "--model=DQN", "--model.buffer_size=10"], "error: buffer_size is 10: batch_size and"),
     ],
 )

@@ -7,6 +7,7 @@ import pytest
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
+from lightning.pytorch.core.mixins import HyperparametersMixin
 from lightning.pytorch.plugins.precision import HalfPrecision
 
 from lit_models.cli.main import CLI
@@ -46,6 +47,10 @@ def test_a_trainer_tells_its_steps():
     assert trainer.current_epoch == 2
     assert not internals.is_accumulating(trainer)
     assert callable(trainer.fit_loop.epoch_loop._should_accumulate)
+
+
+def test_hyperparameters_are_set_by_that_name():
+    assert "_set_hparams" in vars(HyperparametersMixin)
 
 
 def test_half_precision_converts_its_input_by_that_name():
