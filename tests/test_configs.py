@@ -39,7 +39,9 @@ def changed(name: str, value: object) -> object:
         return [changed(name, value[0]), *value[1:]]
     if isinstance(value, str):
         return OTHERS[value]
-    return value * 2 or 1 if isinstance(value, int) else value / 2 or 0.5
+    if isinstance(value, int):
+        return value + 8 if name == "image_size" else value // 2 if value > 1 else value + 1
+    return value / 2 or 0.5
 
 
 def result(*args: str) -> object:
@@ -75,7 +77,8 @@ def test_every_keyword_of_a_config_has_an_effect(path, own_data, tmp_path):
         pytest.importorskip("Box2D", reason="needs the extra box2d")
     if path.stem == "face_olivetti":
         pytest.importorskip("sklearn", reason="needs the extra face-data")
-    flags = ["--trainer.max_epochs=2", "--trainer.limit_train_batches=15", "--trainer.limit_val_batches=1"]
+    batches = 15 if path.stem.startswith("dqn") else 4  # an agent updates its target network after some
+    flags = ["--trainer.max_epochs=2", f"--trainer.limit_train_batches={batches}", "--trainer.limit_val_batches=1"]
     flags += ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_progress_bar=false"]
     flags += ["--trainer.check_val_every_n_epoch=1", "--trainer.enable_model_summary=false"]
     args = [f"--config={path}", *flags, *own_data.get(path.stem, [])]
