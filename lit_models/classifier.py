@@ -112,7 +112,8 @@ class Classifier(LitModule):
     def predict_step(self, batch: Tensor | tuple[Tensor, Any], batch_idx: int) -> list[dict[str, Any]]:
         """One row per image: `file`, or `index` if a writer wants it, `label`, and the probability of each class."""
         images, files = images_and_names(self, batch)
-        warn_of_range(self, images)
+        if batch_idx == 0:  # it waits for the device
+            warn_of_range(self, images)
         names = self.class_names or [str(label) for label in range(self.num_classes)]
         unnamed = files is None or isinstance(files, Tensor)  # labels, where the batch has no file names
         key, values = ("index", self.trainer.predict_loop.current_batch_indices) if unnamed else ("file", files)

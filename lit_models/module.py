@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lit_models.common.arguments import plain_hyperparameters
+from lit_models.common.arguments import plain_hyperparameters, saved_hyperparameters
 from lit_models.training.checkpoint import save_class_paths
 from lit_models.training.data_checks import check_task
 from lit_models.training.internals import disable_input_cast
@@ -66,8 +66,8 @@ class LitModule(LightningModule):
     resume_may_change: ClassVar[frozenset[str]] = frozenset()  # hyperparameters that a resumed run may have others of
     throughput_counters: ClassVar[tuple[str, ...]] = ()  # its attributes that count the training, if not samples do
     lr_monitor: ClassVar[bool] = True  # whether the command line logs the learning rate; False where the model does
-
     lr: float | None = None  # the learning rate instead of the optimizer's own: Lightning's LearningRateFinder sets it
+    configured_lr: float | None = None  # the one that optimizer and schedule were made for
 
     def __init__(self, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None) -> None:
         super().__init__()
@@ -84,7 +84,7 @@ class LitModule(LightningModule):
 
     @override
     def _set_hparams(self, hp: Any) -> None:
-        super()._set_hparams(plain_hyperparameters(type(self), hp))
+        super()._set_hparams(plain_hyperparameters(hp))
 
     def plots(self) -> list[Callback]:
         """Callbacks that draw the plots of this kind of model for TensorBoard."""
@@ -138,7 +138,7 @@ class LitModule(LightningModule):
         save_class_paths(self, checkpoint)
         for owner in (self, self.trainer.datamodule):  # for what was set later, and data modules of others
             if (key := getattr(owner, "CHECKPOINT_HYPER_PARAMS_KEY", None)) in checkpoint:
-                checkpoint[key] = plain_hyperparameters(type(owner), checkpoint[key])
+                checkpoint[key] = saved_hyperparameters(type(owner), checkpoint[key])
 
     def log_loss(self, loss: Tensor) -> None:
         """Logs `train/loss_step` at the steps that Lightning writes, since `self.log` takes 0.36 ms."""

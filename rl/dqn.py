@@ -210,29 +210,25 @@ class DQN(Agent):
         parameters = list(self.network.parameters())
         averaged = [] if self.ema_network is None else list(self.ema_network.parameters())
         ema_update, targets = get_ema_multi_avg_fn(self.hparams.ema_decay), self.td_target(batch)
-        latest, steps = (), []
+        losses, values = torch.empty_like(targets[:, 0]), torch.empty_like(targets)  # (G,), (G, B)
 
-        def backward(observation: Tensor, action: Tensor, weight: Tensor, target: Tensor) -> Tensor:
-            nonlocal latest
+        def backward(step: int, observation: Tensor, action: Tensor, weight: Tensor, target: Tensor) -> Tensor:
             value = self.network(observation).gather(1, action[:, None]).squeeze(1).to(target.dtype)  # (B,)
             loss = (weight * loss_function(value, target, reduction="none")).mean()
             for parameter in parameters:  # zero_grad takes ten times as long
                 parameter.grad = None
             self.manual_backward(loss)
-            latest = loss.detach(), value.detach()
+            losses[step], values[step] = loss.detach(), value.detach()
             return loss
 
-        for minibatch in zip(batch.observation, batch.action, batch.weight, targets, strict=True):
-            optimizer.step(partial(backward, *minibatch))
+        for step, minibatch in enumerate(zip(batch.observation, batch.action, batch.weight, targets, strict=True)):
+            optimizer.step(partial(backward, step, *minibatch))  # a function, for LBFGS, which calls it several times
             self.step_schedules("step")
             if averaged:
                 ema_update(averaged, parameters, None)
-            steps.append(latest)
-        losses, values = map(torch.stack, zip(*steps, strict=True))  # (G,), (G, B)
         self.buffer.update(batch.index, targets - values)
         self.gradient_steps += len(losses)
         if self.gradient_steps // len(losses) % self.hparams.target_update_interval == 0:
-            polyak_update = get_ema_multi_avg_fn(1 - self.hparams.tau)
-            polyak_update(list(self.target.parameters()), parameters, None)
+            get_ema_multi_avg_fn(1 - self.hparams.tau)(list(self.target.parameters()), parameters, None)
         self.means.update("train", len(losses), loss=losses.sum(), q_mean=values.mean(dim=1).sum())
         return losses.mean()

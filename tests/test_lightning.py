@@ -283,7 +283,7 @@ class Others(MNISTDataModule):
 def test_what_data_set_later_is_made_plain_or_left_out(trainer, tmp_path):
     model, running = Net(), trainer()
     running.fit(model, datamodule=Others())
-    with pytest.warns(UserWarning, match=r"Others: transform is a builtins.function.* it is left out"):
+    with pytest.warns(UserWarning, match=r"Others: transform is a builtins.function, which a checkpoint cannot hold"):
         running.save_checkpoint(tmp_path / "model.ckpt")
     assert lit_models.load(tmp_path / "model.ckpt").class_names == list("0123456789")
 
@@ -294,11 +294,14 @@ class WithLoss(Net):
         self.loss = loss
 
 
-def test_a_module_that_a_subclass_takes_is_left_out_with_a_warning():
+def test_a_module_that_a_subclass_takes_is_left_out_of_checkpoints_with_a_warning(trainer, tmp_path):
+    model, running = WithLoss(loss=torch.nn.MSELoss(), mean=np.float32(0.5)), trainer()
+    assert isinstance(model.hparams.loss, torch.nn.MSELoss)
+    running.fit(model, datamodule=MNISTDataModule(batch_size=8))
     with pytest.warns(UserWarning, match=r"WithLoss: loss is a torch.nn.modules.loss.MSELoss"):
-        model = WithLoss(loss=torch.nn.MSELoss(), mean=np.float32(0.5))
-    assert "loss" not in model.hparams
-    assert model.hparams.mean == 0.5
+        running.save_checkpoint(tmp_path / "model.ckpt")
+    loaded = WithLoss.load_from_checkpoint(tmp_path / "model.ckpt", loss=torch.nn.L1Loss())
+    assert (loaded.hparams.mean, type(loaded.loss)) == (0.5, torch.nn.L1Loss)
 
 
 @pytest.mark.parametrize(

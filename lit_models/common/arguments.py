@@ -1,6 +1,7 @@
 """Keyword arguments: ranges as annotations, checked wherever they come from, and plain values for checkpoints."""
 
 import argparse
+import contextlib
 import math
 import numbers
 import os
@@ -84,21 +85,25 @@ def plain_value(name: str, value: Any) -> Any:
     )
 
 
-def plain_hyperparameters(owner: type, values: Mapping[str, Any] | argparse.Namespace) -> dict[str, Any]:
-    """Hyperparameters of a class as plain values; those that are not, such as functions, are left out, with a warning.
-
-    They can only be a subclass's own, since `check_arguments` refuses others.
-    """
-    plain = {}
-    for name, value in (vars(values) if isinstance(values, argparse.Namespace) else values).items():
-        try:
+def plain_hyperparameters(values: Mapping[str, Any] | argparse.Namespace) -> dict[str, Any]:
+    """Hyperparameters as plain values, except for those that cannot be: a subclass's own, see `check_arguments`."""
+    plain = dict(vars(values) if isinstance(values, argparse.Namespace) else values)
+    for name, value in plain.items():
+        with contextlib.suppress(ValueError):
             plain[name] = plain_value(name, value)
-        except ValueError as error:
-            warnings.warn(
-                f"{owner.__name__}: {str(error).partition(':')[0]}: it is left out, so give it to load_from_checkpoint",
-                stacklevel=3,
-            )
     return plain
+
+
+def saved_hyperparameters(owner: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters of a class for a checkpoint: those that are not plain are left out, with a warning."""
+    saved = {}
+    for name, value in values.items():
+        try:
+            saved[name] = plain_value(name, value)
+        except ValueError as error:
+            reason = str(error).partition(":")[0]
+            warnings.warn(f"{owner.__name__}: {reason}: give it to load_from_checkpoint again", stacklevel=2)
+    return saved
 
 
 def _takes_functions(hint: Any) -> bool:
