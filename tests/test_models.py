@@ -109,7 +109,8 @@ def test_overfits_one_batch(name):
 def test_loss_of_one_batch_falls_in_a_trainer(name):
     seed_everything(0)
     row, until = MODELS[name], UntilHalved()
-    model = row.make(optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-2), dropout=0.0)
+    options = {"dropout": 0.0} if "dropout" in row.make().hparams else {}
+    model = row.make(optimizer=lambda parameters: torch.optim.Adam(parameters, lr=1e-2), **options)
     options = {"overfit_batches": 1, "limit_val_batches": 0, "enable_checkpointing": True}
     trainer(until, max_epochs=45, **options).fit(model, datamodule=row.data())
     assert until.losses[-1] < 0.5 * until.losses[0]
