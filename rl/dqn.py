@@ -184,6 +184,7 @@ class DQN(Agent):
     def collect(self) -> None:
         """Adds a rollout to the replay buffer; the first one lasts until learning starts."""
         hp, end = self.hparams, self.buffer.steps + self.hparams.rollout_steps
+        self.warmed_up = self.warmed_up and self.buffer.size > 0  # it may have gone back to an earlier state
         while self.buffer.steps < end or not self.warmed_up:
             observation = self.collector.observation  # (N, ...)
             greedy = self.network(observation.to(self.device)).argmax(dim=1).cpu().numpy() + self.action_start

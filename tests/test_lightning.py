@@ -155,6 +155,30 @@ def test_a_learning_rate_that_a_callback_finds_is_the_peak_of_the_schedule(row, 
     assert group["max_lr"] == model.lr
 
 
+def test_an_agent_fills_its_replay_again_after_a_search(trainer):
+    row = MODELS["DQN"]
+    agent = row.make(n_steps=40, learning_starts=300)
+    finder = LearningRateFinder(num_training_steps=steps_to_search(agent), early_stop_threshold=None)
+    trainer(finder, **SEARCHING).fit(agent)
+    steps = agent.gradient_steps
+    assert steps == 20 * agent.hparams.gradient_steps
+    assert agent.env_steps == 300 + (20 - 1) * 4  # the first step's rollout is the one that fills it
+
+
+@pytest.mark.parametrize("finder", ["LearningRateFinder", "BatchSizeFinder"])
+def test_a_run_that_goes_on_does_not_search_again(finder, tmp_path):
+    few = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", f"--trainer.default_root_dir={tmp_path}"]
+    args = ["fit", "--model=Net", "--data=MNISTDataModule", f"--trainer.callbacks={finder}", *few]
+    number = "num_training_steps=30" if finder == "LearningRateFinder" else "max_trials=3"
+    first = cli.CLI([*args, f"--trainer.callbacks.{number}", "--trainer.max_epochs=20"])
+    last = tmp_path / "Net" / "version_0" / "checkpoints" / "last.ckpt"
+    second = cli.CLI(["fit", f"--ckpt_path={last}", "--trainer.max_epochs=21"])
+    assert second.datamodule.batch_size == first.datamodule.batch_size
+    rates = [command.trainer.optimizers[0].param_groups[0]["lr"] for command in (first, second)]
+    assert rates[0] == rates[1]
+    assert second.trainer.global_step == first.trainer.global_step + 2
+
+
 def test_a_batch_size_is_found_and_used(row, trainer):
     model, data = row.make(), row.data()
     running = trainer()

@@ -16,7 +16,13 @@ import yaml
 from jsonargparse import DefaultHelpFormatter, get_loader, set_loader
 from lightning import Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
-from lightning.pytorch.callbacks import Callback, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    BatchSizeFinder,
+    Callback,
+    LearningRateFinder,
+    LearningRateMonitor,
+    ModelCheckpoint,
+)
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
@@ -255,6 +261,9 @@ class CLI(LightningCLI):
             config["logger"] = self._logger()
         given = config["callbacks"] or []
         given = given if isinstance(given, list) else [given]
+        if self.subcommand == "fit" and self.config.fit.ckpt_path:  # it goes on with what they have found
+            given = [callback for callback in given if not isinstance(callback, LearningRateFinder | BatchSizeFinder)]
+        config["callbacks"] = given
         enabled = {
             ModelCheckpoint: config["enable_checkpointing"] is not False,
             lightning_callbacks.ProgressBar: config["enable_progress_bar"] is not False,
