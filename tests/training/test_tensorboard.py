@@ -70,5 +70,5 @@ def test_hyperparameters(board):
     found = HParamsPluginData.FromString(contents).session_start_info.hparams
     assert found["model.optimizer"].string_value == "torch.optim.SGD"
     assert found["model.optimizer.lr"].number_value == pytest.approx(0.1)
-    assert found["model.lr_scheduler"].string_value == "torch.optim.lr_scheduler.OneCycleLR"
+    assert found["model.lr_scheduler"].string_value == "lit_models.training.schedule.OneCycleLR"
     assert found["data.rotation"].number_value == 10
