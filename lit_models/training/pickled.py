@@ -51,13 +51,14 @@ def find_object(path: Path) -> str | None:
         return None
 
 
-def objects(content: Any, keys: str = "") -> Iterator[tuple[str, str]]:
+def objects(content: Any) -> Iterator[tuple[str, str]]:
     """The placeholders in nested dictionaries and sequences: their keys, joined with dots, and their class."""
-    if isinstance(content, Placeholder):
-        yield keys, content.kind
-    elif isinstance(content, dict):
-        for key, value in content.items():
-            yield from objects(value, f"{keys}.{key}".lstrip("."))
-    elif isinstance(content, list | tuple):
-        for index, value in enumerate(content):
-            yield from objects(value, f"{keys}.{index}".lstrip("."))
+    waiting, seen = [("", content)], set()
+    while waiting:
+        keys, value = waiting.pop()
+        if isinstance(value, Placeholder):
+            yield keys, value.kind
+        elif id(value) not in seen and isinstance(value, dict | list | tuple):
+            seen.add(id(value))  # one that holds another many times may be made to take for ever
+            parts = value.items() if isinstance(value, dict) else enumerate(value)
+            waiting += [(f"{keys}.{key}".lstrip("."), part) for key, part in reversed(list(parts))]
