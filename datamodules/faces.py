@@ -143,7 +143,7 @@ class FaceDataModule(ImageDataModule):
 
     @property
     def batch_size(self) -> int:
-        """Batch size per process; set, it becomes the nearest multiple of `images_per_identity` from below, or that."""
+        """Batch size per process; setting it sets `identities_per_batch`, rounded down, at least 1."""
         return self.hparams.identities_per_batch * self.hparams.images_per_identity
 
     @batch_size.setter

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from lightning import LightningModule
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import BatchSizeFinder, Callback, LearningRateFinder
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
@@ -66,8 +66,7 @@ class LitModule(LightningModule):
     resume_may_change: ClassVar[frozenset[str]] = frozenset()  # hyperparameters that a resumed run may have others of
     throughput_counters: ClassVar[tuple[str, ...]] = ()  # its attributes that count the training, if not samples do
     lr_monitor: ClassVar[bool] = True  # whether the command line logs the learning rate; False where the model does
-    lr: float | None = None  # the learning rate instead of the optimizer's own: Lightning's LearningRateFinder sets it
-    configured_lr: float | None = None  # the one that optimizer and schedule were made for
+    learning_rate: float | None = None  # instead of the optimizer's own: Lightning's LearningRateFinder sets it
 
     def __init__(self, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None) -> None:
         super().__init__()
@@ -76,15 +75,18 @@ class LitModule(LightningModule):
 
     def __getstate__(self) -> dict[str, Any]:
         """Without factories that are defaults, which are mostly lambdas, and cannot be pickled."""
-        defaults = default_factories(type(self))
-        return {k: v for k, v in super().__getstate__().items() if k not in defaults or v is not defaults[k]}
+        state, defaults = super().__getstate__(), default_factories(type(self))
+        omitted = {name for name in defaults if state.get(name) is defaults[name]}
+        return {name: value for name, value in state.items() if name not in omitted} | {"omitted": omitted}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(default_factories(type(self)) | state)
+        defaults = default_factories(type(self))
+        omitted = {name: defaults[name] for name in state["omitted"]}
+        super().__setstate__({name: value for name, value in state.items() if name != "omitted"} | omitted)
 
     @override
     def _set_hparams(self, hp: Any) -> None:
-        super()._set_hparams(plain_hyperparameters(hp))
+        super()._set_hparams(plain_hyperparameters(type(self), hp))
 
     def plots(self) -> list[Callback]:
         """Callbacks that draw the plots of this kind of model for TensorBoard."""
@@ -108,12 +110,13 @@ class LitModule(LightningModule):
     @override
     def configure_optimizers(self) -> dict[str, Any]:
         """The injected optimizer and schedule."""
-        self.configured_lr = self.lr
-        return optimizer_and_schedule(self.trainer, self.parameters(), self.optimizer, self.lr_scheduler, self.lr)
+        factories = self.optimizer, self.lr_scheduler
+        return optimizer_and_schedule(self.trainer, self.parameters(), *factories, self.learning_rate)
 
     @override
-    def on_train_start(self) -> None:
-        if self.lr != self.configured_lr:  # found after the schedule was made
+    def on_fit_start(self) -> None:
+        if any(isinstance(callback, LearningRateFinder | BatchSizeFinder) for callback in self.trainer.callbacks):
+            # They have changed what the schedule was made for, and a checkpoint is restored after this.
             self.trainer.strategy.setup_optimizers(self.trainer)
 
     def epoch_metrics(self, stage: str) -> dict[str, Any]:
@@ -139,6 +142,7 @@ class LitModule(LightningModule):
         for owner in (self, self.trainer.datamodule):  # for what was set later, and data modules of others
             if (key := getattr(owner, "CHECKPOINT_HYPER_PARAMS_KEY", None)) in checkpoint:
                 checkpoint[key] = saved_hyperparameters(type(owner), checkpoint[key])
+                checkpoint.pop(owner.CHECKPOINT_HYPER_PARAMS_TYPE, None)  # OmegaConf's class
 
     def log_loss(self, loss: Tensor) -> None:
         """Logs `train/loss_step` at the steps that Lightning writes, since `self.log` takes 0.36 ms."""

@@ -33,8 +33,8 @@ class Net(Classifier):
         std: Standard deviation of the images, likewise. MNIST's is 0.3081.
         class_names: Class names by label, for plots and predictions. The data module's, if not given.
         optimizer: Factory: parameters -> optimizer.
-        lr_scheduler: Factory: optimizer -> schedule, stepped per batch if it takes `total_steps` and none are given
-            (OneCycleLR), else per epoch.
+        lr_scheduler: Factory: optimizer -> schedule. OneCycleLR rises to the optimizer's `lr`, and steps with the
+            optimizer, as others do that take `total_steps` where none are given; the rest step after every epoch.
     """
 
     sizes = range(28, 32)  # what leaves 4x4 for the linear layer

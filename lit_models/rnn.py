@@ -49,8 +49,8 @@ class RNN(LitModule):
         mean: Mean of the series, a number or one per column. The data module's, if not given, else 0.
         std: Standard deviation of the series, likewise. The data module's, if not given, else 1.
         optimizer: Factory: parameters -> optimizer.
-        lr_scheduler: Factory: optimizer -> schedule, stepped per batch if it takes `total_steps` and none are given
-            (OneCycleLR), else per epoch.
+        lr_scheduler: Factory: optimizer -> schedule. OneCycleLR rises to the optimizer's `lr`, and steps with the
+            optimizer, as others do that take `total_steps` where none are given; the rest step after every epoch.
 
     Raises:
         ValueError: An argument is out of range; the numbers of columns don't fit each other or the data's.

@@ -159,7 +159,10 @@ class Agent(LitModule):
         trainer, planned = self.trainer, math.inf
         if trainer.max_epochs >= 0:
             planned = trainer.max_epochs * trainer.num_training_batches * self.hparams.gradient_steps
-        return planned if trainer.max_steps < 0 else min(planned, trainer.max_steps)
+        if trainer.max_steps < 0:
+            return planned
+        steps = self.hparams.gradient_steps
+        return min(planned, math.ceil(trainer.max_steps / steps) * steps)  # a training step takes all of its own
 
     def step_envs(self, action: np.ndarray) -> Step:
         """Steps the training environments, and counts it."""
@@ -192,7 +195,6 @@ class Agent(LitModule):
 
     @override
     def on_train_start(self) -> None:
-        super().on_train_start()
         if self.buffer is not None and self.hparams.save_replay:
             size = self.buffer.nbytes / 1e6
             rank_zero_info(f"A checkpoint takes up to {size:,.1f} MB for the replay: model.save_replay")

@@ -2,6 +2,7 @@
 
 import copy
 import io
+import math
 import pickle
 import warnings
 from functools import partial
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lightning import Trainer, seed_everything
+from lightning import LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ModelPruning
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.tuner import Tuner
@@ -88,6 +89,19 @@ class Passing(Net):
         super().__init__(**kwargs)
 
 
+class WithCriterion(Net):
+    """Takes a module, and has one by default."""
+
+    def __init__(self, criterion=torch.nn.MSELoss(), **kwargs):  # noqa: B008
+        super().__init__(**kwargs)
+        self.criterion = criterion
+
+
+def test_a_copy_has_the_module_that_was_given():
+    assert isinstance(copy.deepcopy(WithCriterion(criterion=torch.nn.L1Loss())).criterion, torch.nn.L1Loss)
+    assert isinstance(copy.deepcopy(WithCriterion()).criterion, torch.nn.MSELoss)
+
+
 def test_a_copy_of_a_subclass_has_its_own_optimizer():
     assert unpickled(Passing(optimizer=SGD)).optimizer.keywords == SGD.keywords
     assert unpickled(Passing()).optimizer is Net().optimizer
@@ -140,9 +154,10 @@ def test_a_learning_rate_is_found_and_used(row, trainer):
     tuner = Tuner(trainer(**SEARCHING))
     found = tuner.lr_find(model, datamodule=data, num_training=steps, early_stop_threshold=None)
     assert len(set(found.results["lr"])) == 20
-    assert model.lr == found.suggestion() not in (None, 0.1)
+    assert found.suggestion() not in (None, 0.1)
+    assert model.learning_rate == found.suggestion()
     trainer().fit(model, datamodule=data)
-    assert {group["lr"] for group in model.optimizers().optimizer.param_groups} == {model.lr}
+    assert {group["lr"] for group in model.optimizers().optimizer.param_groups} == {model.learning_rate}
 
 
 def test_a_learning_rate_that_a_callback_finds_is_the_peak_of_the_schedule(row, trainer):
@@ -151,8 +166,36 @@ def test_a_learning_rate_that_a_callback_finds_is_the_peak_of_the_schedule(row, 
     running = trainer(finder, **SEARCHING)
     running.fit(model, datamodule=row.data())
     (group,) = running.optimizers[0].param_groups
-    assert model.lr == finder.optimal_lr.suggestion() not in (None, 0.1)
-    assert group["max_lr"] == model.lr
+    assert finder.optimal_lr.suggestion() not in (None, 0.1)
+    assert group["max_lr"] == model.learning_rate == finder.optimal_lr.suggestion()
+
+
+class OwnOptimizer(Net):
+    """Configures its optimizer itself."""
+
+    def __init__(self, lr=0.1, **kwargs):
+        super().__init__(**kwargs)
+        self.lr = lr
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=self.lr)
+
+    def on_train_start(self):
+        self.moments = len(self.optimizers().state)
+
+
+def test_a_subclass_with_an_optimizer_of_its_own_keeps_it(trainer, tmp_path):
+    data = MNISTDataModule(batch_size=8)
+    model, running = OwnOptimizer(), trainer()
+    running.fit(model, datamodule=data)
+    running.save_checkpoint(tmp_path / "model.ckpt")
+    resumed = OwnOptimizer()
+    trainer(max_epochs=2).fit(resumed, datamodule=data, ckpt_path=tmp_path / "model.ckpt", weights_only=True)
+    assert resumed.moments == len(list(model.parameters()))
+    finder = LearningRateFinder(num_training_steps=20, early_stop_threshold=None)
+    running = trainer(finder, **SEARCHING)
+    running.fit(resumed, datamodule=data)
+    assert running.optimizers[0].param_groups[0]["lr"] == resumed.lr == finder.optimal_lr.suggestion() != 0.1
 
 
 def test_an_agent_fills_its_replay_again_after_a_search(trainer):
@@ -186,8 +229,13 @@ def test_a_batch_size_is_found_and_used(row, trainer):
     assert size == 8 if data else size > 4
     assert (data.batch_size if data else model.hparams.batch_size) == size
     finder = BatchSizeFinder(init_val=4, max_trials=2, steps_per_trial=1)
-    trainer(finder).fit(row.make(), datamodule=row.data())
+    running = trainer(finder, limit_train_batches=1.0, max_steps=30)
+    model = row.make(optimizer=SGD, lr_scheduler=OneCycleLR)
+    running.fit(model, datamodule=row.data())
     assert finder.optimal_batch_size == size
+    each = model.hparams.get("gradient_steps", 1)  # of the optimizer, in a training step
+    planned = each * min(running.num_training_batches, math.ceil(30 / each))
+    assert running.lr_scheduler_configs[0].scheduler.total_steps == planned
 
 
 @pytest.mark.parametrize("name", ["RNN", "RNNClassifier", "DQN"])
@@ -204,7 +252,7 @@ def test_is_quantized(name):
 
 
 class DatabaseLogger(Logger):
-    """A logger that has no folder, as MLflow's with a database."""
+    """A logger that has no folder, as MLflow's with a database, which is too large a package for these tests."""
 
     name, version, save_dir = "experiment", "1", None
 
@@ -313,19 +361,42 @@ def test_what_data_set_later_is_made_plain_or_left_out(trainer, tmp_path):
 
 
 class WithLoss(Net):
-    def __init__(self, loss=None, **kwargs):
+    def __init__(self, loss=None, weights=None, **kwargs):
         super().__init__(**kwargs)
-        self.loss = loss
+        self.loss, self.weights = loss, weights
 
 
 def test_a_module_that_a_subclass_takes_is_left_out_of_checkpoints_with_a_warning(trainer, tmp_path):
-    model, running = WithLoss(loss=torch.nn.MSELoss(), mean=np.float32(0.5)), trainer()
+    weights = torch.arange(3.0)
+    model, running = WithLoss(loss=torch.nn.MSELoss(), weights=weights, mean=np.float32(0.5)), trainer()
     assert isinstance(model.hparams.loss, torch.nn.MSELoss)
     running.fit(model, datamodule=MNISTDataModule(batch_size=8))
     with pytest.warns(UserWarning, match=r"WithLoss: loss is a torch.nn.modules.loss.MSELoss"):
         running.save_checkpoint(tmp_path / "model.ckpt")
     loaded = WithLoss.load_from_checkpoint(tmp_path / "model.ckpt", loss=torch.nn.L1Loss())
     assert (loaded.hparams.mean, type(loaded.loss)) == (0.5, torch.nn.L1Loss)
+    assert torch.equal(loaded.weights, weights)
+
+
+class OfHydra(LightningDataModule):
+    """Data of others, whose hyperparameters are a container of OmegaConf."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.save_hyperparameters(config)
+
+    def train_dataloader(self):
+        return loader(IMAGES, LABELS)
+
+
+def test_hyperparameters_of_others_that_are_omegaconfs_do_not_spoil_a_checkpoint(trainer, tmp_path):
+    omegaconf = pytest.importorskip("omegaconf")
+    running = trainer()
+    running.fit(Net(), datamodule=OfHydra(omegaconf.OmegaConf.create({"sizes": [1, 2]})))
+    running.save_checkpoint(tmp_path / "model.ckpt")
+    content = torch.load(tmp_path / "model.ckpt", weights_only=True)
+    assert content["datamodule_hyper_parameters"] == {"sizes": [1, 2]}
+    assert isinstance(lit_models.load(tmp_path / "model.ckpt"), Net)
 
 
 @pytest.mark.parametrize(
@@ -374,13 +445,15 @@ def test_predicts_images_alone_or_with_labels_or_names(make, trainer):
 
 
 @pytest.mark.parametrize("labels", [LABELS.int(), LABELS.byte(), LABELS[:, None]], ids=["int32", "uint8", "column"])
-def test_labels_are_integers_of_any_kind(labels, trainer):
+@pytest.mark.parametrize("make", [Net, partial(FaceEmbedder, num_classes=10, image_size=32)])
+def test_labels_are_integers_of_any_kind(make, labels, trainer):
     results = []
     for given in (LABELS, labels):
         seed_everything(0)
-        model, running = Net(), trainer()
-        running.fit(model, loader(IMAGES, given), loader(IMAGES, given))
-        results.append((parameters_to_vector(model.parameters()), running.callback_metrics["val/accuracy"]))
+        model, running = make(), trainer()
+        images = torch.nn.functional.pad(IMAGES, (2, 2, 2, 2)) if isinstance(model, FaceEmbedder) else IMAGES
+        running.fit(model, loader(images, given), loader(images, given))
+        results.append((parameters_to_vector(model.parameters()), running.callback_metrics["train/accuracy"]))
     assert torch.equal(results[0][0], results[1][0])
     assert results[0][1] == results[1][1]
 

@@ -89,7 +89,7 @@ class BatchDataModule(LightningDataModule):
 
     @override
     def _set_hparams(self, hp: Any) -> None:
-        super()._set_hparams(plain_hyperparameters(hp))
+        super()._set_hparams(plain_hyperparameters(type(self), hp))
 
     @property
     def batch_size(self) -> int:

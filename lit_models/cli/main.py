@@ -1,13 +1,15 @@
 """The command line: LightningCLI with default logger and callbacks, self-contained checkpoints, more commands."""
 
 import argparse
+import contextlib
 import json
 import logging
 import os
+import re
 import shlex
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -44,9 +46,6 @@ from lit_models.training.resume import RunCheckpoint
 from lit_models.training.runs import RunRecord, runs
 from lit_models.training.trust import Command, Modules, allow_imports, modules_of, packages_in, restored_settings
 
-# PyTorch's has no `monitor`.
-REPLACED = ("torch.optim.lr_scheduler.ReduceLROnPlateau", "lit_models.training.schedule.ReduceLROnPlateau")
-load_yaml = get_loader("yaml")
 # Commands beside Lightning's, without a model or Trainer of their own.
 COMMANDS: dict[str, Callable[..., None]] = {verb.__name__: verb for verb in (enrol, export, identify, runs, verify)}
 PICTURES = {"identify": "picture files, or folders of them", "verify": "two picture files"}  # given without a name
@@ -80,9 +79,8 @@ class CLI(LightningCLI):
             # Set by Lightning: every optimizer step would look for the driver again, 0.1 ms without a GPU.
             os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
         keep_freed_memory()
-        set_loader("yaml", lambda text: load_yaml(text.replace(*REPLACED)), (yaml.YAMLError,))
         self.verb = next(iter(sys.argv[1:] if args is None else args), "")
-        with restored_settings():
+        with restored_settings(), plateaus_with_monitor():
             super().__init__(
                 save_config_callback=RunRecord,
                 save_config_kwargs={"overwrite": True},  # a resumed run saves into its own folder
@@ -160,7 +158,7 @@ class CLI(LightningCLI):
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        args = [arg.replace(*REPLACED) for arg in (sys.argv[1:] if args is None else args)]
+        args = [monitored_plateau(arg) for arg in (sys.argv[1:] if args is None else args)]
         scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         scan.error = parser.error
         scan.add_argument("--ckpt_path")
@@ -347,6 +345,23 @@ class CLI(LightningCLI):
             modules = modules_option(self.trainer, self.modules)
             print(f"{which}. To test it:")
             print(f"  python -m lit_models test --ckpt_path {shlex.quote(os.path.relpath(path))}{modules}")
+
+
+def monitored_plateau(text: str) -> str:
+    """A text in which our ReduceLROnPlateau, which has a `monitor`, takes the place of PyTorch's, which has none."""
+    theirs = r"(?<![\w.])torch\.optim\.lr_scheduler\.ReduceLROnPlateau(?!\w)"
+    return re.sub(theirs, "lit_models.training.schedule.ReduceLROnPlateau", text)
+
+
+@contextlib.contextmanager
+def plateaus_with_monitor() -> Iterator[None]:
+    """Reads config files through `monitored_plateau`: jsonargparse checks a class's options as it finds it."""
+    load = get_loader("yaml")
+    set_loader("yaml", lambda text: load(monitored_plateau(text)), (yaml.YAMLError,))
+    try:
+        yield
+    finally:
+        set_loader("yaml", load, (yaml.YAMLError,))
 
 
 def run_name(config: Any) -> str:

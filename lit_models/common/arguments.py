@@ -1,16 +1,17 @@
 """Keyword arguments: ranges as annotations, checked wherever they come from, and plain values for checkpoints."""
 
 import argparse
-import contextlib
+import inspect
 import math
 import numbers
 import os
 import types
-import warnings
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 
@@ -55,12 +56,14 @@ def check_arguments(owner: type, values: Mapping[str, Any]) -> None:
             raise ValueError(error)
 
 
-def plain_value(name: str, value: Any) -> Any:
+def plain_value(name: str, value: Any, kept: tuple[type, ...] = ()) -> Any:
     """A value in the form that a checkpoint may hold: None, numbers, strings, and lists and dictionaries of these.
 
-    NumPy's numbers and arrays, tensors, paths, and the containers of OmegaConf and Hydra are converted; a ValueError
-    names what cannot be.
+    NumPy's numbers and arrays, tensors, paths, and the containers of OmegaConf and Hydra are converted, except for
+    types that are `kept`; a ValueError names what cannot be.
     """
+    if isinstance(value, kept):
+        return value
     match value:
         case None | bool():
             return value
@@ -69,15 +72,15 @@ def plain_value(name: str, value: Any) -> Any:
         case numbers.Real():
             return float(value)
         case np.generic() | np.ndarray() | Tensor():
-            return plain_value(name, value.tolist())
+            return plain_value(name, value.tolist(), kept)
         case str():
             return str.__str__(value)
         case os.PathLike():
             return os.fsdecode(value)
         case Mapping():
-            return {plain_value(name, key): plain_value(f"{name}.{key}", item) for key, item in value.items()}
+            return {plain_value(name, key): plain_value(f"{name}.{key}", item, kept) for key, item in value.items()}
         case Sequence() | Set() if not isinstance(value, bytes | bytearray):
-            items = [plain_value(name, item) for item in value]
+            items = [plain_value(name, item, kept) for item in value]
             return tuple(items) if isinstance(value, tuple) else items
     raise ValueError(
         f"{name} is a {type(value).__module__}.{type(value).__qualname__}, which a checkpoint cannot hold: give "
@@ -85,24 +88,26 @@ def plain_value(name: str, value: Any) -> Any:
     )
 
 
-def plain_hyperparameters(values: Mapping[str, Any] | argparse.Namespace) -> dict[str, Any]:
-    """Hyperparameters as plain values, except for those that cannot be: a subclass's own, see `check_arguments`."""
-    plain = dict(vars(values) if isinstance(values, argparse.Namespace) else values)
-    for name, value in plain.items():
-        with contextlib.suppress(ValueError):
-            plain[name] = plain_value(name, value)
-    return plain
+def plain_hyperparameters(kind: type, values: Mapping[str, Any] | argparse.Namespace) -> dict[str, Any]:
+    """Hyperparameters with those that our classes take, which `check_arguments` has seen, as plain values.
+
+    Others, which a class of the user's takes, stay as they are.
+    """
+    ours = [base for base in kind.__mro__ if base.__module__.partition(".")[0] in ("lit_models", "datamodules", "rl")]
+    names = {name for base in ours for name in inspect.signature(base.__init__).parameters}
+    given = vars(values) if isinstance(values, argparse.Namespace) else values
+    return {name: plain_value(name, value) if name in names else value for name, value in given.items()}
 
 
-def saved_hyperparameters(owner: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Hyperparameters of a class for a checkpoint: those that are not plain are left out, with a warning."""
+def saved_hyperparameters(kind: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters of a class for a checkpoint: what it cannot hold is left out, with a warning."""
     saved = {}
     for name, value in values.items():
         try:
-            saved[name] = plain_value(name, value)
+            saved[name] = plain_value(name, value, kept=(Tensor, torch.dtype, torch.device))
         except ValueError as error:
             reason = str(error).partition(":")[0]
-            warnings.warn(f"{owner.__name__}: {reason}: give it to load_from_checkpoint again", stacklevel=2)
+            rank_zero_warn(f"{kind.__name__}: {reason}: give it to load_from_checkpoint again")
     return saved
 
 

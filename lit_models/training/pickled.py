@@ -58,6 +58,8 @@ def objects(content: Any) -> Iterator[tuple[str, str]]:
         keys, value = waiting.pop()
         if isinstance(value, Placeholder):
             yield keys, value.kind
+        elif isinstance(value, type):
+            yield keys, f"{value.__module__}.{value.__name__}"
         elif id(value) not in seen and isinstance(value, dict | list | tuple):
             seen.add(id(value))  # one that holds another many times may be made to take for ever
             parts = value.items() if isinstance(value, dict) else enumerate(value)

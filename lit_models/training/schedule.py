@@ -54,7 +54,7 @@ class OneCycleLR(torch.optim.lr_scheduler.OneCycleLR):
         if max_momentum is None:
             peaks = [group["betas"][0] if "betas" in group else group.get("momentum", 0.0) for group in groups]
         if total_steps and pct_start * total_steps == 1:  # PyTorch divides by zero where the rise is one step
-            pct_start += 1e-9
+            pct_start *= 1 - 1e-9
         super().__init__(
             optimizer,
             [group["lr"] for group in groups] if max_lr is None else max_lr,
@@ -95,9 +95,9 @@ def optimizer_and_schedule(
     parameters: Iterable[nn.Parameter],
     optimizer: OptimizerCallable,
     lr_scheduler: LRSchedulerCallable | None,
-    lr: float | None,
+    learning_rate: float | None = None,
 ) -> dict[str, Any]:
-    """What a model's `configure_optimizers` returns.
+    """What a model's `configure_optimizers` returns; a learning rate takes the place of the optimizer's own.
 
     A schedule whose `total_steps` isn't given (such as OneCycleLR) gets the number of steps that the Trainer will take
     and steps with the optimizer; any other steps after every epoch, ReduceLROnPlateau with the metric that is its
@@ -105,8 +105,8 @@ def optimizer_and_schedule(
     the learning rate is constant.
     """
     optimizing = optimizer(parameters)
-    for group in optimizing.param_groups if lr else ():
-        group["lr"] = lr
+    for group in optimizing.param_groups if learning_rate else ():
+        group["lr"] = learning_rate
     # A constant schedule where there is none, so that the learning rate is logged under the same name.
     schedule = lr_scheduler or (lambda optimizer: ConstantLR(optimizer, factor=1.0))
     defaults = {name: parameter.default for name, parameter in inspect.signature(schedule).parameters.items()}
@@ -114,8 +114,9 @@ def optimizer_and_schedule(
     options, interval = {}, "epoch"
     if keywords.get("total_steps", "never asked for") is None:
         options["total_steps"], interval = planned_steps(trainer), "step"
-    if keywords.get("max_lr", "never asked for") is inspect.Parameter.empty and "base_lr" not in keywords:
-        options["max_lr"] = [group["lr"] for group in optimizing.param_groups]  # of PyTorch's OneCycleLR
+    own = getattr(schedule, "func", schedule) is torch.optim.lr_scheduler.OneCycleLR  # PyTorch's
+    if own and keywords["max_lr"] is inspect.Parameter.empty:
+        options["max_lr"] = [group["lr"] for group in optimizing.param_groups]
     config = {"scheduler": schedule(optimizing, **options), "interval": interval, "name": "train/lr"}
     if trainer.lightning_module.automatic_optimization and (monitor := monitored(config["scheduler"])):
         config["monitor"] = monitor
@@ -124,7 +125,7 @@ def optimizer_and_schedule(
 
 def planned_steps(trainer: Trainer) -> int:
     """Steps of the optimizer in the whole of training; a ValueError says what is missing where it has no end."""
-    steps = trainer.estimated_stepping_batches
+    steps = trainer.estimated_stepping_batches  # which sees to it that the number of batches is known
     steps = getattr(trainer.lightning_module, "planned_gradient_steps", steps)  # an agent takes many in a training step
     if math.isinf(steps):
         raise ValueError("the schedule is over all steps, and training has no end: set trainer.max_epochs or max_steps")
