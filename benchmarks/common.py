@@ -51,26 +51,30 @@ def parse(parser: argparse.ArgumentParser, *libraries: str) -> argparse.Namespac
 
     Args:
         parser: From `options_parser`, with the benchmark's own options.
-        libraries: Packages that the figures depend on, beside those of every benchmark.
+        libraries: Packages that the figures depend on, where installed, beside those of every benchmark.
     """
     options = parser.parse_args()
     try:
         read_results(options.output)
     except ValueError as error:
         parser.error(str(error))
-    options.measured = {
-        "command": typed(parser.prog, sys.argv[1:]),
+    options.measured = provenance(typed(parser.prog, sys.argv[1:]), options.threads, options.note, *libraries)
+    prepare(options.threads)
+    return options
+
+
+def provenance(command: str, threads: int, note: str | None, *libraries: str) -> dict[str, Any]:
+    """What figures that are measured now will hold for; see `parse`."""
+    return {
+        "command": command,
         "date": time.strftime("%Y-%m-%d"),
         "commit": commit(),
         "processor": processor(),
         "cores": os.cpu_count(),
-        "threads": options.threads,
-        "versions": {"python": platform.python_version()}
-        | {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "lightning", *libraries)},
-        "note": options.note,
+        "threads": threads,
+        "versions": versions("torch", "torchvision", "lightning", *libraries),
+        "note": note,
     }
-    prepare(options.threads)
-    return options
 
 
 def typed(program: str, arguments: Sequence[str]) -> str:
@@ -80,6 +84,15 @@ def typed(program: str, arguments: Sequence[str]) -> str:
     aside.add_argument("--note")
     rest = [re.sub(r"(^|=)(/|~).*/(?=[^/])", r"\1", argument) for argument in aside.parse_known_args(arguments)[1]]
     return " ".join([program, *map(shlex.quote, rest)])
+
+
+def versions(*libraries: str) -> dict[str, str]:
+    """Those of Python and of packages, as far as they are installed."""
+    found = {"python": platform.python_version()}
+    for name in libraries:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def commit() -> str:
@@ -127,10 +140,14 @@ def write_results(options: argparse.Namespace, **parts: dict[str, Any]) -> None:
         options: From `parse`.
         parts: The figures of each part by name: a list with a value for every seed or pair, or a single number.
     """
-    exact = json.dumps({name: {"measured": options.measured, "figures": figures} for name, figures in parts.items()})
+    content = {name: {"measured": options.measured, "figures": figures} for name, figures in parts.items()}
+    exact = json.dumps(content, default=float)  # of NumPy and PyTorch too
     # Six digits are more than any clock or test set has.
     rounded = json.loads(exact, parse_float=lambda text: float(f"{float(text):.6g}"))
     write_json(options.output, read_results(options.output) | rounded)
+    print(
+        f"{', '.join(parts)}: written to {options.output}; python -m benchmarks.report makes tables of it", flush=True
+    )
 
 
 def prepare(threads: int) -> None:
@@ -161,15 +178,17 @@ def test(command: cli.CLI) -> dict[str, float]:
         return command.trainer.test(command.model, datamodule=command.datamodule, verbose=False)[0]
 
 
-def accuracy(config: str, seeds: int, folder: Path, *flags: str) -> str:
-    """Test accuracy and time of a config, over several seeds."""
-    accuracies, seconds = [], []
+def accuracy(config: str, seeds: int, folder: Path, *flags: str) -> dict[str, Any]:
+    """Test accuracy and training seconds of a config, over several seeds."""
+    figures: dict[str, Any] = {"seeds": list(range(seeds)), "test_accuracy": [], "seconds": []}
     for seed in range(seeds):
         timer = Timer()
-        accuracies.append(100 * test(train(config, seed, folder, [timer], *flags))["test/accuracy"])
-        seconds.append(timer.time_elapsed("train"))
-        print(f"  seed {seed}: {accuracies[-1]:.2f}% in {seconds[-1]:.0f} s", flush=True)
-    return f"{config:<18}test accuracy, % {spread(accuracies, 2)}   seconds {spread(seconds, 0)}"
+        command = train(config, seed, folder, [timer], *flags)
+        figures["parameters"] = parameters(command.model)
+        figures["test_accuracy"].append(test(command)["test/accuracy"])
+        figures["seconds"].append(timer.time_elapsed("train"))
+        print(f"  seed {seed}: {figures['test_accuracy'][-1]:.2%} in {figures['seconds'][-1]:.0f} s", flush=True)
+    return figures
 
 
 def parameters(model: torch.nn.Module) -> int:
@@ -244,11 +263,6 @@ def write_json(path: Path, content: Any) -> None:
     lists_in_a_line = re.sub(r"\[\n[^][{}]*\]", lambda found: re.sub(r"\s*\n\s*", " ", found[0]), text)
     partial.write_text(lists_in_a_line.replace("[ ", "[").replace(" ]", "]") + "\n")
     partial.replace(path)
-
-
-def spread(values: Sequence[float], digits: int = 1) -> str:
-    """Mean, least and greatest, as text."""
-    return f"{statistics.mean(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def median(values: Sequence[float], digits: int = 3) -> str:
