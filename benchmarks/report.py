@@ -209,7 +209,7 @@ def overview(results: Results) -> list[str]:
         ]
         for (name, paper), (file, config, figures, result) in zip(PAPERS.items(), models, strict=True)
     ]
-    return rows(["model", "paper", "file", "config", "result", "training"], *lines)
+    return rows(["model", "paper", "file", "config", "result", "time"], *lines)
 
 
 def mnist(results: Results) -> list[str]:
@@ -336,16 +336,9 @@ def orl(results: Results) -> list[str]:
         "eigenfaces": "eigenfaces (Turk and Pentland, 1991)",
         "linear_svm": "linear SVM on pixels",
     }
-    tar = person["tar_at_far_1e-2"]
-    columns = picture["identification_error"], person["eer"], tar
+    columns = [(picture["identification_error"], 2), (person["eer"], 2), (person["tar_at_far_1e-2"], 1)]
     lines = [
-        [
-            text,
-            *(
-                spread(column[name], percent(1 if column is tar else 2), "%") if name in column else ""
-                for column in columns
-            ),
-        ]
+        [text, *(spread(found[name], percent(digits), "%") if name in found else "" for found, digits in columns)]
         for name, text in methods.items()
     ]
     lawrence = "[Lawrence et al., 1997](https://doi.org/10.1109/72.554195), a convolutional network, as published"
@@ -454,7 +447,10 @@ def table(name: str, folder: Path, page: Path) -> str:
     if name not in TABLES:
         raise ValueError(f"there is no table {name}: there are {', '.join(TABLES)}")
     results = Results(name, folder, page.parent.resolve())
-    lines = TABLES[name](results)
+    try:
+        lines = TABLES[name](results)
+    except KeyError as error:
+        raise ValueError(f"table {name}: a results file has no figure {error}: run its benchmark again") from None
     return "\n".join(["", *lines, "", *results.sources(), "", ""])
 
 

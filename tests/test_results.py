@@ -118,6 +118,10 @@ def test_a_missing_file_or_part_names_the_command_to_run(page, results, capsys):
     status, (line,) = checked(page, results, capsys)
     assert status == 1
     assert line.endswith("run python -m benchmarks.dqn --only ours --config dqn_acrobot.yaml")
+    content["dqn_acrobot"] = {"measured": content["dqn_cartpole"]["measured"], "figures": {"seeds": [0]}}
+    (results / "dqn.json").write_text(json.dumps(content))
+    said = "error: page.md: table agents: a results file has no figure 'final_return': run its benchmark again"
+    assert checked(page, results, capsys) == (1, [said])
 
 
 @pytest.mark.parametrize(
