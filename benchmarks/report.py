@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parent.parent
 MARKED = re.compile(r"^(<!-- *results: *(\S+) *-->\n)(.*?)^(<!-- */results *-->)$", re.MULTILINE | re.DOTALL)
 MARKER = re.compile(r"^<!-- *(?:results: *(\S+)|/results) *-->$", re.MULTILINE)
 
