@@ -486,20 +486,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     status = 0
     for page in options.pages or [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        where = page.relative_to(ROOT) if page.is_relative_to(ROOT) else page
         try:
             text = page.read_text()
             filled, different = fill(text, options.results, page)
         except (OSError, ValueError) as error:
-            print(f"error: {page.name}: {error}", file=sys.stderr)
+            print(f"error: {where}: {error}", file=sys.stderr)
             status = 1
             continue
         if options.check and different:
             names = ", ".join(different)
-            print(f"{page.name}: {names}: not what the results files say; run {parser.prog}", file=sys.stderr)
+            print(f"{where}: {names}: not what the results files say; run {parser.prog}", file=sys.stderr)
             status = 1
         elif filled != text:
             page.write_text(filled)
-            print(f"{page.name}: {', '.join(different)}")
+            print(f"{where}: {', '.join(different)}")
     return status
 
 

@@ -94,7 +94,7 @@ def test_a_changed_figure_makes_the_check_fail(name, part, keys, tables, page, r
         figures[last] = doubled(figures[last])
 
     change(results, name, part, double)
-    said = f"page.md: {tables}: not what the results files say; run python -m benchmarks.report"
+    said = f"{page}: {tables}: not what the results files say; run python -m benchmarks.report"
     assert checked(page, results, capsys) == (1, [said])
 
 
@@ -102,14 +102,14 @@ def test_another_machine_makes_the_check_fail(page, results, capsys):
     change(results, "resume", "damages", lambda content: content["measured"].update(processor="Zilog Z80"))
     status, (line,) = checked(page, results, capsys)
     assert status == 1
-    assert line.startswith("page.md: resume: ")
+    assert line.startswith(f"{page}: resume: ")
     assert report.main([f"--results={results}", str(page)]) == 0
     assert "Zilog Z80 with" in page.read_text()
 
 
 def test_a_missing_file_or_part_names_the_command_to_run(page, results, capsys):
     (results / "resume.json").unlink()
-    said = "error: page.md: table resume: results/resume.json has no part kills: run python -m benchmarks.resume"
+    said = f"error: {page}: table resume: results/resume.json has no part kills: run python -m benchmarks.resume"
     assert checked(page, results, capsys) == (1, [said])
     shutil.copy(RESULTS / "resume.json", results)
     content = json.loads((results / "dqn.json").read_text())
@@ -120,7 +120,7 @@ def test_a_missing_file_or_part_names_the_command_to_run(page, results, capsys):
     assert line.endswith("run python -m benchmarks.dqn --only ours --config dqn_acrobot.yaml")
     content["dqn_acrobot"] = {"measured": content["dqn_cartpole"]["measured"], "figures": {"seeds": [0]}}
     (results / "dqn.json").write_text(json.dumps(content))
-    said = "error: page.md: table agents: a results file has no figure 'final_return': run its benchmark again"
+    said = f"error: {page}: table agents: a results file has no figure 'final_return': run its benchmark again"
     assert checked(page, results, capsys) == (1, [said])
 
 
@@ -138,7 +138,7 @@ def test_a_wrong_marker_is_one_line(text, said, tmp_path, capsys):
     page.write_text(text)
     status, (line,) = checked(page, RESULTS, capsys)
     assert status == 1
-    assert line.startswith("error: page.md: ")
+    assert line.startswith(f"error: {page}: ")
     assert said in line
 
 
