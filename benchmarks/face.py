@@ -48,7 +48,7 @@ def main() -> None:
         person = ["--data.split_by=person", "--data.val_fraction=0", "--data.test_fraction=0.5"]
         write_results(options, by_person=splits(options.by_person, folder, verification, *flags, *person))
         checkpoint = str(max(folder.rglob("last.ckpt"), key=lambda path: path.stat().st_mtime))
-        options.measured["threads"] = 1
+        options.measured["threads"] = 1  # see `speed`
         write_results(options, identify=speed(checkpoint, Path(options.root), folder))
 
 

@@ -63,6 +63,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20, help="runs to kill (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
     options = parse(parser, "gymnasium")
+    options.measured["threads"] = 1  # of the processes that are killed, see `run_in`
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
