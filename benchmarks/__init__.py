@@ -1,1 +1,1 @@
-"""Every figure in the README comes from a command here."""
+"""Every figure in README and docs comes from a command here, through a file in `benchmarks/results`."""

@@ -2,22 +2,22 @@
 
 Both are evaluated alike: 100 greedy episodes after every epoch (ours, 2,880 environment steps) or every 2,000 steps, in
 environments of their own, with the clock stopped. *First hit* is the training time until such an evaluation first
-reaches 475, *at the end* the last evaluation, of the agent as it then is. Ours is run from the command line with
-everything on: curves, checkpoints with the replay, progress bar.
+reaches 475, *at the end* the mean return of 100 greedy episodes of the agent as it is when training ends. Ours is run
+from the command line with everything on: curves, checkpoints with the replay, progress bar.
 """
 
-import argparse
-import statistics
+import importlib.util
 import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from benchmarks.common import prepare, spread, train
+from benchmarks.common import options_parser, parameters, parse, test, train, write_results
 from rl.envs import make_vector_env
 from rl.evaluation import play_episodes
 
@@ -48,6 +48,8 @@ class Run:
     wall: float = 0.0
     env_steps: int = 0
     gradient_steps: int = 0
+    parameters: int = 0
+    final_return: float = 0.0
     evaluations: list[tuple[float, float]] = field(default_factory=list)
 
     @property
@@ -82,12 +84,14 @@ class Stopwatch(Callback):
         now = time.perf_counter()
         self.run.seconds, self.run.wall = self.run.seconds + now - self.started, now - self.began
         self.run.env_steps, self.run.gradient_steps = pl_module.env_steps, pl_module.gradient_steps
+        self.run.parameters = parameters(pl_module.network)
 
 
 def ours(config: str, seed: int, folder: Path) -> Run:
     """A run of one of our configs from the command line."""
     watch = Stopwatch()
-    train(config, seed, folder, [watch])
+    command = train(config, seed, folder, [watch])
+    watch.run.final_return = test(command)["test/return"]
     return watch.run
 
 
@@ -119,37 +123,43 @@ def zoo(seed: int) -> Run:
     model = DQN("MlpPolicy", "CartPole-v1", seed=seed, device="cpu", **ZOO)
     model.learn(ZOO_STEPS, callback=Evaluated())
     run.env_steps, run.gradient_steps = model.num_timesteps, model._n_updates
+    run.parameters, run.final_return = parameters(model.q_net), run.evaluations[-1][1]
     return run
 
 
 def main() -> None:
-    """Runs, and prints a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.dqn", description=__doc__.partition("\n")[0])
+    """Runs, and writes benchmarks/results/dqn.json."""
+    parser = options_parser("dqn", __doc__)
     parser.add_argument("--seeds", type=int, default=3, help="runs of each (default: 3)")
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first run (default: 0)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default: 1)")
     parser.add_argument("--only", choices=["ours", "sb3"], help="one of the two (default: both, in turn)")
     parser.add_argument("--config", default="dqn_cartpole.yaml", help="the config of ours (default: dqn_cartpole.yaml)")
-    options = parser.parse_args()
-    prepare(options.threads)
+    options = parse(parser, "gymnasium", "stable-baselines3")
+    if options.only != "ours" and importlib.util.find_spec("stable_baselines3") is None:
+        parser.error("stable-baselines3 is not installed: pip install -e '.[bench]', or leave it out with --only ours")
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
     runs: dict[str, list[Run]] = {name: [] for name in ("ours", "sb3") if options.only in (None, name)}
     with tempfile.TemporaryDirectory() as folder:
-        for seed in range(options.first_seed, options.first_seed + options.seeds):
+        for seed in seeds:
             for name, found in runs.items():
                 found.append(ours(options.config, seed, Path(folder)) if name == "ours" else zoo(seed))
                 print(f"seed {seed}: {name:<5} {describe(found[-1])}", flush=True)
                 torch.set_num_threads(options.threads)
-    for name, found in runs.items():
-        hits = [run.first_hit for run in found if run.first_hit is not None]
-        ends = [run.evaluations[-1][1] for run in found]
-        print(f"\n{name}, {len(found)} seeds")
-        print(f"  env steps a second        {spread([run.env_steps / run.seconds for run in found], 0)}")
-        print(f"  gradient steps a second   {spread([run.gradient_steps / run.seconds for run in found], 0)}")
-        middle = f"median {statistics.median(hits):.2f} s ({min(hits):.2f} to {max(hits):.2f})" if hits else "never"
-        print(f"  first hit                 {middle}, {len(hits)} of {len(found)} seeds")
-        solved = sum(end >= TARGET for end in ends)
-        print(f"  at the end                {spread(ends)}, {solved} of {len(ends)} seeds >= {TARGET}")
-        print(f"  seconds in all            {spread([run.wall for run in found])}, evaluations included")
+    parts = {"ours": Path(options.config).stem, "sb3": "stable_baselines3"}
+    write_results(options, **{parts[name]: {"seeds": list(seeds)} | figures(found) for name, found in runs.items()})
+
+
+def figures(runs: list[Run]) -> dict[str, Any]:
+    """Figures of every seed: `seconds_to_475` is null where a run never got there, `seconds` includes evaluations."""
+    return {
+        "parameters": runs[0].parameters,
+        "env_steps": [run.env_steps for run in runs],
+        "env_steps_per_second": [run.env_steps / run.seconds for run in runs],
+        "gradient_steps_per_second": [run.gradient_steps / run.seconds for run in runs],
+        f"seconds_to_{TARGET}": [run.first_hit for run in runs],
+        "final_return": [run.final_return for run in runs],
+        "seconds": [run.wall for run in runs],
+    }
 
 
 def describe(run: Run) -> str:
@@ -157,7 +167,7 @@ def describe(run: Run) -> str:
     hit = "never" if run.first_hit is None else f"after {run.first_hit:.2f} s"
     return (
         f"{run.env_steps} steps in {run.seconds:.1f} s ({run.wall:.1f} s in all), first hit {hit}, "
-        f"at the end {run.evaluations[-1][1]:.1f}"
+        f"at the end {run.final_return:.1f}"
     )
 
 

@@ -5,11 +5,11 @@
 nearest training picture among principal components, or, by person, their cosine; the linear SVM sees pixels.
 """
 
-import argparse
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,54 +21,51 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.svm import LinearSVC
 from torch import Tensor
 
-from benchmarks.common import median, prepare, spread, test, train
+from benchmarks.common import options_parser, parameters, parse, test, train, write_results
+from datamodules.common.tensors import BatchDataset
 from lit_models.cli.recognition import FaceRecognizer, empty_metadata, load_embedder
 from lit_models.faces.gallery import Gallery
 from lit_models.faces.verification import pair_similarities, roc
 from lit_models.training.figures import draw_boxes
 
 COMPONENTS = 50
+Errors = dict[str, dict[str, float]]  # by figure and method
 
 
 def main() -> None:
-    """Runs, and prints a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.face", description=__doc__.partition("\n")[0])
+    """Runs, and writes benchmarks/results/face.json."""
+    parser = options_parser("face", __doc__, threads=2)
     parser.add_argument("--root", default="../shared/data/orl_faces", help="the folder of the ORL faces")
     parser.add_argument("--by_picture", type=int, default=10, help="splits by picture (default: 10)")
     parser.add_argument("--by_person", type=int, default=5, help="splits by person (default: 5)")
-    parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch (default: 2)")
     parser.add_argument("--precision", default="32-true", help="of the Trainer (default: 32-true)")
-    options = parser.parse_args()
-    prepare(options.threads)
-    lines: list[str] = []
+    options = parse(parser, "scikit-learn", "opencv-python-headless")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         flags = [f"--data.root={options.root}", f"--trainer.precision={options.precision}"]
-        by_person = ["--data.split_by=person", "--data.val_fraction=0", "--data.test_fraction=0.5"]
-        for by, splits, more, older in (
-            ("picture", options.by_picture, ["--data.split_by=image", "--data.train_images=5"], identification),
-            ("person", options.by_person, by_person, verification),
-        ):
-            results: dict[str, list[float]] = {}
-            for seed in range(splits):
-                timer = Timer()
-                command = train("face_orl.yaml", seed, folder, [timer], *flags, *more, f"--data.split_seed={seed}")
-                metrics = test(command)
-                seconds = timer.time_elapsed("train")
-                found = older(command.datamodule.train_set, command.datamodule.test_set)
-                if by == "picture":
-                    found["FaceEmbedder: identification error"] = 100 * (1 - metrics["test/rank_1"])
-                else:
-                    found["FaceEmbedder: EER"] = 100 * metrics["test/eer"]
-                    found["FaceEmbedder: TAR at FAR 1%"] = 100 * metrics["test/tar_at_far_1e-2"]
-                found["seconds of training"] = seconds
-                for key, value in found.items():
-                    results.setdefault(key, []).append(value)
-                print(f"by {by}, split {seed}: " + ", ".join(f"{k} {v:.2f}" for k, v in found.items()), flush=True)
-            lines += [f"by {by:<9}{key:<42}{spread(values, 2)}" for key, values in results.items()]
+        image = ["--data.split_by=image", "--data.train_images=5"]
+        write_results(options, by_picture=splits(options.by_picture, folder, identification, *flags, *image))
+        person = ["--data.split_by=person", "--data.val_fraction=0", "--data.test_fraction=0.5"]
+        write_results(options, by_person=splits(options.by_person, folder, verification, *flags, *person))
         checkpoint = str(max(folder.rglob("last.ckpt"), key=lambda path: path.stat().st_mtime))
-        lines += speed(checkpoint, Path(options.root), folder)
-    print("\n".join(["", *lines]))
+        options.measured["threads"] = 1  # see `speed`
+        write_results(options, identify=speed(checkpoint, Path(options.root), folder))
+
+
+def splits(count: int, folder: Path, errors: Callable[..., Errors], *flags: str) -> dict[str, Any]:
+    """Figures of FaceEmbedder and of older methods over random splits, which the seeds draw."""
+    figures: dict[str, Any] = {"seeds": list(range(count)), "seconds": []}
+    for seed in range(count):
+        timer = Timer()
+        command = train("face_orl.yaml", seed, folder, [timer], *flags, f"--data.split_seed={seed}")
+        figures["parameters"] = parameters(command.model.network)
+        figures["seconds"].append(timer.time_elapsed("train"))
+        for name, found in errors(test(command), command.datamodule.train_set, command.datamodule.test_set).items():
+            for method, value in found.items():
+                figures.setdefault(name, {}).setdefault(method, []).append(value)
+            said = ", ".join(f"{method} {value:.2%}" for method, value in found.items())
+            print(f"split {seed}: {name}: {said}", flush=True)
+    return figures
 
 
 def pixels(images: Tensor) -> np.ndarray:
@@ -77,32 +74,35 @@ def pixels(images: Tensor) -> np.ndarray:
     return ((rows - rows.mean(1, keepdim=True)) / rows.std(1, keepdim=True)).numpy()
 
 
-def identification(train_set: torch.utils.data.Dataset, test_set: torch.utils.data.Dataset) -> dict[str, float]:
-    """The identification errors of older methods, in %."""
+def identification(metrics: dict[str, float], train_set: BatchDataset, test_set: BatchDataset) -> Errors:
+    """The identification errors."""
     probes = ~test_set.tensors[3]  # those that are not enrolled
     known, asked = pixels(train_set.images), pixels(test_set.images[probes])
     truth = test_set.labels[probes].numpy()
     components = PCA(COMPONENTS, random_state=0).fit(known)
     methods = {
-        "eigenfaces: identification error": (components.transform, KNeighborsClassifier(1)),
-        "linear SVM: identification error": (lambda rows: rows, LinearSVC()),
+        "eigenfaces": (components.transform, KNeighborsClassifier(1)),
+        "linear_svm": (lambda rows: rows, LinearSVC()),
     }
-    errors = {}
+    errors = {"face_embedder": 1 - metrics["test/rank_1"]}
     for name, (features, method) in methods.items():
         method.fit(features(known), train_set.labels.numpy())
-        errors[name] = 100 * float((method.predict(features(asked)) != truth).mean())
-    return errors
+        errors[name] = float((method.predict(features(asked)) != truth).mean())
+    return {"identification_error": errors}
 
 
-def verification(train_set: torch.utils.data.Dataset, test_set: torch.utils.data.Dataset) -> dict[str, float]:
-    """The verification figures of eigenfaces, in %."""
+def verification(metrics: dict[str, float], train_set: BatchDataset, test_set: BatchDataset) -> Errors:
+    """The equal error rates, and the shares of true acceptances at 1% of false ones."""
     components = PCA(COMPONENTS, random_state=0).fit(pixels(train_set.images))
     embeddings = F.normalize(torch.from_numpy(components.transform(pixels(test_set.images))))
     curve = roc(*pair_similarities(embeddings, test_set.labels))
-    return {"eigenfaces: EER": 100 * curve.equal_error_rate(), "eigenfaces: TAR at FAR 1%": 100 * curve.tar_at(0.01)}
+    return {
+        "eer": {"face_embedder": metrics["test/eer"], "eigenfaces": curve.equal_error_rate()},
+        "tar_at_far_1e-2": {"face_embedder": metrics["test/tar_at_far_1e-2"], "eigenfaces": curve.tar_at(0.01)},
+    }
 
 
-def speed(checkpoint: str, root: Path, folder: Path) -> list[str]:
+def speed(checkpoint: str, root: Path, folder: Path) -> dict[str, Any]:
     """How long it takes to identify the one face of a photograph of a megapixel, on one thread, after start-up."""
     torch.set_num_threads(1)
     model, trained = load_embedder(checkpoint)
@@ -112,7 +112,7 @@ def speed(checkpoint: str, root: Path, folder: Path) -> list[str]:
     photograph = Image.fromarray(noise)
     photograph.paste(Image.open(next(root.glob("s1/1.pgm"))).convert("RGB").resize((276, 336)), (500, 200))
     photograph.save(folder / "photograph.jpg", quality=90)
-    lines = []
+    figures: dict[str, Any] = {}
     for people in (10, 10_000):
         metadata.names[:] = [f"person {number}" for number in range(people)]
         metadata.threshold = -1.0
@@ -126,10 +126,12 @@ def speed(checkpoint: str, root: Path, folder: Path) -> list[str]:
             draw_boxes(picture, [face.box for face in faces], captions).save(folder / "copy.jpg", quality=90)
 
         identify()
-        lines.append(f"identify, {people} people: {len(faces)} face, ms, median {median(timed(identify), 0)}")
-        matching = timed(lambda known=known, embeddings=face_embeddings: known.identify(embeddings))
-        lines.append(f"of it, to compare it with them: ms, median {median(matching, 2)}")
-    return lines
+        figures[f"{people}_people"] = {
+            "faces": len(faces),
+            "milliseconds": timed(identify),
+            "milliseconds_comparing": timed(lambda known=known, embeddings=face_embeddings: known.identify(embeddings)),
+        }
+    return figures
 
 
 def timed(action: Callable[[], object], times: int = 9) -> list[float]:

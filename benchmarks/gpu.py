@@ -36,15 +36,14 @@ import lightning
 import torch
 import torchvision
 
-from benchmarks.common import ROOT, median, write_json
-from lit_models.training.runs import commit
+from benchmarks.common import ROOT, commit, median, processor, read_results, write_json
 
 GPU = torch.cuda.is_available()
 # Of the time, for each part; what one leaves goes to those after it.
 SHARES = {"right": 0.35, "net": 0.18, "cnn": 0.18, "rnn": 0.13, "dqn": 0.10, "trainer": 0.06}
 REFERENCES = {
     "tuomaso/train_mnist_fast, as published": "99.04% in 0.76 s on a laptop's GPU",
-    "the article's script on one CPU thread, as in README": "96.92% in 233 s",
+    "the article's script": read_results(ROOT / "benchmarks" / "results" / "mnist.json").get("article"),
 }
 
 
@@ -84,15 +83,6 @@ def machine() -> dict[str, Any]:
         "commit": commit(),
         "date": time.strftime("%Y-%m-%d"),
     }
-
-
-def processor() -> str:
-    """The processor's name, where Linux tells it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(": ")[2]
-    return platform.processor() or platform.machine()
 
 
 def table(results: dict[str, Any]) -> Iterator[str]:

@@ -12,7 +12,6 @@ Times are those of training and of what belongs to it (validation, pictures, che
 which are looked at after every epoch to find out when 99% are right, are left out.
 """
 
-import argparse
 import lzma
 import statistics
 import tempfile
@@ -28,7 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
-from benchmarks.common import ROOT, prepare, spread, synchronize, train
+from benchmarks.common import ROOT, options_parser, parameters, parse, synchronize, train, write_results
 from datamodules import MNISTDataModule
 
 TARGET = 0.99
@@ -149,20 +148,18 @@ class Stopwatch(Callback):
 
 
 def main() -> None:
-    """Runs, and prints a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.mnist", description=__doc__.partition("\n")[0])
+    """Runs, and writes benchmarks/results/mnist.json."""
+    parser = options_parser("mnist", __doc__)
     parser.add_argument("--seeds", type=int, default=1, help="runs of each kind (default: 1)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default: 1)")
     parser.add_argument("--article-epochs", type=int, default=20, help="epochs of the article (default: its 20)")
     parser.add_argument("--floor-epochs", type=int, default=6, help="epochs of Trainer and floor (default: 6)")
-    options = parser.parse_args()
-    prepare(options.threads)
+    options = parse(parser)
     bundled = MNISTDataModule(val_size=0)
     bundled.setup("fit")
     bundled.setup("test")
     train_set, test_set = bundled.train_set, bundled.test_set
     test = (test_set.images, test_set.labels)
-    articles, ours, trainer_seconds, floor_seconds = [], [], [], []
+    articles, ours, ratios = [], [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         raw = folder / "MNIST" / "raw"
@@ -175,24 +172,20 @@ def main() -> None:
             watch = Stopwatch(test, Floor(train_set.images, train_set.labels))
             train("mnist_article.yaml", seed, folder, [watch], f"--trainer.max_epochs={options.floor_epochs}")
             # The first epoch also pays for the first call of everything.
-            trainer_seconds += watch.run.seconds[1:]
-            floor_seconds += watch.floor_seconds[1:]
+            pairs = zip(watch.run.seconds[1:], watch.floor_seconds[1:], strict=True)
+            ratios += [seconds / floor for seconds, floor in pairs]
             print(f"seed {seed}: Trainer  {describe(watch.run)}", flush=True)
             watch = Stopwatch(test, None)
-            train("mnist.yaml", seed, folder, [watch])
+            model = train("mnist.yaml", seed, folder, [watch]).model
             ours.append(watch.run)
             print(f"seed {seed}: ours     {describe(ours[-1])}", flush=True)
-    ratios = sorted(a / b for a, b in zip(trainer_seconds, floor_seconds, strict=True))
-    quotients = [sum(mine.seconds) / sum(theirs.seconds) for mine, theirs in zip(ours, articles, strict=True)]
-    print()
-    print("                        article                 ours")
-    print(f"seconds an epoch        {spread(epochs(articles)):<24}{spread(epochs(ours))}")
-    print(f"seconds to 99%          {targets(articles):<24}{targets(ours)}")
-    print(f"seconds in all          {spread(totals(articles)):<24}{spread(totals(ours))}")
-    print(f"final test accuracy, %  {spread(finals(articles), 2):<24}{spread(finals(ours), 2)}")
-    print(f"ours / article, seconds in all: {spread(quotients, 3)}")
-    middle = statistics.median(ratios)
-    print(f"Trainer / floor, seconds an epoch: median {middle:.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})")
+    share = [sum(mine.seconds) / sum(theirs.seconds) for mine, theirs in zip(ours, articles, strict=True)]
+    write_results(
+        options,
+        article=figures(articles),
+        ours=figures(ours) | {"seconds_over_article": share, "parameters": parameters(model)},
+        trainer={"epoch_over_plain_loop": ratios},
+    )
 
 
 def describe(run: Run) -> str:
@@ -203,27 +196,15 @@ def describe(run: Run) -> str:
     )
 
 
-def epochs(runs: list[Run]) -> list[float]:
-    """The median epoch of each run."""
-    return [statistics.median(run.seconds) for run in runs]
-
-
-def totals(runs: list[Run]) -> list[float]:
-    """The seconds of each run."""
-    return [sum(run.seconds) for run in runs]
-
-
-def finals(runs: list[Run]) -> list[float]:
-    """The last accuracy of each run, in percent."""
-    return [100 * run.accuracies[-1] for run in runs]
-
-
-def targets(runs: list[Run]) -> str:
-    """Seconds to 99%, over the runs that got there."""
-    reached = [seconds for run in runs if (seconds := run.to_target()) is not None]
-    if not reached:
-        return "never"
-    return spread(reached) + ("" if len(reached) == len(runs) else f", {len(reached)} of {len(runs)} runs")
+def figures(runs: list[Run]) -> dict[str, list]:
+    """Figures of every seed; `seconds_to_99` is null where a run never got there."""
+    return {
+        "seeds": list(range(len(runs))),
+        "test_accuracy": [run.accuracies[-1] for run in runs],
+        "seconds": [sum(run.seconds) for run in runs],
+        "seconds_per_epoch": [statistics.median(run.seconds) for run in runs],
+        "seconds_to_99": [run.to_target() for run in runs],
+    }
 
 
 if __name__ == "__main__":

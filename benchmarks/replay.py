@@ -5,7 +5,6 @@ the run itself, from the command line with everything on. What it takes beyond i
 the bookkeeping, the weights' average and the files.
 """
 
-import argparse
 import statistics
 import tempfile
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.common import median, microseconds, prepare, train
+from benchmarks.common import median, microseconds, options_parser, parse, train, write_results
 from benchmarks.dqn import Stopwatch
 from rl import DQN, ReplayBuffer
 
@@ -34,11 +33,8 @@ def gradient_step(agent: DQN, optimizer: torch.optim.Optimizer) -> Callable[[], 
 
 
 def main() -> None:
-    """Runs, and prints a table."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.replay", description=__doc__.partition("\n")[0])
-    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default: 1)")
-    options = parser.parse_args()
-    prepare(options.threads)
+    """Runs, and writes benchmarks/results/replay.json."""
+    options = parse(options_parser("replay", __doc__), "gymnasium")
     watch = Stopwatch()
     with tempfile.TemporaryDirectory() as folder:
         agent = train("dqn_cartpole.yaml", 0, Path(folder), [watch], "--trainer.max_epochs=15").model
@@ -65,19 +61,22 @@ def main() -> None:
         "a gradient step": gradient_step(agent, optimizer),
     }
     print(f"{'part':<42}microseconds, median (least to greatest)")
-    medians = {}
+    times = {}
     for name, call in parts.items():
-        times = microseconds(call)
-        medians[name] = statistics.median(times)
-        print(f"{name:<42}{median(times, 0)}", flush=True)
-    environments, acting, adding, sampling, _, _, targets, gradient = medians.values()
+        times[name.strip()] = microseconds(call)
+        print(f"{name:<42}{median(times[name.strip()], 0)}", flush=True)
+    environments, acting, adding, sampling, _, _, targets, gradient = map(statistics.median, times.values())
     playing = own.rollout_steps * (environments + acting + adding)
     sum_of_parts = playing + sampling + targets + own.gradient_steps * gradient
     whole = watch.run.seconds / (watch.run.gradient_steps / own.gradient_steps) * 1e6
-    print(f"{'the parts of a training step':<42}{sum_of_parts:.0f}")
-    print(f"{'a training step in the Trainer':<42}{whole:.0f}")
-    print(
-        f"{'the rest: Lightning, files, colder caches':<42}{whole - sum_of_parts:.0f}, {1 - sum_of_parts / whole:.0%}"
+    write_results(
+        options,
+        training_step={
+            "gradient_steps": own.gradient_steps,
+            "microseconds": times,
+            "microseconds_of_the_parts": sum_of_parts,
+            "microseconds_in_the_trainer": whole,
+        },
     )
 
 

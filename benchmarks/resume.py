@@ -9,7 +9,6 @@ state lies in a library.
 a run it must be refused too, or passed over for the one before.
 """
 
-import argparse
 import contextlib
 import io
 import logging
@@ -32,7 +31,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from benchmarks.common import ROOT, prepare
+from benchmarks.common import ROOT, options_parser, parse, write_results
 from lit_models.cli import main as cli
 
 SHORT = ["--trainer.max_epochs=3", "--trainer.limit_val_batches=2", "--checkpoint_every_n_steps=7"]
@@ -59,20 +58,19 @@ RUNS = {
 
 
 def main() -> None:
-    """Runs both, and prints a table of each."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.resume", description=__doc__.partition("\n")[0])
+    """Runs both, and writes benchmarks/results/resume.json."""
+    parser = options_parser("resume", __doc__)
     parser.add_argument("--kills", type=int, default=20, help="runs to kill (default: 20)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default: 0)")
-    options = parser.parse_args()
-    prepare(threads=1)
+    options = parse(parser, "gymnasium")
+    options.measured["threads"] = 1  # of the processes that are killed, see `run_in`
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         make_data(folder)
         equal = kills(folder, options.kills, random.Random(options.seed))
-        clear = damages(folder)
-    print(f"\nkilled and resumed, equal to the bit: {equal} of {options.kills}")
-    print(f"damaged, refused or passed over with a clear line: {clear} of 10")
+        write_results(options, kills={"killed": options.kills, "configs": len(RUNS), "equal": equal})
+        write_results(options, damages={"damaged": 10, "clear": damages(folder)})
 
 
 def make_data(folder: Path) -> None:

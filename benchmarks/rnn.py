@@ -11,17 +11,17 @@ the test rows: one step ahead over the whole future of each, and running free at
 another series, another initialisation and another reservoir.
 """
 
-import argparse
 import itertools
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.callbacks import Timer
 from torch import Tensor
 
-from benchmarks.common import accuracy, loading, median, prepare, spread, test, train
+from benchmarks.common import accuracy, loading, options_parser, parameters, parse, test, train, write_results
 from datamodules import TimeSeriesDataModule
 from datamodules.timeseries import WindowDataset
 
@@ -125,56 +125,51 @@ def echo_state_network(task: Task, units: int, seed: int) -> Errors:
     return reservoir.errors(task, task.data.test_set, readout)
 
 
-def mackey_glass(seeds: int, folder: Path) -> list[str]:
-    """The table of the four methods."""
-    older: dict[str, Callable[[Task, int], Errors]] = {
+def mackey_glass(seeds: int, folder: Path) -> dict[str, Any]:
+    """The errors of the four methods."""
+    methods: dict[str, Callable[[Task, int], Errors]] = {
         "persistence": lambda task, seed: persistence(task),
-        "linear autoregression": lambda task, seed: autoregression(task),
-        "echo state network, 100 units": lambda task, seed: echo_state_network(task, 100, seed),
-        "echo state network, 400 units": lambda task, seed: echo_state_network(task, 400, seed),
+        "linear_autoregression": lambda task, seed: autoregression(task),
+        "echo_state_network_100": lambda task, seed: echo_state_network(task, 100, seed),
+        "echo_state_network_400": lambda task, seed: echo_state_network(task, 400, seed),
     }
-    found: dict[str, list[Errors]] = {name: [] for name in [*older, "RNN (GRU, 100 units)"]}
-    seconds = []
+    figures: dict[str, Any] = {"seeds": list(range(seeds)), "seconds": []}
+    nrmse: dict[str, list[float]] = {name: [] for name in ("rnn", *methods)}
+    nrmse_free: dict[str, list[float]] = {name: [] for name in nrmse}
     for seed in range(seeds):
         timer = Timer()
         command = train("rnn_mackey_glass.yaml", seed, folder, [timer], f"--data.series_seed={seed}")
         metrics = test(command)
-        found["RNN (GRU, 100 units)"].append((metrics["test/nrmse"], metrics["test/nrmse_free"]))
-        seconds.append(timer.time_elapsed("train"))
+        found = {"rnn": (metrics["test/nrmse"], metrics["test/nrmse_free"])}
+        figures["seconds"].append(timer.time_elapsed("train"))
+        figures["parameters"] = parameters(command.model)
         task = Task(TimeSeriesDataModule(**command.datamodule.hparams))
-        for name, method in older.items():
-            found[name].append(method(task, seed))
-        for name, results in found.items():
-            print(f"  seed {seed}: {name:<32}{results[-1][0]:.2e}  {results[-1][1]:.2e}", flush=True)
-    lines = [f"Mackey-Glass, NRMSE             one step ahead                    running free, {task.horizon} steps"]
-    for name, results in found.items():
-        ahead, free = (
-            f"{sum(values) / seeds:.2e} ({min(values):.2e} to {max(values):.2e})"
-            for values in zip(*results, strict=True)
-        )
-        lines.append(f"{name:<32}{ahead:<34}{free}")
-    return [*lines, f"seconds to train the RNN: {spread(seconds, 0)}"]
+        found |= {name: method(task, seed) for name, method in methods.items()}
+        for name, (ahead, free) in found.items():
+            nrmse[name].append(ahead)
+            nrmse_free[name].append(free)
+            print(f"  seed {seed}: {name:<24}{ahead:.2e}  {free:.2e}", flush=True)
+    return figures | {"nrmse": nrmse, "nrmse_free": nrmse_free}
 
 
 def main() -> None:
-    """Runs, and prints the tables."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.rnn", description=__doc__.partition("\n")[0])
+    """Runs, and writes benchmarks/results/rnn.json."""
+    parser = options_parser("rnn", __doc__, threads=2)
     parser.add_argument("--seeds", type=int, default=3, help="runs of each kind (default: 3)")
-    parser.add_argument("--threads", type=int, default=2, help="threads of PyTorch (default: 2)")
     parser.add_argument("--only", choices=("rows", "mackey_glass", "loading"), help="one part, instead of all three")
-    options = parser.parse_args()
-    prepare(options.threads)
-    lines = []
+    options = parse(parser)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if options.only in (None, "rows"):
-            lines.append(accuracy("rnn_mnist.yaml", options.seeds, folder))
+            write_results(options, rows=accuracy("rnn_mnist.yaml", options.seeds, folder))
         if options.only in (None, "mackey_glass"):
-            lines += mackey_glass(options.seeds, folder)
-        for config in ("rnn_mnist.yaml", "rnn_mackey_glass.yaml") if options.only in (None, "loading") else ():
-            shares = loading(train(config, 0, folder, [], "--trainer.max_steps=1", "--trainer.limit_val_batches=1"))
-            lines.append(f"{config:<22}speed with the loader / on a batch in memory: median {median(shares)}")
-    print("\n".join(["", *lines]))
+            write_results(options, mackey_glass=mackey_glass(options.seeds, folder))
+        if options.only in (None, "loading"):
+            short = ["--trainer.max_steps=1", "--trainer.limit_val_batches=1"]
+            runs = {
+                config: train(f"{config}.yaml", 0, folder, [], *short) for config in ("rnn_mnist", "rnn_mackey_glass")
+            }
+            write_results(options, loading={config: loading(run) for config, run in runs.items()})
 
 
 if __name__ == "__main__":

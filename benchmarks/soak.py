@@ -5,7 +5,6 @@ training steps of 16 gradient steps; so 610,000 and 270,000 of them are two hour
 or shorter, since most of what might be left behind is made once an epoch: pictures, checkpoints, loaders.
 """
 
-import argparse
 import statistics
 import tempfile
 import time
@@ -17,7 +16,7 @@ import psutil
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from benchmarks.common import prepare, train
+from benchmarks.common import options_parser, parse, train, write_results
 
 NET = ["--data.batch_size=4", "--trainer.limit_train_batches=430", "--trainer.limit_val_batches=2"]
 DQN = ["--model.gradient_steps=1", "--model.batch_size=8", "--model.eval_episodes=2", "--model.steps_per_epoch=30000"]
@@ -40,33 +39,34 @@ class Watch(Callback):
 
 
 def main() -> None:
-    """Runs both, and prints what grew."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.soak", description=__doc__.partition("\n")[0])
+    """Runs both, and writes benchmarks/results/soak.json."""
+    parser = options_parser("soak", __doc__)
     parser.add_argument("--net-steps", type=int, default=610_000, help="training steps of Net (default: 610,000)")
     parser.add_argument("--dqn-steps", type=int, default=270_000, help="training steps of DQN (default: 270,000)")
-    options = parser.parse_args()
-    prepare(threads=1)
+    options = parse(parser, "gymnasium")
     for config, flags, steps, an_epoch in (
-        ("mnist.yaml", NET, options.net_steps, 430),
-        ("dqn_cartpole.yaml", DQN, options.dqn_steps, 30_000 // (2 * 96)),
+        ("mnist", NET, options.net_steps, 430),
+        ("dqn_cartpole", DQN, options.dqn_steps, 30_000 // (2 * 96)),
     ):
         start, watch = time.monotonic(), Watch()
         with tempfile.TemporaryDirectory() as name:
-            train(config, 0, Path(name), [watch], f"--trainer.max_epochs={max(1, steps // an_epoch)}", *flags)
-        report(config, watch.samples, time.monotonic() - start)
+            train(f"{config}.yaml", 0, Path(name), [watch], f"--trainer.max_epochs={max(1, steps // an_epoch)}", *flags)
+        write_results(options, **{config: growth(watch.samples) | {"seconds": time.monotonic() - start}})
 
 
-def report(config: str, samples: Sequence[tuple[int, float, int]], seconds: float) -> None:
-    """Prints the slope of the memory after the first tenth of the steps, by least squares, and the file handles."""
+def growth(samples: Sequence[tuple[int, float, int]]) -> dict[str, float]:
+    """Memory and open files after the first tenth of the steps and at the end, and the slope of the memory."""
     settled = samples[len(samples) // 10 :]
     steps, memory, files = zip(*settled, strict=True)
-    slope = statistics.linear_regression(steps, memory).slope * 100_000
-    print(
-        f"{config:<20}{samples[-1][0]:>8,} steps in {seconds / 60:.0f} min: memory {memory[0]:.0f} MiB, at the end "
-        f"{memory[-1]:.0f} MiB, slope {slope:+.2f} MiB in 100,000 steps; open files {min(files)} to {max(files)}, "
-        f"at the end {files[-1]}",
-        flush=True,
-    )
+    return {
+        "steps": samples[-1][0],
+        "mib": memory[0],
+        "mib_at_the_end": memory[-1],
+        "mib_per_100000_steps": statistics.linear_regression(steps, memory).slope * 100_000,  # least squares
+        "open_files": files[0],
+        "open_files_at_most": max(files),
+        "open_files_at_the_end": files[-1],
+    }
 
 
 if __name__ == "__main__":

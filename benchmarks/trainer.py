@@ -1,6 +1,5 @@
 """What the Trainer costs: start-up, the parts of a step, the last checkpoint, and what `--compile true` brings."""
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 from lightning.pytorch.callbacks import Timer
 
-from benchmarks.common import ROOT, median, microseconds, prepare, train
+from benchmarks.common import ROOT, microseconds, options_parser, parse, train, write_results
 from lit_models.training.resume import RunCheckpoint
 
 IMPORTS = ["-c", "import torch, torchvision, lightning"]
@@ -25,23 +24,21 @@ COMPILED = {
 
 
 def main() -> None:
-    """Runs what is asked for, and prints it."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.trainer", description=__doc__.partition("\n")[0])
-    parser.add_argument("--only", choices=["startup", "step", "checkpoint", "compile"], help="one (default: all)")
-    parser.add_argument("--pairs", type=int, default=5, help="measurements of each (default: 5)")
-    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch (default: 1)")
-    options = parser.parse_args()
-    prepare(options.threads)
+    """Runs what is asked for, and writes benchmarks/results/trainer.json."""
     parts = {"startup": startup, "step": step, "checkpoint": checkpoint, "compile": compiled}
+    parser = options_parser("trainer", __doc__)
+    parser.add_argument("--only", choices=parts, help="one (default: all)")
+    parser.add_argument("--pairs", type=int, default=5, help="measurements of each (default: 5)")
+    options = parse(parser, "gymnasium")
     for name, part in parts.items():
         if options.only in (None, name):
-            part(options.pairs)
+            write_results(options, **{name: part(options.pairs)})
 
 
-def startup(pairs: int) -> None:
+def startup(pairs: int) -> dict[str, list[float]]:
     """`python -m lit_models --help` against the imports that nothing can do without."""
     ratios = [seconds(["-m", "lit_models", "--help"]) / seconds(IMPORTS) for _ in range(pairs)]
-    print(f"start-up of --help, over that of {IMPORTS[1]!r}: {median(ratios)}", flush=True)
+    return {"help_over_imports": ratios}
 
 
 def seconds(arguments: list[str]) -> float:
@@ -51,11 +48,9 @@ def seconds(arguments: list[str]) -> float:
     return time.perf_counter() - start
 
 
-def step(pairs: int) -> None:
+def step(pairs: int) -> dict[str, dict[str, list[float]]]:
     """What the parts of a training step take by themselves, and what the Trainer adds."""
-    print("mnist.yaml, a training step                  microseconds")
-    for name, times in parts_of_a_step("mnist.yaml", rounds=pairs).items():
-        print(f"  {name:<43}{median(times, 0)}", flush=True)
+    return {"microseconds": parts_of_a_step("mnist.yaml", rounds=pairs)}
 
 
 def parts_of_a_step(config: str, *flags: str, rounds: int = 5, calls: int = 50) -> dict[str, list[float]]:
@@ -115,8 +110,9 @@ def parts_of_a_step(config: str, *flags: str, rounds: int = 5, calls: int = 50) 
     return times | {"a step in the Trainer": [whole], "the rest: the Trainer, logging, schedule": [whole - parts]}
 
 
-def checkpoint(pairs: int) -> None:
+def checkpoint(pairs: int) -> dict[str, list[float]]:
     """The share of a run that goes into `last.ckpt`."""
+    shares: dict[str, list[float]] = {}
     write, taken = RunCheckpoint._save_last_checkpoint, []
 
     def timed(*args: object) -> None:
@@ -126,21 +122,21 @@ def checkpoint(pairs: int) -> None:
 
     RunCheckpoint._save_last_checkpoint = timed
     for config, flags in (("mnist.yaml", ["--trainer.max_epochs=3"]), ("dqn_cartpole.yaml", [])):
-        shares = []
         for seed in range(pairs):
             timer = Timer()
             taken.clear()
             with tempfile.TemporaryDirectory() as folder:
                 train(config, seed, Path(folder), [timer], *flags)
-            shares.append(100 * sum(taken) / timer.time_elapsed("train"))
-        print(f"{config:<22}last.ckpt, % of the run: {median(shares, 2)}; written {len(taken)} times", flush=True)
+            shares.setdefault(Path(config).stem, []).append(sum(taken) / timer.time_elapsed("train"))
+        print(f"{config:<22}last.ckpt, share of the run: {shares[Path(config).stem]}", flush=True)
     RunCheckpoint._save_last_checkpoint = write
+    return shares
 
 
-def compiled(pairs: int) -> None:
+def compiled(pairs: int) -> dict[str, list[float]]:
     """The speed of a compiled model, over that of the model as it is, in the second epoch."""
+    ratios: dict[str, list[float]] = {}
     for config, flags in COMPILED.items():
-        ratios = []
         for seed in range(pairs):
             speeds = []
             for compile in ("true", "false"):
@@ -148,8 +144,9 @@ def compiled(pairs: int) -> None:
                     own = ["--trainer.max_epochs=3", "--trainer.limit_val_batches=1", f"--compile={compile}", *flags]
                     metrics = train(config, seed, Path(folder), [], *own).trainer.callback_metrics
                 speeds.append(next(value.item() for name, value in metrics.items() if name.startswith("throughput")))
-            ratios.append(speeds[0] / speeds[1])
-        print(f"{config:<22}compiled, over as it is: {median(ratios)}", flush=True)
+            ratios.setdefault(Path(config).stem, []).append(speeds[0] / speeds[1])
+        print(f"{config:<22}compiled, over as it is: {ratios[Path(config).stem]}", flush=True)
+    return ratios
 
 
 if __name__ == "__main__":
