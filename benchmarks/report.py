@@ -451,7 +451,8 @@ def table(name: str, folder: Path, page: Path) -> str:
         lines = TABLES[name](results)
     except KeyError as error:
         raise ValueError(f"table {name}: a results file has no figure {error}: run its benchmark again") from None
-    return "\n".join(["", *lines, "", *results.sources(), "", ""])
+    sources = [] if name == "overview" else ["", *results.sources()]  # which the other tables have
+    return "\n".join(["", *lines, *sources, "", ""])
 
 
 def fill(text: str, folder: Path, page: Path) -> tuple[str, list[str]]:

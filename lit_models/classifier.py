@@ -71,7 +71,7 @@ class Classifier(LitModule):
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"{len(class_names)} class_names are given, but num_classes is {num_classes}")
         self.in_channels, self.num_classes = in_channels, num_classes
-        self.class_names = None if class_names is None else list(class_names)
+        self.class_names = None if class_names is None else [str(name) for name in class_names]
         self.warned_of_range = False  # that float images were not in 0..1
         self.normalization = Normalize(mean, std, in_channels, images=True)
         self.means = EpochMeans(**dict.fromkeys(("train", "val", "test"), ("loss", "accuracy")))
@@ -126,6 +126,7 @@ class Classifier(LitModule):
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         if "input_shape" in checkpoint:  # those of the data that it was trained on
             self.example_input_array = self.example_input_array.new_zeros(1, *checkpoint["input_shape"])
 

@@ -13,7 +13,7 @@ from typing_extensions import override
 
 from lit_models.common.arguments import plain_hyperparameters, saved_hyperparameters
 from lit_models.training.checkpoint import save_class_paths
-from lit_models.training.data_checks import check_task
+from lit_models.training.data_checks import check_task, match_scale
 from lit_models.training.internals import disable_input_cast
 from lit_models.training.means import EpochMeans
 from lit_models.training.resume import ExactResume
@@ -143,6 +143,10 @@ class LitModule(LightningModule):
             if (key := getattr(owner, "CHECKPOINT_HYPER_PARAMS_KEY", None)) in checkpoint:
                 checkpoint[key] = saved_hyperparameters(type(owner), checkpoint[key])
                 checkpoint.pop(owner.CHECKPOINT_HYPER_PARAMS_TYPE, None)  # OmegaConf's class
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        match_scale(self, checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {}))
 
     def log_loss(self, loss: Tensor) -> None:
         """Logs `train/loss_step` at the steps that Lightning writes, since `self.log` takes 0.36 ms."""

@@ -173,7 +173,7 @@ class Agent(LitModule):
     def step_schedules(self, interval: str) -> None:
         """Steps the learning-rate schedules that step every `step` of the optimizer, or every `epoch`."""
         for config in self.trainer.lr_scheduler_configs:
-            if config.interval != interval:
+            if config.interval != interval or (interval == "epoch" and (self.current_epoch + 1) % config.frequency):
                 continue
             metrics, monitor = self.trainer.callback_metrics, monitored(config.scheduler)
             if monitor and monitor not in metrics:

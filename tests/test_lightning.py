@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import fails
 from lightning import LightningDataModule, Trainer, seed_everything
-from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ModelPruning
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, ModelPruning, StochasticWeightAveraging
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.tuner import Tuner
 from registry import MODELS
@@ -458,6 +459,16 @@ def test_labels_are_integers_of_any_kind(make, labels, trainer):
     assert results[0][1] == results[1][1]
 
 
+@pytest.mark.parametrize("label", [-1, 10])
+@pytest.mark.parametrize("make", [Net, partial(FaceEmbedder, num_classes=10, image_size=32)])
+def test_labels_out_of_range_are_one_line(make, label, trainer):
+    model, labels = make(), LABELS.clone()
+    labels[0] = label
+    images = torch.nn.functional.pad(IMAGES, (2, 2, 2, 2)) if isinstance(model, FaceEmbedder) else IMAGES
+    with pytest.raises(ValueError, match=r"[^\n]*num_classes=10: labels start at 0$"):
+        trainer().fit(model, loader(images, labels))
+
+
 BATCHES = {
     "a tensor (8, 1, 28, 28) of uint8": DataLoader(IMAGES, batch_size=8),
     "a list of 3": loader(IMAGES, LABELS, LABELS),
@@ -485,15 +496,97 @@ def test_other_batches_to_predict_are_refused(make, trainer):
         trainer().predict(make(), BATCHES["a dictionary of image, label"])
 
 
+@pytest.mark.parametrize("columns", [(2, 2), (1, 2)])
+def test_series_of_other_columns_are_refused_with_the_option(columns, trainer):
+    parts = [torch.zeros(8, rows, count) for rows, count in zip((50, 20), columns, strict=True)]
+    with pytest.raises(ValueError, match=r"a batch is a list of 2 .* but input_dim of RNN is 1: set model.input_dim"):
+        trainer().fit(RNN(), loader(*parts))
+
+
+def test_names_that_are_not_one_per_image_are_refused(trainer):
+    images = DataLoader([(image, {"id": 1}) for image in IMAGES], batch_size=8)
+    with pytest.raises(ValueError, match=r"a list of 2 .*dict.* in pairs with as many labels or names"):
+        trainer().predict(Net(), images)
+
+
 @pytest.mark.parametrize("verb", ["fit", "test", "predict"])
-@pytest.mark.parametrize(("images", "span"), [(IMAGES.float(), "0 to 255"), ((IMAGES / 255 - 0.5) / 0.25, "-2 to 2")])
-def test_float_images_outside_0_to_1_are_warned_of_once(verb, images, span, trainer):
-    with pytest.warns(UserWarning, match=f"the images are floats from {span}: Net takes uint8 in 0..255") as caught:
+@pytest.mark.parametrize(
+    ("images", "span"),
+    [
+        (IMAGES.float(), "floats from 0 to 255"),
+        ((IMAGES / 255 - 0.5) / 0.25, "floats from -2 to 2"),
+        (IMAGES > 127, "bool from 0 to 1"),
+        (IMAGES.int() * 257, "int32 from 0 to 6.554e\\+04"),
+    ],
+)
+def test_images_in_another_range_are_warned_of_once(verb, images, span, trainer):
+    with pytest.warns(UserWarning, match=f"the images are {span}: Net takes uint8 in 0..255") as caught:
         getattr(trainer(max_epochs=2), verb)(Net(), loader(images, LABELS))
-    assert sum("the images are floats" in str(warning.message) for warning in caught) == 1
+    assert sum("the images are" in str(warning.message) for warning in caught) == 1
 
 
-def test_float_images_in_0_to_1_are_not_warned_of(trainer):
+@pytest.mark.parametrize("images", [IMAGES, IMAGES / 255, IMAGES.long()], ids=["uint8", "float", "int64"])
+def test_images_in_the_right_range_are_not_warned_of(images, trainer):
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message="the images are floats")
-        trainer().test(Net(), loader(IMAGES / 255, LABELS))
+        warnings.filterwarnings("error", message="the images are")
+        trainer().test(Net(), loader(images, LABELS))
+
+
+# A checkpoint that is read into a model made afresh.
+
+
+def test_a_fresh_forecaster_takes_the_scale_of_a_checkpoint(trainer, tmp_path):
+    running, windows = trainer(), loader(torch.full((8, 50, 1), 300.0), torch.full((8, 20, 1), 301.0))
+    running.fit(RNN(mean=300.0, std=2.0), windows)
+    running.save_checkpoint(tmp_path / "model.ckpt")
+    fresh = RNN()
+    (there,) = trainer().test(fresh, windows, ckpt_path=tmp_path / "model.ckpt", weights_only=True, verbose=False)
+    (here,) = trainer().test(lit_models.load(tmp_path / "model.ckpt"), windows, verbose=False)
+    assert there == here
+    with pytest.warns(UserWarning, match=r"mean is 0.0, but 300.0 in the checkpoint"):
+        trainer().test(RNN(mean=0.0), windows, ckpt_path=tmp_path / "model.ckpt", weights_only=True, verbose=False)
+
+
+def test_a_fresh_face_embedder_takes_the_head_of_a_checkpoint(trainer, tmp_path):
+    row, running = MODELS["FaceEmbedder"], trainer()
+    model, data = row.make(), row.data()
+    running.fit(model, datamodule=data)
+    running.save_checkpoint(tmp_path / "model.ckpt")
+    fresh = row.make()
+    trainer().test(fresh, datamodule=data, ckpt_path=tmp_path / "model.ckpt", weights_only=True, verbose=False)
+    assert same_output(fresh, model)
+
+
+# Callbacks that change the plan.
+
+
+def test_averaging_weights_may_add_an_epoch_to_a_schedule_over_all_steps(trainer):
+    model = CNN(in_channels=1, batch_norm=True, optimizer=SGD, lr_scheduler=OneCycleLR)
+    averaging = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)
+    running = trainer(averaging, max_epochs=3)
+    running.fit(model, datamodule=MNISTDataModule(batch_size=8))
+    assert running.global_step >= 6
+
+
+def test_a_pruned_run_goes_on(tmp_path):
+    few = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", f"--trainer.default_root_dir={tmp_path}"]
+    prune = ["--trainer.callbacks=ModelPruning", "--trainer.callbacks.pruning_fn=l1_unstructured"]
+    fit = ["fit", "--model=Net", "--data=MNISTDataModule", "--trainer.max_epochs=1", *few, *prune]
+    assert cli.main([*fit, "--trainer.callbacks.amount=0.5"]) == 0
+    last = tmp_path / "Net" / "version_0" / "checkpoints" / "last.ckpt"
+    assert cli.main(["fit", f"--ckpt_path={last}", "--trainer.max_epochs=2"]) == 0
+
+
+def test_what_a_callback_raises_is_one_line(tmp_path, capsys):
+    few = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", f"--trainer.default_root_dir={tmp_path}"]
+    stopping = ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/lss"]
+    message = fails(capsys, "fit", "--model=Net", "--data=MNISTDataModule", *few, *stopping)
+    assert "RuntimeError: Early stopping conditioned on metric `val/lss` which is not available" in message
+
+
+@pytest.mark.parametrize("size", [(32, 48), (48, 32)])
+def test_compiles_for_several_sizes(size):
+    model = CNN().eval()
+    model.compile(backend="eager")
+    for side in size:
+        assert model(torch.zeros(2, 3, side, side, dtype=torch.uint8)).shape == (2, 10)

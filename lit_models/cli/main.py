@@ -438,7 +438,16 @@ def main(args: list[str] | None = None) -> int:
     except (OSError, ValueError, ImportError, MisconfigurationException) as error:
         if os.environ.get("LIT_MODELS_DEBUG"):
             raise
-        where = f" in process {rank_zero_only.rank}" if rank_zero_only.rank else ""
-        print(f"error{where}: {format_error(str(error))}", file=sys.stderr)
-        return 1
+        return report_error(str(error))
+    except Exception as error:  # of a callback, logger or class of the user's, which may raise anything
+        if os.environ.get("LIT_MODELS_DEBUG"):
+            raise
+        return report_error(f"{type(error).__name__}: {error} (to see where, set LIT_MODELS_DEBUG=1)")
     return 0
+
+
+def report_error(message: str) -> int:
+    """Prints an error in one line, and returns the exit status."""
+    where = f" in process {rank_zero_only.rank}" if rank_zero_only.rank else ""
+    print(f"error{where}: {format_error(message)}", file=sys.stderr)
+    return 1

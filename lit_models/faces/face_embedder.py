@@ -153,8 +153,11 @@ class FaceEmbedder(LitModule):
         features = self.network(self.normalize(images))  # (batch, features)
         self.lda.update(features.detach(), labels)
         same = (labels[:, None] == labels).sum(dim=1, keepdim=True)  # images of each one's person
-        changes = (features.detach().float() - self.prototypes[labels]) / same
-        self.prototypes.index_add_(0, labels, changes, alpha=0.1)
+        try:
+            changes = (features.detach().float() - self.prototypes[labels]) / same
+            self.prototypes.index_add_(0, labels, changes, alpha=0.1)
+        except IndexError as error:  # how the CPU reports a label out of range
+            raise ValueError(f"{error}; the model has num_classes={len(self.head)}: labels start at 0") from error
         dropped = F.normalize(F.dropout(features, self.hparams.dropout).float())
         cosines = F.linear(dropped, F.normalize(self.head.float()))  # (batch, num_classes)
         reduced = with_margin(cosines, labels, self.hparams.margin, self.hparams.margin_size)
@@ -186,6 +189,12 @@ class FaceEmbedder(LitModule):
             return rows
         key, names = ("label", names.tolist()) if isinstance(names, Tensor) else ("file", names)
         return [{key: name} | row for name, row in zip(names, rows, strict=True)]
+
+    @override
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        if self.head is None and (head := checkpoint["state_dict"].get("head")) is not None:
+            self._add_head(len(head))
 
     @override
     def for_inference(self) -> "FaceEmbedder":

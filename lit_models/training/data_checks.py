@@ -43,8 +43,8 @@ def check_images(model: "Classifier | FaceEmbedder", shape: torch.Size) -> None:
             f"the images have {channels} channel(s), but in_channels of {name} is {model.in_channels}: to train on "
             f"them, set model.in_channels to {channels}"
         )
-    if height not in model.sizes or width not in model.sizes:
-        first, last = model.sizes[0], model.sizes[-1]
+    first, last = model.sizes[0], model.sizes[-1]
+    if min(height, width) < first or max(height, width) > last:  # a range's `in` cannot be compiled for several sizes
         sizes = f"{first}" if first == last else f"{first} or more" if last > 10**6 else f"{first} to {last}"
         hint = ", or set model.image_size" if "image_size" in model.hparams else ""
         raise ValueError(f"the images are {height}x{width} pixels, but {name} takes {sizes} along each side{hint}")
@@ -63,20 +63,26 @@ def images_and_labels(model: "LitModule", batch: Any) -> tuple[Tensor, Tensor]:
 def images_and_names(model: "LitModule", batch: Any) -> tuple[Tensor, Any]:
     """A batch to predict as images and their labels or names, None where it has only images."""
     images, *names = batch if isinstance(batch, list | tuple) and batch else (batch,)
-    if not isinstance(images, Tensor) or len(names) > 1:
+    known = not names or (isinstance(names[0], Tensor | list | tuple) and len(names[0]) == len(images))
+    if not isinstance(images, Tensor) or len(names) > 1 or not known:
         raise ValueError(
             f"a batch is {describe(batch)}: {type(model).__name__} predicts images (batch, channels, height, width), "
-            "alone or in pairs with labels or names"
+            "alone or in pairs with as many labels or names"
         )
     return images, names[0] if names else None
 
 
 def context_and_target(model: "LitModule", batch: Any) -> tuple[Tensor, Tensor]:
     """A batch as context and target, a ValueError if it is no pair of them."""
-    if not is_pair(batch) or {part.dim() for part in batch} != {3}:
+    if not is_pair(batch) or {part.dim() for part in batch} != {3} or not batch[1].shape[1]:
         raise ValueError(
             f"a batch is {describe(batch)}: {type(model).__name__} takes pairs (context, target), the rows (batch, "
             "time, columns) to look back on and those after them, NaN where they are unknown"
+        )
+    if {part.shape[2] for part in batch} != {model.hparams.input_dim} or len(batch[0]) != len(batch[1]):
+        raise ValueError(
+            f"a batch is {describe(batch)}, but input_dim of {type(model).__name__} is {model.hparams.input_dim}: set "
+            "model.input_dim and model.output_dim to the number of columns of both"
         )
     return batch[0], batch[1]
 
@@ -99,14 +105,16 @@ def describe(batch: Any) -> str:
 
 
 def warn_of_range(model: "Classifier", images: Tensor) -> None:
-    """Warns once of float images that are not in 0..1, with some tolerance for what has been interpolated."""
-    if model.warned_of_range or not images.is_floating_point() or not images.numel():
+    """Warns once of float images that are not in 0..1, and of integers that hardly are in 0..255."""
+    if model.warned_of_range or images.dtype == torch.uint8 or not images.numel():
         return
     low, high = (value.item() for value in images.float().aminmax())
-    if not (low >= -0.1 and high <= 1.1):
+    floats = images.is_floating_point()  # with some tolerance for what has been interpolated
+    if not (low >= -0.1 and high <= 1.1 if floats else low >= 0 and 1 < high <= 255):
         model.warned_of_range = True
+        kind = "floats" if floats else str(images.dtype).removeprefix("torch.")
         rank_zero_warn(
-            f"the images are floats from {low:.4g} to {high:.4g}: {type(model).__name__} takes uint8 in 0..255 or "
+            f"the images are {kind} from {low:.4g} to {high:.4g}: {type(model).__name__} takes uint8 in 0..255 or "
             "float in 0..1, and normalizes them itself by its mean and std: divide by 255, or leave normalization out"
         )
 
@@ -129,6 +137,19 @@ def match_classes(model: "Classifier", data: Any) -> None:
             f"{format_list(model.class_names)}: give the data that it was trained on, or set model.class_names to "
             "theirs"
         )
+
+
+def match_scale(model: "LitModule", saved: dict[str, Any]) -> None:
+    """Warns where a checkpoint's model has another mean or std; the model takes over what it has not."""
+    for name in ("mean", "std"):
+        own, theirs = model.hparams.get(name), saved.get(name)
+        if theirs is None or own == theirs:
+            continue
+        if own is not None:
+            rank_zero_warn(f"{name} is {own}, but {theirs} in the checkpoint: lit_models.load(path) takes that")
+            continue
+        model.hparams[name] = theirs
+        model.normalize.fill(name, theirs)
 
 
 def match_columns(model: "RNN", data: Any) -> None:

@@ -198,10 +198,10 @@ class ExactResume(Callback):
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        check_schedule(trainer)
         states, self.states = self.states, None
         if states is None:
             return
+        check_schedule(trainer)
         if len(states) != trainer.world_size:
             rank_zero_info("The checkpoint is not of as many processes: random draws start anew")
             return

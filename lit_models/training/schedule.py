@@ -118,8 +118,11 @@ def optimizer_and_schedule(
     if own and keywords["max_lr"] is inspect.Parameter.empty:
         options["max_lr"] = [group["lr"] for group in optimizing.param_groups]
     config = {"scheduler": schedule(optimizing, **options), "interval": interval, "name": "train/lr"}
-    if trainer.lightning_module.automatic_optimization and (monitor := monitored(config["scheduler"])):
-        config["monitor"] = monitor
+    if monitor := monitored(config["scheduler"]):
+        if not monitor.startswith("train/"):  # it is there after a validation only
+            config["frequency"] = trainer.check_val_every_n_epoch or 1
+        if trainer.lightning_module.automatic_optimization:  # else Lightning warns of it
+            config["monitor"] = monitor
     return {"optimizer": optimizing, "lr_scheduler": config}
 
 

@@ -44,6 +44,17 @@ def test_a_plateau_of_an_agents_return_lowers_its_learning_rate():
         rates(MODELS["DQN"], torch.optim.lr_scheduler.ReduceLROnPlateau)
 
 
+@pytest.mark.parametrize("name", ["Net", "DQN"])
+def test_a_plateau_waits_for_sparse_validations(name):
+    monitor = "eval/return" if name == "DQN" else "val/loss"
+    plateau = partial(ReduceLROnPlateau, monitor=monitor, mode="max" if name == "DQN" else "min", **NEVER_BETTER)
+    model = MODELS[name].make(optimizer=partial(torch.optim.Adam, lr=1e-3), lr_scheduler=plateau)
+    options = {"max_epochs": 6, "check_val_every_n_epoch": 2, "limit_train_batches": 1, "limit_val_batches": 1}
+    trainer = Trainer(accelerator="cpu", **options, **QUIET)
+    trainer.fit(model, datamodule=MODELS[name].data())
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(1e-3 * 0.1**2)  # at the second and the third
+
+
 def flags(tmp_path):
     config = f"--config={ROOT / 'configs' / 'mnist.yaml'}"
     return ["fit", config, *SHORT, f"--trainer.default_root_dir={tmp_path}"]
