@@ -143,13 +143,11 @@ def match_scale(model: "LitModule", saved: dict[str, Any]) -> None:
     """Warns where a checkpoint's model has another mean or std; the model takes over what it has not."""
     for name in ("mean", "std"):
         own, theirs = model.hparams.get(name), saved.get(name)
-        if theirs is None or own == theirs:
-            continue
-        if own is not None:
+        if own is None and theirs is not None and name in model.from_data:
+            model.hparams[name] = theirs
+            model.normalize.fill(name, theirs)
+        elif None not in (own, theirs) and own != theirs:
             rank_zero_warn(f"{name} is {own}, but {theirs} in the checkpoint: lit_models.load(path) takes that")
-            continue
-        model.hparams[name] = theirs
-        model.normalize.fill(name, theirs)
 
 
 def match_columns(model: "RNN", data: Any) -> None:
