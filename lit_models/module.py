@@ -110,8 +110,7 @@ class LitModule(LightningModule):
     @override
     def configure_optimizers(self) -> dict[str, Any]:
         """The injected optimizer and schedule."""
-        factories = self.optimizer, self.lr_scheduler
-        return optimizer_and_schedule(self.trainer, self.parameters(), *factories, self.learning_rate)
+        return optimizer_and_schedule(self, self.parameters(), self.optimizer, self.lr_scheduler)
 
     @override
     def on_fit_start(self) -> None:
@@ -150,7 +149,10 @@ class LitModule(LightningModule):
 
     def log_loss(self, loss: Tensor) -> None:
         """Logs `train/loss_step` at the steps that Lightning writes, since `self.log` takes 0.36 ms."""
-        interval = self.trainer.log_every_n_steps
+        try:
+            interval = self.trainer.log_every_n_steps
+        except (RuntimeError, AttributeError):  # without a Trainer, or with Fabric
+            return
         if interval and (self.trainer.global_step + 1) % interval == 0:
             self.log("train/loss_step", loss, prog_bar=True)
 

@@ -436,7 +436,7 @@ def test_predicts_images_alone_or_with_labels_or_names(make, trainer):
         for data in (
             DataLoader(images, batch_size=8),
             loader(images),
-            loader(images, LABELS),
+            loader(images, LABELS[:, None]),
             DataLoader(list(zip(images, names, strict=True)), batch_size=8),
         )
     ]
@@ -555,6 +555,19 @@ def test_a_fresh_face_embedder_takes_the_head_of_a_checkpoint(trainer, tmp_path)
     fresh = row.make()
     trainer().test(fresh, datamodule=data, ckpt_path=tmp_path / "model.ckpt", weights_only=True, verbose=False)
     assert same_output(fresh, model)
+
+
+@pytest.mark.parametrize("name", [name for name, row in MODELS.items() if row.data()])
+def test_steps_need_no_trainer(name):
+    row = MODELS[name]
+    model, data = row.make(**{"num_classes": 8} if name == "FaceEmbedder" else {}), row.data()
+    data.setup("fit")
+    optimizer = model.configure_optimizers()["optimizer"]
+    before = parameters_to_vector(model.parameters()).clone()
+    loss = model.training_step(next(iter(data.train_dataloader())), 0)
+    loss.backward()
+    optimizer.step()
+    assert not torch.equal(parameters_to_vector(model.parameters()), before)
 
 
 # Callbacks that change the plan.

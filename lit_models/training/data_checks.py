@@ -69,7 +69,9 @@ def images_and_names(model: "LitModule", batch: Any) -> tuple[Tensor, Any]:
             f"a batch is {describe(batch)}: {type(model).__name__} predicts images (batch, channels, height, width), "
             "alone or in pairs with as many labels or names"
         )
-    return images, names[0] if names else None
+    if not names or not isinstance(names[0], Tensor):
+        return images, names[0] if names else None
+    return images, names[0].view(-1) if names[0].shape == (len(images), 1) else names[0]
 
 
 def context_and_target(model: "LitModule", batch: Any) -> tuple[Tensor, Tensor]:

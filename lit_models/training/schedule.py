@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Iterable
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning import Trainer
@@ -11,6 +11,9 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler
+
+if TYPE_CHECKING:
+    from lit_models.module import LitModule
 
 
 class OneCycleLR(torch.optim.lr_scheduler.OneCycleLR):
@@ -91,13 +94,12 @@ LRSchedulerCallable = (
 
 
 def optimizer_and_schedule(
-    trainer: Trainer,
+    model: "LitModule",
     parameters: Iterable[nn.Parameter],
     optimizer: OptimizerCallable,
     lr_scheduler: LRSchedulerCallable | None,
-    learning_rate: float | None = None,
 ) -> dict[str, Any]:
-    """What a model's `configure_optimizers` returns; a learning rate takes the place of the optimizer's own.
+    """What a model's `configure_optimizers` returns; its `learning_rate` takes the place of the optimizer's own.
 
     A schedule whose `total_steps` isn't given (such as OneCycleLR) gets the number of steps that the Trainer will take
     and steps with the optimizer; any other steps after every epoch, ReduceLROnPlateau with the metric that is its
@@ -105,23 +107,23 @@ def optimizer_and_schedule(
     the learning rate is constant.
     """
     optimizing = optimizer(parameters)
-    for group in optimizing.param_groups if learning_rate else ():
-        group["lr"] = learning_rate
+    for group in optimizing.param_groups if model.learning_rate else ():
+        group["lr"] = model.learning_rate
     # A constant schedule where there is none, so that the learning rate is logged under the same name.
     schedule = lr_scheduler or (lambda optimizer: ConstantLR(optimizer, factor=1.0))
     defaults = {name: parameter.default for name, parameter in inspect.signature(schedule).parameters.items()}
     keywords = defaults | getattr(schedule, "keywords", {})  # of a functools.partial, which jsonargparse makes too
     options, interval = {}, "epoch"
     if keywords.get("total_steps", "never asked for") is None:
-        options["total_steps"], interval = planned_steps(trainer), "step"
+        options["total_steps"], interval = planned_steps(model.trainer), "step"
     own = getattr(schedule, "func", schedule) is torch.optim.lr_scheduler.OneCycleLR  # PyTorch's
     if own and keywords["max_lr"] is inspect.Parameter.empty:
         options["max_lr"] = [group["lr"] for group in optimizing.param_groups]
     config = {"scheduler": schedule(optimizing, **options), "interval": interval, "name": "train/lr"}
     if monitor := monitored(config["scheduler"]):
         if not monitor.startswith("train/"):  # it is there after a validation only
-            config["frequency"] = trainer.check_val_every_n_epoch or 1
-        if trainer.lightning_module.automatic_optimization:  # else Lightning warns of it
+            config["frequency"] = model.trainer.check_val_every_n_epoch or 1
+        if model.automatic_optimization:  # else Lightning warns of it
             config["monitor"] = monitor
     return {"optimizer": optimizing, "lr_scheduler": config}
 
