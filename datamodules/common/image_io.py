@@ -103,8 +103,13 @@ def subfolders(folder: Path) -> list[str]:
 
 
 def find_images(folder: str | Path, extensions: set[str] | None = None) -> list[Path]:
-    """The files in a folder and its subfolders, sorted, without hidden ones; of any extension, if none are given."""
+    """The files in a folder and its subfolders, sorted, without hidden ones; of any extension, if none are given.
+
+    A file is taken by itself.
+    """
     root = Path(folder)
+    if root.is_file():
+        return [root]
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {folder}")
     paths = sorted(

@@ -21,6 +21,30 @@ for _package in (lit_models, datamodules):  # imported when asked for, and known
         getattr(_package, _name)
 
 
+# What people type for an option of another name.
+SYNONYMS = {
+    "lr": "model.optimizer.lr",
+    "learning_rate": "model.optimizer.lr",
+    "optimizer": "model.optimizer",
+    "scheduler": "model.lr_scheduler",
+    "lr_scheduler": "model.lr_scheduler",
+    "epochs": "trainer.max_epochs",
+    "steps": "trainer.max_steps",
+    "gpus": "trainer.devices",
+    "seed": "seed_everything",
+}
+
+
+def find_option(name: str, options: list[str]) -> str:
+    """`; did you mean '--trainer.max_epochs'?` for an option without its section, or of another name, or nearly so."""
+    found = SYNONYMS.get(name) or next((option for option in options if option.rpartition(".")[2] == name), None)
+    for section, package in (("data", datamodules), ("model", lit_models), ("model", rl)):
+        kinds = (f"{package.__name__}.{kind}" for kind in package.__all__)
+        if found is None and any(name in keywords(kind) for kind in kinds):
+            found = f"{section}.{name}"
+    return f"; did you mean '--{found}'?" if found else suggest(name, options, "--")
+
+
 def format_parser_error(message: str, options: Iterable[str], verbs: Iterable[str]) -> str:
     """One line for jsonargparse's message of several, given the options such as `trainer.max_epochs`, and our verbs."""
     options = list(options)
@@ -34,8 +58,10 @@ def format_parser_error(message: str, options: Iterable[str], verbs: Iterable[st
             return f"{paths[-1]} has no option '{name}'{suggest(name, keywords(paths[-1]))}"
         hint = suggest(name, options) or suggest(name.partition(".")[0], options)
         return f"there is no option '{name}'{hint}"
+    if found := re.search(r"unrecognized arguments: (?!-)(\S+\.ya?ml)", message):
+        return f"{found[1]} stands by itself: give a config file with --config {found[1]}"
     if found := re.search(r"unrecognized arguments: -*([^\s=]+)", message):
-        return f"there is no option '--{found[1]}'{suggest(found[1], options, '--')}"
+        return f"there is no option '--{found[1]}'{find_option(found[1], options)}"
     if found := re.search(r"File does not exist: '(.+)'", message):
         path = Path(found[1])
         return f"no file {path}{suggest(path.name, [file.name for file in path.parent.glob('*')])}"

@@ -146,7 +146,8 @@ class CLI(LightningCLI):
             parser.add_argument(
                 "--images",
                 type=str | None,
-                help="A folder of pictures to classify, of any size and colour. The test set, or rows, if not given.",
+                help="A folder of pictures to classify, or one picture, of any size and colour. The test set, or rows, "
+                "if not given.",
             )
             parser.add_argument("--output", type=str, default="predictions.csv", help="The CSV file to write.")
             parser.add_argument(
@@ -158,11 +159,15 @@ class CLI(LightningCLI):
 
     @override
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        args = [monitored_plateau(arg) for arg in (sys.argv[1:] if args is None else args)]
+        args = classes_first([monitored_plateau(arg) for arg in (sys.argv[1:] if args is None else args)])
         scan = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         scan.error = parser.error
         scan.add_argument("--ckpt_path")
-        path = given = scan.parse_known_args(args)[0].ckpt_path
+        scan.add_argument("--config", "-c", action="append", default=[])
+        scanned = scan.parse_known_args(args)[0]
+        for file in filter(os.path.isfile, scanned.config):
+            check_yaml(Path(file))
+        path = given = scanned.ckpt_path
         checkpoint: dict[str, Any] = {}
         if path in ("last", "auto"):
             path, checkpoint = self._last_checkpoint(parser, args, required=path == "last")
@@ -372,6 +377,38 @@ def run_name(config: Any) -> str:
     return Path(str(files[0])).stem
 
 
+def classes_first(args: list[str]) -> list[str]:
+    """Arguments with `--model CLASS` and `--data CLASS` before what is said of them, which jsonargparse asks for."""
+    rest = list(args)
+    for option in ("--model", "--data"):
+        for at, arg in enumerate(rest):
+            name, equals, _ = arg.partition("=")
+            before = next((i for i, other in enumerate(rest[:at]) if other.startswith(f"{option}.")), None)
+            if name == option and before is not None:
+                words = 1 if equals else 2
+                moved = rest[at : at + words]
+                rest[at : at + words] = []
+                rest[before:before] = moved
+                break
+    return rest
+
+
+def check_yaml(path: Path) -> None:
+    """Raises a ValueError where a config file cannot be read, with the line."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): save it as that") from error
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+        line = f", line {mark.line + 1}" if mark else ""
+        hint = ": indent with spaces, not tabs" if "\\t" in problem else ""
+        raise ValueError(f"{path}{line}: {problem}{hint}") from error
+    if not isinstance(content, dict):
+        what = "is empty" if content is None else f"holds a {type(content).__name__}"
+        raise ValueError(f"{path} {what}: it must have sections such as model and data, see configs/mnist.yaml")
+
+
 def summary(verb: Callable[..., None]) -> str:
     """The first line of a command's docstring."""
     return (verb.__doc__ or "").partition("\n")[0]
@@ -426,11 +463,14 @@ def main(args: list[str] | None = None) -> int:
 
     Set `LIT_MODELS_DEBUG` in the environment to see where an error came from.
     """
-    verb, *options = (sys.argv[1:] if args is None else args) or [""]
+    args = sys.argv[1:] if args is None else args
+    verb, *options = args or [""]
     try:
         filter_warnings()
         if verb in COMMANDS:
             run_command(verb, options)
+        elif not args:
+            CLI(["--help"])
         else:
             CLI(args)
     except SIGTERMException:

@@ -126,7 +126,7 @@ class Command:
         self.mentioned: set[str] = set()  # packages of all that could be a class, such as `model` of `model.onnx`
         self.files: set[Path] = set()
         self.urls = False  # whether it contains any
-        for arg, following in zip(args, [*args[1:], ""], strict=True):
+        for arg, following in zip(args, [*args, ""][1:], strict=True):
             if arg.startswith("--"):
                 option, equals, value = arg[2:].partition("=")
                 self._collect({option.rstrip("+").rpartition(".")[2]: value if equals else following}, Path())

@@ -197,6 +197,65 @@ def test_own_pictures_and_series_must_be_given(tmp_path, monkeypatch, capsys):
     assert "root has no value: give one with --data.root" in message
 
 
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        ("--lr", "--model.optimizer.lr"),
+        ("--optimizer", "--model.optimizer"),
+        ("--epochs", "--trainer.max_epochs"),
+        ("--max_epochs", "--trainer.max_epochs"),
+        ("--batch_size", "--data.batch_size"),
+        ("--root", "--data.root"),
+        ("--dropout", "--model.dropout"),
+        ("--gamma", "--model.gamma"),
+    ],
+)
+def test_options_without_their_section_are_found(typed, meant, capsys):
+    message = fails(capsys, "fit", "--model=Net", "--data=MNISTDataModule", typed, "3")
+    assert f"there is no option '{typed}'; did you mean '{meant}'?" in message
+
+
+def test_a_config_file_by_itself_is_a_hint(capsys):
+    assert "configs/mnist.yaml stands by itself: give a config file with --config configs/mnist.yaml" in fails(
+        capsys, "fit", "configs/mnist.yaml"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"model:\n\tclass_path: Net\n", ", line 2: found character '\\t' that cannot start any token: indent with"),
+        (b"model:\n  class_path: Net\n  init_args:\n    dropout: 0\n   mean: 0\n", ", line 5: expected <block end>"),
+        (b"", " is empty: it must have sections such as model and data"),
+        (b"- model\n", " holds a list: it must have sections"),
+        (b"\xff\xfe", " is not UTF-8 text (invalid start byte at byte 0)"),
+    ],
+)
+def test_faults_of_a_config_file_name_it_and_the_line(content, message, tmp_path, capsys):
+    (tmp_path / "wrong.yaml").write_bytes(content)
+    assert f"{tmp_path / 'wrong.yaml'}{message}" in fails(capsys, "fit", f"--config={tmp_path / 'wrong.yaml'}")
+
+
+def test_no_command_lists_all(capsys):
+    with pytest.raises(SystemExit):
+        cli.main([])
+    listed = capsys.readouterr().out
+    assert all(verb in listed for verb in ("fit", "predict", "export", "identify"))
+
+
+def test_a_class_may_come_after_its_options(pets, capsys):
+    options = ["--data.root", str(pets), "--data", "ImageFolderDataModule", "--model.num_classes=2", "--model=CNN"]
+    few = ["--trainer.fast_dev_run=true"]
+    assert cli.main(["fit", *options, *few]) == 0
+
+
+def test_a_single_picture_is_predicted(last, pets, tmp_path):
+    picture = next(pets.rglob("*.png"))
+    assert cli.main(["predict", f"--ckpt_path={last}", f"--images={picture}", f"--output={tmp_path / 'one.csv'}"]) == 0
+    with open(tmp_path / "one.csv", newline="") as file:
+        assert [row["file"] for row in csv.DictReader(file)] == [str(picture)]
+
+
 def test_log_directory_that_cannot_be_written(tmp_path, capsys):
     (tmp_path / "file").touch()
     message = fails(capsys, "fit", f"--config={CONFIG}", f"--trainer.default_root_dir={tmp_path / 'file'}")
