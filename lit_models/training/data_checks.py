@@ -148,7 +148,7 @@ def match_scale(model: "LitModule", saved: dict[str, Any]) -> None:
         if own is None and theirs is not None and name in model.from_data:
             model.hparams[name] = theirs
             model.normalize.fill(name, theirs)
-        elif None not in (own, theirs) and own != theirs:
+        elif isinstance(own, float | list) and isinstance(theirs, float | list) and own != theirs:
             rank_zero_warn(f"{name} is {own}, but {theirs} in the checkpoint: lit_models.load(path) takes that")
 
 
