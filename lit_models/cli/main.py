@@ -2,6 +2,7 @@
 
 import argparse
 import contextlib
+import glob
 import json
 import logging
 import os
@@ -211,18 +212,17 @@ class CLI(LightningCLI):
     ) -> tuple[str | None, dict[str, Any]]:
         """The newest undamaged checkpoint of the run's name, and its content."""
         config = parser.parse_args(args)
-        config = config[config.subcommand]
-        folder = Path(config.trainer.default_root_dir, run_name(config))
-        files = (path for path in folder.glob("version_*/checkpoints/*.ckpt") if path.is_file())
-        found = sorted(files, key=lambda path: path.stat().st_mtime_ns)
+        patterns = checkpoint_patterns(config[config.subcommand], config.subcommand == "fit")
+        files = (path for pattern in patterns for path in glob.glob(pattern) if os.path.isfile(path))
+        found = sorted(files, key=lambda path: os.stat(path).st_mtime_ns)
         for path in reversed(found):
             try:
-                return str(path), read_checkpoint(path)
+                return path, read_checkpoint(path)
             except ValueError as error:
                 rank_zero_warn(f"{error}: passed over for the one before")
         if required:
             usable = "usable " if found else ""
-            raise FileNotFoundError(f"--ckpt_path last: there is no {usable}{folder}/version_*/checkpoints/*.ckpt yet")
+            raise FileNotFoundError(f"--ckpt_path last: there is no {usable}{' or '.join(patterns)} yet")
         return None, {}
 
     def _parse_ckpt_path(self) -> None:
@@ -407,6 +407,35 @@ def check_yaml(path: Path) -> None:
     if not isinstance(content, dict):
         what = "is empty" if content is None else f"holds a {type(content).__name__}"
         raise ValueError(f"{path} {what}: it must have sections such as model and data, see configs/mnist.yaml")
+
+
+def checkpoint_patterns(config: Any, fitting: bool) -> list[str]:
+    """Where runs of this name keep their checkpoints; a ValueError where a logger of another kind decides it."""
+    root, usual = config.trainer.default_root_dir, ("version_*", "checkpoints", "*.ckpt")
+    # A run to test may have been one with the usual logger, whatever the test logs to.
+    others = [] if fitting else [os.path.join(glob.escape(os.path.join(root, run_name(config))), *usual)]
+
+    def named(part: Any, *kinds: str) -> bool:
+        return hasattr(part, "class_path") and part.class_path.rpartition(".")[2] in kinds
+
+    callbacks = config.trainer.callbacks or []
+    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+    own = [callback.init_args for callback in callbacks if named(callback, "ModelCheckpoint", "RunCheckpoint")]
+    if folder := (own[0] if own else config.checkpoint).get("dirpath"):
+        return [os.path.join(glob.escape(str(folder)), "*.ckpt"), *others]
+    logger = config.trainer.logger
+    logger = logger[0] if isinstance(logger, list) and logger else logger
+    if logger in (None, True):
+        return [os.path.join(glob.escape(os.path.join(root, run_name(config))), *usual)]
+    if named(logger, "TensorBoardLogger", "CSVLogger"):
+        folder = os.path.join(logger.init_args.save_dir, logger.init_args.get("name") or "")
+        return [os.path.join(glob.escape(folder), *usual), *others]
+    if fitting:
+        kind = logger.class_path.rpartition(".")[2] if hasattr(logger, "class_path") else "no logger"
+        raise ValueError(
+            f"--ckpt_path last and auto: where a run with {kind} keeps its checkpoints is not known: name one"
+        )
+    return others
 
 
 def summary(verb: Callable[..., None]) -> str:

@@ -236,6 +236,41 @@ def test_faults_of_a_config_file_name_it_and_the_line(content, message, tmp_path
     assert f"{tmp_path / 'wrong.yaml'}{message}" in fails(capsys, "fit", f"--config={tmp_path / 'wrong.yaml'}")
 
 
+@pytest.mark.parametrize(
+    "where",
+    [
+        ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=mylogs"],
+        ["--trainer.logger=TensorBoardLogger", "--trainer.logger.save_dir=mylogs", "--trainer.logger.name=mine"],
+        ["--checkpoint.dirpath=ckpts"],
+        ["--trainer.callbacks=ModelCheckpoint", "--trainer.callbacks.dirpath=own"],
+    ],
+    ids=["csv", "tensorboard", "folder", "callback"],
+)
+def test_last_and_auto_look_where_the_run_keeps_its_checkpoints(where, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fit = ["fit", "--model=Net", "--data=MNISTDataModule", *SHORT, *where]
+    assert cli.CLI([*fit, "--ckpt_path=auto", "--trainer.max_epochs=1"]).trainer.global_step == 3
+    for number, path in enumerate(("last", "auto"), 2):
+        resumed = cli.CLI([*fit, f"--ckpt_path={path}", f"--trainer.max_epochs={number}"]).trainer
+        assert resumed.global_step == 3 * number
+    test = ["test", "--model=Net", "--data=MNISTDataModule", "--trainer.limit_test_batches=1", "--ckpt_path=last"]
+    assert cli.main([*test, *where]) == 0
+
+
+def test_last_is_found_whatever_a_test_logs_to(last, tmp_path):
+    args = ["test", "--config", str(CONFIG), f"--trainer.default_root_dir={last.parents[3]}", "--ckpt_path=last"]
+    args += ["--trainer.limit_test_batches=1"]
+    assert cli.main([*args, "--trainer.logger=false"]) == 0
+    assert cli.main([*args, "--trainer.logger=CSVLogger", f"--trainer.logger.save_dir={tmp_path}"]) == 0
+
+
+def test_last_and_auto_are_refused_where_they_cannot_be_known(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    logger = "--trainer.logger=lightning.pytorch.loggers.logger.DummyLogger"
+    message = fails(capsys, "fit", "--model=Net", "--data=MNISTDataModule", logger, "--ckpt_path=auto")
+    assert "where a run with DummyLogger keeps its checkpoints is not known: name one" in message
+
+
 def test_no_command_lists_all(capsys):
     with pytest.raises(SystemExit):
         cli.main([])
