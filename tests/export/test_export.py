@@ -170,7 +170,7 @@ def test_a_file_says_what_it_is(form, exported):
 
 
 @pytest.mark.parametrize("form", ["onnx", "torch_export"])
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize("cell", ["RNN", "lstm"])
 def test_an_exported_rnn_runs_free_step_by_step(cell, form, exported):
     torch.manual_seed(0)
     model, output, _ = exported(cell, form)
