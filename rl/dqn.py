@@ -211,7 +211,7 @@ class DQN(Agent):
         parameters = list(self.network.parameters())
         averaged = [] if self.ema_network is None else list(self.ema_network.parameters())
         ema_update, targets = get_ema_multi_avg_fn(self.hparams.ema_decay), self.td_target(batch)
-        losses, values = torch.empty_like(targets[:, 0]), torch.empty_like(targets)  # (G,), (G, B)
+        found: dict[int, tuple[Tensor, Tensor]] = {}  # loss and values of each step, from its last evaluation
 
         def backward(step: int, observation: Tensor, action: Tensor, weight: Tensor, target: Tensor) -> Tensor:
             value = self.network(observation).gather(1, action[:, None]).squeeze(1).to(target.dtype)  # (B,)
@@ -219,7 +219,7 @@ class DQN(Agent):
             for parameter in parameters:  # zero_grad takes ten times as long
                 parameter.grad = None
             self.manual_backward(loss)
-            losses[step], values[step] = loss.detach(), value.detach()
+            found[step] = loss.detach(), value.detach()
             return loss
 
         for step, minibatch in enumerate(zip(batch.observation, batch.action, batch.weight, targets, strict=True)):
@@ -227,6 +227,7 @@ class DQN(Agent):
             self.step_schedules("step")
             if averaged:
                 ema_update(averaged, parameters, None)
+        losses, values = map(torch.stack, zip(*found.values(), strict=True))  # (G,), (G, B)
         self.buffer.update(batch.index, targets - values)
         self.gradient_steps += len(losses)
         if self.gradient_steps // len(losses) % self.hparams.target_update_interval == 0:

@@ -49,7 +49,7 @@ class QNetwork(nn.Module):
 
     def forward(self, observation: Tensor) -> Tensor:
         """Q-values `(batch, actions)` of observations `(batch, ...)`."""
-        dtype = next((weight.dtype for weight in self.parameters()), torch.float32)  # none where it is quantized
+        dtype = getattr(self.advantage.weight, "dtype", torch.float32)  # of a quantized layer it is a function
         features = self._features(observation.to(dtype))  # (batch, width)
         for layer in self.hidden:
             features = layer(features)
