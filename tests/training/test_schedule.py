@@ -44,6 +44,14 @@ def test_a_plateau_of_an_agents_return_lowers_its_learning_rate():
         rates(MODELS["DQN"], torch.optim.lr_scheduler.ReduceLROnPlateau)
 
 
+def test_an_agents_cycle_lasts_for_all_steps_of_the_optimizer():
+    model = MODELS["DQN"].make(lr_scheduler=OneCycleLR)
+    trainer = Trainer(accelerator="cpu", max_epochs=20, max_steps=10, limit_val_batches=0, **QUIET)
+    trainer.fit(model)
+    schedule = trainer.lr_scheduler_configs[0].scheduler
+    assert schedule.total_steps == schedule.last_epoch == 12 == 3 * model.hparams.gradient_steps  # whole training steps
+
+
 @pytest.mark.parametrize("name", ["Net", "DQN"])
 def test_a_plateau_waits_for_sparse_validations(name):
     monitor = "eval/return" if name == "DQN" else "val/loss"
