@@ -77,9 +77,9 @@ class Results:
         except json.JSONDecodeError as error:
             raise ValueError(f"{self.folder.name}/{name}.json is damaged ({error}): restore it") from None
 
-    def link(self, path: str) -> str:
-        """A link from the page to a file of the project."""
-        return f"[`{path}`]({Path(os.path.relpath(ROOT / path, self.page)).as_posix()})"
+    def link(self, path: str, text: str | None = None) -> str:
+        """A link from the page to a file of the project, with its path as text, if there is no other."""
+        return f"[`{text or path}`]({Path(os.path.relpath(ROOT / path, self.page)).as_posix()})"
 
     def sources(self) -> Iterator[str]:
         """Where the figures come from, a line for all parts of a file that were measured together."""
@@ -147,6 +147,11 @@ def spread(figure: Figure | None, text: Callable[[float], str], unit: str = "", 
     return said if found["count"] == found["of"] else f"{said}, {found['count']} of {found['of']} seeds"
 
 
+def mean(figure: Figure, text: Callable[[float], str]) -> str:
+    """The mean alone, as text."""
+    return text(known(figure)["mean"])
+
+
 def median(figure: Figure | None, text: Callable[[float], str], unit: str = "") -> str:
     """Median, least and greatest, as text."""
     return spread(figure, text, unit, "median")
@@ -177,35 +182,35 @@ def overview(results: Results) -> list[str]:
     net, cnn, gru = results.part("mnist", "ours"), results.part("cnn", "cnn_mnist"), results.part("rnn", "rows")
     series, agent = results.part("rnn", "mackey_glass"), results.part("dqn", "dqn_cartpole")
     known_people, strangers = results.part("face", "by_picture"), results.part("face", "by_person")
-    free = spread(series["nrmse_free"]["rnn"], scientific)
-    error = spread(known_people["identification_error"]["face_embedder"], percent(2), "%")
-    eer = spread(strangers["eer"]["face_embedder"], percent(2), "%")
-    final = spread(agent["final_return"], number(1))
+    free = mean(series["nrmse_free"]["rnn"], scientific)
+    error = mean(known_people["identification_error"]["face_embedder"], percent(2))
+    eer = mean(strangers["eer"]["face_embedder"], percent(2))
+    final = mean(agent["final_return"], number(1))
 
     def accuracy(figures: dict) -> str:
-        return f"MNIST, test accuracy {spread(figures['test_accuracy'], percent(2), '%')}"
+        return f"{mean(figures['test_accuracy'], percent(2))}% of MNIST's test images"
 
     models = [
         ("lit_models/net.py", "mnist", net, accuracy(net)),
         ("lit_models/cnn.py", "cnn_mnist", cnn, accuracy(cnn)),
         ("lit_models/rnn_classifier.py", "rnn_mnist", gru, accuracy(gru)),
-        ("lit_models/rnn.py", "rnn_mackey_glass", series, f"Mackey-Glass, NRMSE {free} running free for 84 steps"),
+        ("lit_models/rnn.py", "rnn_mackey_glass", series, f"NRMSE {free} on Mackey-Glass, 84 steps ahead"),
         (
             "lit_models/faces/face_embedder.py",
             "face_orl",
             known_people,
-            f"ORL faces, identification error {error}; of strangers, EER {eer}",
+            f"ORL faces: {error}% identified wrongly, EER {eer}% on strangers",
         ),
-        ("rl/dqn.py", "dqn_cartpole", agent, f"CartPole, return at the end {final}"),
+        ("rl/dqn.py", "dqn_cartpole", agent, f"return {final} of 500 on CartPole"),
     ]
     lines = [
         [
-            f"`{name}`, {figures['parameters']:,} parameters",
+            f"`{name}`",
             paper,
-            results.link(file),
-            results.link(f"configs/{config}.yaml"),
+            results.link(file, Path(file).name),
+            results.link(f"configs/{config}.yaml", f"{config}.yaml"),
             result,
-            spread(figures["seconds"], number(0), " s"),
+            f"{mean(figures['seconds'], number(0))} s",
         ]
         for (name, paper), (file, config, figures, result) in zip(PAPERS.items(), models, strict=True)
     ]
