@@ -115,7 +115,9 @@ def optimizer_and_schedule(
     keywords = defaults | getattr(schedule, "keywords", {})  # of a functools.partial, which jsonargparse makes too
     options, interval = {}, "epoch"
     if keywords.get("total_steps", "never asked for") is None:
-        options["total_steps"], interval = planned_steps(model.trainer), "step"
+        interval = "step"
+        if None in (keywords.get("epochs"), keywords.get("steps_per_epoch")):  # of PyTorch's OneCycleLR
+            options["total_steps"] = planned_steps(model.trainer)
     own = getattr(schedule, "func", schedule) is torch.optim.lr_scheduler.OneCycleLR  # PyTorch's
     if own and keywords["max_lr"] is inspect.Parameter.empty:
         options["max_lr"] = [group["lr"] for group in optimizing.param_groups]

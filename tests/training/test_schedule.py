@@ -141,6 +141,14 @@ def test_pytorchs_own_cycle_takes_the_optimizers_rate(tmp_path):
     assert trainer.optimizers[0].param_groups[0]["max_lr"] == 0.2
 
 
+def test_pytorchs_own_cycle_may_be_told_its_epochs(tmp_path):
+    cycle = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, epochs=5, steps_per_epoch=4)
+    trainer = Trainer(accelerator="cpu", max_epochs=3, limit_train_batches=1, limit_val_batches=0, **QUIET)
+    trainer.fit(Net(optimizer=SGD, lr_scheduler=cycle), datamodule=MODELS["Net"].data())
+    schedule = trainer.lr_scheduler_configs[0].scheduler
+    assert (schedule.total_steps, schedule.last_epoch) == (20, 3)
+
+
 def test_another_optimizer_learns_with_its_own_rate(tmp_path):
     rate = ["--model.optimizer=Adam", "--model.optimizer.lr=1e-3", "--trainer.limit_train_batches=100"]
     command = cli.CLI([*flags(tmp_path), *rate, "--trainer.limit_val_batches=5"])
