@@ -403,7 +403,7 @@ def check_yaml(path: Path) -> None:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
         line = f", line {mark.line + 1}" if mark else ""
         hint = ": indent with spaces, not tabs" if "\\t" in problem else ""
-        raise ValueError(f"{path}{line}: {problem}{hint}") from error
+        raise ValueError(f"problems parsing config {path}{line}: {problem}{hint}") from error
     if not isinstance(content, dict):
         what = "is empty" if content is None else f"holds a {type(content).__name__}"
         raise ValueError(f"{path} {what}: it must have sections such as model and data, see configs/mnist.yaml")
