@@ -95,14 +95,13 @@ def run_settings(run: Path, modules: Modules) -> dict[str, Any]:
     """The settings in a run's own `config.yaml`, except model, data and seed."""
     path = run / "config.yaml"
     try:
-        config = yaml.safe_load(path.read_text())
+        # What is replaced is how jsonargparse writes a name that might be a function, and a device.
+        config = yaml.safe_load(path.read_text().replace("Unable to serialize instance ", ""))
     except (yaml.YAMLError, ValueError, RecursionError):
         config = None
     if not isinstance(config, dict):
         raise ValueError(f"{path} is damaged: give all options anew, without --ckpt_path, or mend it")
     config = {key: value for key, value in config.items() if key not in {*RESUME_SECTIONS, *COMMAND_KEYS}}
-    # How jsonargparse writes a name that might be a function, and a device.
-    config = json.loads(json.dumps(config).replace("Unable to serialize instance ", ""))
     check_foreign(config, path, modules, built=(object,))  # callbacks, loggers and all else; no functions
     return config
 
