@@ -1,22 +1,19 @@
 """The command line: LightningCLI with default logger and callbacks, self-contained checkpoints, more commands."""
 
 import argparse
-import contextlib
 import glob
 import json
 import logging
 import os
-import re
 import shlex
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
-import yaml
-from jsonargparse import DefaultHelpFormatter, get_loader, set_loader
+from jsonargparse import DefaultHelpFormatter
 from lightning import Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import (
@@ -35,6 +32,7 @@ from torch.jit import TracerWarning
 from typing_extensions import override
 
 from lit_models.cli.errors import format_error, format_parser_error  # imports all classes, to be known by name
+from lit_models.cli.parsing import check_yaml, classes_first, monitored_plateau, plateaus_with_monitor
 from lit_models.cli.recognition import enrol, identify, verify
 from lit_models.export.export import export
 from lit_models.training.callbacks import ProgressBar, Throughput
@@ -352,61 +350,12 @@ class CLI(LightningCLI):
             print(f"  python -m lit_models test --ckpt_path {shlex.quote(os.path.relpath(path))}{modules}")
 
 
-def monitored_plateau(text: str) -> str:
-    """A text in which our ReduceLROnPlateau, which has a `monitor`, takes the place of PyTorch's, which has none."""
-    theirs = r"(?<![\w.])torch\.optim\.lr_scheduler\.ReduceLROnPlateau(?!\w)"
-    return re.sub(theirs, "lit_models.training.schedule.ReduceLROnPlateau", text)
-
-
-@contextlib.contextmanager
-def plateaus_with_monitor() -> Iterator[None]:
-    """Reads config files through `monitored_plateau`: jsonargparse checks a class's options as it finds it."""
-    load = get_loader("yaml")
-    set_loader("yaml", lambda text: load(monitored_plateau(text)), (yaml.YAMLError,))
-    try:
-        yield
-    finally:
-        set_loader("yaml", load, (yaml.YAMLError,))
-
-
 def run_name(config: Any) -> str:
     """The run's name: `--name`, else the stem of the first config file, else the model's class."""
     files = [path for path in config.config or [] if path is not None]
     if config.name or not files:
         return config.name or config.model.class_path.rpartition(".")[2]
     return Path(str(files[0])).stem
-
-
-def classes_first(args: list[str]) -> list[str]:
-    """Arguments with `--model CLASS` and `--data CLASS` before what is said of them, which jsonargparse asks for."""
-    rest = list(args)
-    for option in ("--model", "--data"):
-        for at, arg in enumerate(rest):
-            name, equals, _ = arg.partition("=")
-            before = next((i for i, other in enumerate(rest[:at]) if other.startswith(f"{option}.")), None)
-            if name == option and before is not None:
-                words = 1 if equals else 2
-                moved = rest[at : at + words]
-                rest[at : at + words] = []
-                rest[before:before] = moved
-                break
-    return rest
-
-
-def check_yaml(path: Path) -> None:
-    """Raises a ValueError where a config file cannot be read, with the line."""
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): save it as that") from error
-    except yaml.YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
-        line = f", line {mark.line + 1}" if mark else ""
-        hint = ": indent with spaces, not tabs" if "\\t" in problem else ""
-        raise ValueError(f"problems parsing config {path}{line}: {problem}{hint}") from error
-    if not isinstance(content, dict):
-        what = "is empty" if content is None else f"holds a {type(content).__name__}"
-        raise ValueError(f"{path} {what}: it must have sections such as model and data, see configs/mnist.yaml")
 
 
 def checkpoint_patterns(config: Any, fitting: bool) -> list[str]:
