@@ -97,11 +97,11 @@ def format_parser_error(message: str, options: Iterable[str], verbs: Iterable[st
 
 
 def format_error(message: str) -> str:
-    """One line for an error, unwrapped from the messages of jsonargparse and of DataLoader workers."""
+    """One line for an error, unwrapped from the messages of jsonargparse and of other processes."""
     # What a class's constructor raises, jsonargparse reports as one of several failed readings of an option.
     if found := re.search(r"Errors:\s*- (.*?)\n\s*- Expected a <class 'NoneType'>", message, re.DOTALL):
         message = found[1]
-    elif message.startswith("Caught ") and "Traceback" in message:
+    elif "Traceback (most recent call last)" in message:  # of a DataLoader's worker, or of a spawned process
         message = message.strip().splitlines()[-1].partition(": ")[2]
     return " ".join(message.split())
 

@@ -460,7 +460,7 @@ def main(args: list[str] | None = None) -> int:
     except Exception as error:  # of a callback, logger or class of the user's, which may raise anything
         if os.environ.get("LIT_MODELS_DEBUG"):
             raise
-        return report_error(f"{type(error).__name__}: {error} (to see where, set LIT_MODELS_DEBUG=1)")
+        return report_error(f"{type(error).__name__}: {str(error).strip()} (to see where, set LIT_MODELS_DEBUG=1)")
     return 0
 
 

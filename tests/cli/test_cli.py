@@ -18,6 +18,7 @@ from lightning import Trainer
 from datamodules import MNISTDataModule
 from lit_models import Net
 from lit_models.cli import main as cli
+from lit_models.cli.errors import format_error
 
 CONFIG = ROOT / "configs" / "mnist.yaml"
 SHORT = ["--trainer.limit_train_batches=3", "--trainer.limit_val_batches=1"]
@@ -469,3 +470,12 @@ def test_predictions_that_are_no_rows_are_one_line(last, tmp_path, monkeypatch, 
     message = fails(capsys, "predict", f"--ckpt_path={last}", f"--output={output}")
     assert "predict_step of Net returns Tensor: to be written to a file, it must be a list of rows" in message
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_of_another_process_is_its_last_line():
+    def fail(rank, reason):
+        raise ValueError(reason)
+
+    with pytest.raises(torch.multiprocessing.ProcessRaisedException) as raised:
+        torch.multiprocessing.start_processes(fail, ("no such thing: mend it",), start_method="fork")
+    assert format_error(str(raised.value)) == "no such thing: mend it"
