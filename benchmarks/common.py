@@ -153,7 +153,7 @@ def write_results(options: argparse.Namespace, **parts: dict[str, Any]) -> None:
 def prepare(threads: int) -> None:
     """Pins the threads, keeps the output to the figures, and says what they are measured with."""
     torch.set_num_threads(threads)
-    cli.filter_warnings()
+    cli.configure_messages()
     for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
         logging.getLogger(name).setLevel(logging.ERROR)
     versions = f"torch {torch.__version__}, lightning {lightning.__version__}"

@@ -34,6 +34,7 @@ from typing_extensions import override
 from lit_models.cli.errors import format_error, format_parser_error  # imports all classes, to be known by name
 from lit_models.cli.parsing import check_yaml, classes_first, monitored_plateau, plateaus_with_monitor
 from lit_models.cli.recognition import enrol, identify, verify
+from lit_models.common.messages import log
 from lit_models.export.export import export
 from lit_models.training.callbacks import ProgressBar, Throughput
 from lit_models.training.checkpoint import AtomicCheckpointIO, read_checkpoint
@@ -406,8 +407,10 @@ def run_command(name: str, args: list[str]) -> None:
     verb(**parser.parse_args(args).as_dict())
 
 
-def filter_warnings() -> None:
-    """Hides other libraries' advice, and prints warnings in one line each."""
+def configure_messages() -> None:
+    """Hides other libraries' advice, and prints what is said of a run, and warnings, in one line each."""
+    log.handlers = [logging.StreamHandler()]
+    log.setLevel(logging.INFO)
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # LightningCLI calls what jsonargparse renamed
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     warnings.filterwarnings("ignore", message=".*torch.jit.trace.*")  # how TensorBoard's writer draws the graph
@@ -444,7 +447,7 @@ def main(args: list[str] | None = None) -> int:
     args = sys.argv[1:] if args is None else args
     verb, *options = args or [""]
     try:
-        filter_warnings()
+        configure_messages()
         if verb in COMMANDS:
             run_command(verb, options)
         elif not args:

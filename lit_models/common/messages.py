@@ -1,8 +1,22 @@
-"""Parts of error messages, each in one place."""
+"""Parts of messages, each in one place, and how a run says what it has understood."""
 
 import difflib
 import importlib.util
+import logging
 from collections.abc import Iterable, Sequence
+
+from lightning.pytorch.utilities import rank_zero_only
+
+log = logging.getLogger("lit_models")
+
+
+@rank_zero_only
+def inform(message: str) -> None:
+    """Logs at INFO, in the first process, what was read or decided; to stderr, where no logging is configured."""
+    if not log.hasHandlers():
+        log.addHandler(logging.StreamHandler())
+        log.setLevel(logging.INFO)
+    log.info(message)
 
 
 def suggest(name: str, candidates: Iterable[str], prefix: str = "") -> str:

@@ -128,7 +128,7 @@ def test_data_that_workers_read_cannot_be_in_the_devices_memory(pets):
 
 
 def test_lightnings_advice_about_a_gpus_digits_is_kept_out():
-    cli.filter_warnings()
+    cli.configure_messages()
     logger = logging.getLogger("lightning.fabric.utilities.rank_zero")
     said = "You should set `torch.set_float32_matmul_precision('medium' | 'high')`", "something else"
     records = [logging.makeLogRecord({"msg": message, "levelno": logging.INFO}) for message in said]
