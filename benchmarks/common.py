@@ -154,7 +154,7 @@ def prepare(threads: int) -> None:
     """Pins the threads, keeps the output to the figures, and says what they are measured with."""
     torch.set_num_threads(threads)
     cli.configure_messages()
-    for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
+    for name in ("lightning", "lightning.fabric", "lightning.pytorch", "lit_models"):
         logging.getLogger(name).setLevel(logging.ERROR)
     versions = f"torch {torch.__version__}, lightning {lightning.__version__}"
     print(f"{versions}, {platform.machine()}, threads: {threads}", flush=True)

@@ -12,12 +12,18 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_models.common.arguments import plain_hyperparameters, saved_hyperparameters
+from lit_models.common.messages import inform
+from lit_models.training.callbacks import MonitorCheck
 from lit_models.training.checkpoint import save_class_paths
 from lit_models.training.data_checks import check_task, match_scale
 from lit_models.training.internals import disable_input_cast
 from lit_models.training.means import EpochMeans
 from lit_models.training.resume import ExactResume
-from lit_models.training.schedule import LRSchedulerCallable, optimizer_and_schedule
+from lit_models.training.schedule import (
+    LRSchedulerCallable,
+    describe_optimizers,
+    optimizer_and_schedule,
+)
 
 
 class TensorSpec(NamedTuple):
@@ -95,7 +101,7 @@ class LitModule(LightningModule):
     @override
     def configure_callbacks(self) -> list[Callback]:
         """What the model needs in any Trainer, and the Trainer does not have yet."""
-        needed: list[Callback] = [ExactResume()] if self.trainer.state.fn == "fit" else []
+        needed: list[Callback] = [ExactResume(), MonitorCheck()] if self.trainer.state.fn == "fit" else []
         if any(isinstance(logger, TensorBoardLogger) for logger in self.trainer.loggers):
             needed += self.plots()
         present = self.trainer.callbacks
@@ -111,6 +117,16 @@ class LitModule(LightningModule):
     def configure_optimizers(self) -> dict[str, Any]:
         """The injected optimizer and schedule."""
         return optimizer_and_schedule(self, self.parameters(), self.optimizer, self.lr_scheduler)
+
+    @property
+    def train_metrics(self) -> tuple[str, ...]:
+        """What is logged of a training epoch, by name."""
+        return tuple(self.means.names.get("train", ()))
+
+    @override
+    def on_train_start(self) -> None:
+        for line in describe_optimizers(self.trainer):
+            inform(line)
 
     @override
     def on_fit_start(self) -> None:

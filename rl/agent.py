@@ -193,8 +193,14 @@ class Agent(LitModule):
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         torch.nn.utils.clip_grad_norm_(parameters, self.hparams.max_grad_norm)
 
+    @property
+    def train_metrics(self) -> tuple[str, ...]:
+        """What is logged of a training epoch, by name."""
+        return (*super().train_metrics, *self.schedules())
+
     @override
     def on_train_start(self) -> None:
+        super().on_train_start()
         if self.buffer is not None and self.hparams.save_replay:
             size = self.buffer.nbytes / 1e6
             rank_zero_info(f"A checkpoint takes up to {size:,.1f} MB for the replay: model.save_replay")

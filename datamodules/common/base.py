@@ -163,9 +163,10 @@ class ImageDataModule(BatchDataModule):
         images, labels = batch
         return self.augment(images), labels
 
-    def image_dataloader(self, folder: str) -> DataLoader:
-        """A loader of the image files in a folder, of any size, brought to the shape of the training images."""
-        return self._loader(ImageFileDataset(find_images(folder), self.read, self.shape), batch_size=self.batch_size)
+    def image_dataloader(self, *images: str) -> DataLoader:
+        """A loader of image files, or of those in folders, of any size, brought to the shape of the training images."""
+        files = [file for path in images for file in find_images(path)]
+        return self._loader(ImageFileDataset(files, self.read, self.shape), batch_size=self.batch_size)
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         """Images `(count, *shape)` uint8 and labels `(count,)` int64 of a published training or test set."""

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 from collections.abc import Iterable
@@ -54,9 +55,14 @@ def format_parser_error(message: str, options: Iterable[str], verbs: Iterable[st
     paths = re.findall(r"class_path[ =]'([\w.]+)'", message)
     if found := re.search(r"(?:Option '|does not accept option ')([\w.]+)'", message):
         name = found[1]
+        section = name.partition(".")[0]
+        if section in ("class_path", "init_args"):
+            return f"{section} stands by itself: indent it below model, data or what else it is of"
+        if any(hasattr(package, section) and section[0].isupper() for package in (lit_models, datamodules, rl)):
+            return f"{section} stands as an option: a class is named by class_path, and its options are below init_args"
         if paths:
             return f"{paths[-1]} has no option '{name}'{suggest(name, keywords(paths[-1]))}"
-        hint = suggest(name, options) or suggest(name.partition(".")[0], options)
+        hint = suggest(name, options) or find_option(name, options) or suggest(section, options)
         return f"there is no option '{name}'{hint}"
     if found := re.search(r"unrecognized arguments: (?!-)(\S+\.ya?ml)", message):
         return f"{found[1]} stands by itself: give a config file with --config {found[1]}"
@@ -67,7 +73,12 @@ def format_parser_error(message: str, options: Iterable[str], verbs: Iterable[st
         return f"no file {path}{suggest(path.name, [file.name for file in path.parent.glob('*')])}"
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
         return f"there is no {found[1]}.{found[2]}{suggest(found[2], dir(importlib.import_module(found[1])))}"
-    if found := re.search(r"Expected a dot import path string: ?(\S+)", message):
+    value = re.search(r"(?:Got|Given) value: (.*)", message)
+    if value and "class" in message and os.path.exists(value[1]):
+        return f"{key}: {value[1]} is a file or folder, not a class: name the class, and give it as one of its options"
+    # A learning rate may be a tensor: a word in place of it is no class that is missing.
+    number = "Expected a <class 'float'>" in message and value and re.fullmatch("[a-z]*", value[1])
+    if not number and (found := re.search(r"Expected a dot import path string: ?(\S+)", message)):
         modules = (lit_models, datamodules, rl, torch.optim, torch.optim.lr_scheduler, callbacks, loggers)
         classes = [name for module in modules for name in dir(module) if name[0].isupper()]  # known by name alone
         return f"{key}: there is no class '{found[1]}'{suggest(found[1], classes)}"
@@ -75,10 +86,12 @@ def format_parser_error(message: str, options: Iterable[str], verbs: Iterable[st
         return f"{key}: there are several classes {found[1]}: give one of {found[2]}"
     if found := re.search(r"No module named '([\w.]+)'", message):
         return f"{key}: there is no module {found[1]}"
-    value = re.search(r"(?:Got|Given) value: (.*)", message)
     if value and (found := re.search(r"does not correspond to a subclass of (\w+)", message)):
         return f"{key}: {value[1]} is not a {found[1]}"
-    if value and (types := re.findall(r"Expected a (typing\.Literal\[.*?\]|<class '\w+'>)", message)):
+    if value and value[1].startswith("{") and re.search(r"Not a valid subclass|Expected an instantiatable", message):
+        return f"{key}: {value[1]} names no class: give class_path, and its options below init_args"
+    types = re.findall(r"Expected (?:a )?(typing\.Literal\[.*?\]|<class '\w+'>)", message)
+    if value and set(types) - {"<class 'NoneType'>"}:
         choices = [choice for kind in types if "Literal" in kind for choice in re.findall(r"[\w.-]+", kind)[1:]]
         names = re.findall(r"<class '(\w+)'>", " ".join(types))
         wanted = " or ".join(dict.fromkeys(choices + ["null" if name == "NoneType" else name for name in names]))
@@ -93,7 +106,10 @@ def format_parser_error(message: str, options: Iterable[str], verbs: Iterable[st
         return f"{missing[0]} has no value: give one with --{'data' if of_data else 'model'}.{missing[0]}"
     if "model" in message and "required" in message:
         return "no model: name one with --config configs/mnist.yaml, with --model Net, or with --ckpt_path FILE"
-    return "; ".join(line.strip() for line in message.splitlines() if line.strip())
+    if found := re.search(r"Errors:(.*)(?:- Expected a <class 'NoneType'>)", message, re.DOTALL):
+        message = f"{key}: {found[1]}"  # what else is wrong with it
+    lines = (line.strip().removeprefix("- ") for line in message.splitlines())
+    return "; ".join(line for line in lines if line).replace(":; ", ": ")
 
 
 def format_error(message: str) -> str:

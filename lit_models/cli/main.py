@@ -32,9 +32,9 @@ from torch.jit import TracerWarning
 from typing_extensions import override
 
 from lit_models.cli.errors import format_error, format_parser_error  # imports all classes, to be known by name
-from lit_models.cli.parsing import check_yaml, classes_first, monitored_plateau, plateaus_with_monitor
+from lit_models.cli.parsing import check_yaml, classes_first, expand_home, loading_configs, monitored_plateau
 from lit_models.cli.recognition import enrol, identify, verify
-from lit_models.common.messages import log
+from lit_models.common.messages import format_metric, log
 from lit_models.export.export import export
 from lit_models.training.callbacks import ProgressBar, Throughput
 from lit_models.training.checkpoint import AtomicCheckpointIO, read_checkpoint
@@ -48,11 +48,25 @@ from lit_models.training.trust import Command, Modules, allow_imports, modules_o
 
 # Commands beside Lightning's, without a model or Trainer of their own.
 COMMANDS: dict[str, Callable[..., None]] = {verb.__name__: verb for verb in (enrol, export, identify, runs, verify)}
+CKPT_PATH = (
+    "The checkpoint of the trained model: a file, or last for that of the newest run of this name.",
+    "The checkpoint to go on from: a file, last for that of the newest run of this name, or auto, which starts afresh "
+    "where there is none.",
+)
+# Titles of groups of options, and the groups with a help of their own.
+GROUPS = {"lr_monitor": "curve of the learning rate", "progress_bar": "progress bar", "trainer": "Lightning's Trainer"}
+GROUPS |= {"model": "model", "data": "data", "checkpoint": "checkpoints that are written"}
+DETAILS = {
+    "trainer": "Show the options of Lightning's Trainer, such as --trainer.max_epochs or --trainer.devices, and exit.",
+    "checkpoint": "Show the options of checkpoints, such as --checkpoint.monitor, and exit.",
+}
 PICTURES = {"identify": "picture files, or folders of them", "verify": "two picture files"}  # given without a name
 
 
 class Parser(LightningArgumentParser):
-    """LightningCLI's parser, with one-line errors and without abbreviated options."""
+    """LightningCLI's parser, with one-line errors and without abbreviated options; its help has groups of options."""
+
+    shown: list[argparse._ArgumentGroup] | None = None  # in the help; all, if not given
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, allow_abbrev=False, **kwargs)
@@ -62,6 +76,29 @@ class Parser(LightningArgumentParser):
         parser = getattr(ex, "subcommand_parser", None) or self
         names = [option.lstrip("-") for action in parser._actions for option in action.option_strings or [action.dest]]
         self.exit(2, f"error: {format_parser_error(message, names, COMMANDS)}\n")
+
+    @override
+    def format_help(self, *args: Any) -> str:
+        groups = self._action_groups
+        self._action_groups = self.shown or groups
+        try:
+            return super().format_help(*args)
+        finally:
+            self._action_groups = groups
+
+
+class GroupHelp(argparse.Action):
+    """Prints the help of one group of options, which stands in no other help, and exits."""
+
+    def __init__(self, option_strings: list[str], dest: str, group: argparse._ArgumentGroup, help: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=help)
+        self.group = group
+
+    @override
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        parser.shown = [self.group]
+        parser.print_help()
+        parser.exit()
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
@@ -80,7 +117,7 @@ class CLI(LightningCLI):
             os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
         keep_freed_memory()
         self.verb = next(iter(sys.argv[1:] if args is None else args), "")
-        with restored_settings(), plateaus_with_monitor():
+        with restored_settings(), loading_configs():
             super().__init__(
                 save_config_callback=RunRecord,
                 save_config_kwargs={"overwrite": True},  # a resumed run saves into its own folder
@@ -142,12 +179,24 @@ class CLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.usage = f"python -m lit_models {subcommand} [--config FILE] [--model CLASS] [--data CLASS] [options]"
+        parser.shown = list(parser._action_groups)
+        parser.shown[-1].title = "checkpoint that is read"
+        for name, group in parser.groups.items():
+            group.title = GROUPS.get(name, group.title)
+            if name in DETAILS:
+                parser.shown.remove(group)
+                parser.add_argument(f"--help.{name}", action=GroupHelp, group=group, help=DETAILS[name])
+        for action in parser._actions:
+            if action.dest == "ckpt_path":
+                action.help = CKPT_PATH[subcommand == "fit"]
         if subcommand == "predict":
             parser.add_argument(
                 "--images",
-                type=str | None,
-                help="A folder of pictures to classify, or one picture, of any size and colour. The test set, or rows, "
-                "if not given.",
+                nargs="+",
+                type=str,
+                help="Pictures to classify, or folders of them, of any size and colour. The test set, or rows, if not "
+                "given.",
             )
             parser.add_argument("--output", type=str, default="predictions.csv", help="The CSV file to write.")
             parser.add_argument(
@@ -164,9 +213,14 @@ class CLI(LightningCLI):
         scan.error = parser.error
         scan.add_argument("--ckpt_path")
         scan.add_argument("--config", "-c", action="append", default=[])
+        scan.add_argument("--model")
+        scan.add_argument("--data")
         scanned = scan.parse_known_args(args)[0]
         for file in filter(os.path.isfile, scanned.config):
             check_yaml(Path(file))
+        for option, file in (("--model", scanned.model), ("--data", scanned.data)):
+            if file and file.endswith((".yaml", ".yml")) and os.path.isfile(file) and "model" in check_yaml(Path(file)):
+                raise ValueError(f"{file} is the config of a whole run, not of {option} alone: give it with --config")
         path = given = scanned.ckpt_path
         checkpoint: dict[str, Any] = {}
         if path in ("last", "auto"):
@@ -233,6 +287,8 @@ class CLI(LightningCLI):
         if every is not None and every < 1:
             raise ValueError(f"checkpoint_every_n_steps is {every}: it must be at least 1")
         check_hardware(self._get(self.config, "trainer"))
+        if self._get(self.config, "trainer").log_every_n_steps is None:  # then RunRecord chooses it
+            warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
 
     def _logger(self) -> TensorBoardLogger:
         config = self.config[self.subcommand]
@@ -298,17 +354,19 @@ class CLI(LightningCLI):
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
         kwargs = super()._prepare_subcommand_kwargs(subcommand) | {"weights_only": True}
+        if "verbose" in kwargs:
+            kwargs["verbose"] = False  # our own table is easier to read
         if subcommand != "predict":
             return kwargs
         if folder := self.config.predict.video:
             if not hasattr(self.model, "video_folder"):
                 raise ValueError(f"--video: {type(self.model).__name__} plays no episodes: leave it out")
             self.model.video_folder = folder
-        if folder := self.config.predict.images:
+        if images := self.config.predict.images:
             data = kwargs.pop("datamodule", None)
             if not hasattr(data, "image_dataloader"):
                 raise ValueError(f"--images: {type(data or self.model).__name__} does not read pictures: leave it out")
-            kwargs["dataloaders"] = data.image_dataloader(folder)
+            kwargs["dataloaders"] = data.image_dataloader(*images)
         return kwargs | {"return_predictions": False}
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -339,13 +397,24 @@ class CLI(LightningCLI):
             path = self.config[subcommand].ckpt_path
             raise ValueError(f"{path} does not fit the model that is asked for: {mismatch}") from error
 
+    def after_test(self) -> None:
+        """Prints the results."""
+        if self.config[self.subcommand].verbose and self.trainer.is_global_zero:
+            metrics = {name: format_metric(name, value.item()) for name, value in self.trainer.callback_metrics.items()}
+            width = max(map(len, metrics), default=0)
+            for name, value in metrics.items():
+                print(f"{name:<{width}}  {value}")
+
+    after_validate = after_test
+
     @override
     def after_fit(self) -> None:
         best = self.trainer.checkpoint_callback
         path = best and (best.best_model_path or best.last_model_path)
         if path and os.path.exists(path) and self.trainer.is_global_zero:
             scored = best.monitor and best.best_model_score is not None
-            which = f"Best checkpoint ({best.monitor} {best.best_model_score:.4f})" if scored else "Last checkpoint"
+            score = format_metric(best.monitor, best.best_model_score.item()) if scored else ""
+            which = f"Best checkpoint ({best.monitor} {score})" if scored else "Last checkpoint"
             modules = modules_option(self.trainer, self.modules)
             print(f"{which}. To test it:")
             print(f"  python -m lit_models test --ckpt_path {shlex.quote(os.path.relpath(path))}{modules}")
@@ -444,7 +513,7 @@ def main(args: list[str] | None = None) -> int:
 
     Set `LIT_MODELS_DEBUG` in the environment to see where an error came from.
     """
-    args = sys.argv[1:] if args is None else args
+    args = expand_home(sys.argv[1:] if args is None else args)
     verb, *options = args or [""]
     try:
         configure_messages()

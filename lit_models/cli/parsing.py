@@ -1,9 +1,11 @@
 """Arguments and config files before jsonargparse parses them: names, order, faults of YAML."""
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 from jsonargparse import get_loader, set_loader
@@ -16,10 +18,21 @@ def monitored_plateau(text: str) -> str:
 
 
 @contextlib.contextmanager
-def plateaus_with_monitor() -> Iterator[None]:
-    """Reads config files through `monitored_plateau`: jsonargparse checks a class's options as it finds it."""
+def loading_configs() -> Iterator[None]:
+    """Reads config files through `monitored_plateau`: jsonargparse checks a class's options as it finds it.
+
+    And with the user's folder in place of `~`.
+    """
     load = get_loader("yaml")
-    set_loader("yaml", lambda text: load(monitored_plateau(text)), (yaml.YAMLError,))
+
+    def expanded(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: expanded(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [expanded(item) for item in value]
+        return expand_home([value])[0] if isinstance(value, str) else value
+
+    set_loader("yaml", lambda text: expanded(load(monitored_plateau(text))), (yaml.YAMLError,))
     try:
         yield
     finally:
@@ -42,10 +55,20 @@ def classes_first(args: list[str]) -> list[str]:
     return rest
 
 
-def check_yaml(path: Path) -> None:
-    """Raises a ValueError where a config file cannot be read, with the line."""
+def expand_home(args: list[str]) -> list[str]:
+    """Arguments with the user's folder in place of a `~` that the shell has left, as in `--data.root=~/pictures`."""
+    options = [re.fullmatch(r"(-[^=]*=)?(~(?:/.*)?)", arg, re.DOTALL) for arg in args]
+    return [
+        f"{found[1] or ''}{os.path.expanduser(found[2])}" if found else arg
+        for arg, found in zip(args, options, strict=True)
+    ]
+
+
+def check_yaml(path: Path) -> dict[str, Any]:
+    """The content of a config file; a ValueError with the line where it cannot be read, or options are misplaced."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content, node = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}): save it as that") from error
     except yaml.YAMLError as error:
@@ -56,3 +79,26 @@ def check_yaml(path: Path) -> None:
     if not isinstance(content, dict):
         what = "is empty" if content is None else f"holds a {type(content).__name__}"
         raise ValueError(f"{path} {what}: it must have sections such as model and data, see configs/mnist.yaml")
+    if fault := misplaced(node):
+        raise ValueError(f"{path}, {fault}")
+    return content
+
+
+def misplaced(node: yaml.Node) -> str | None:
+    """Which option stands beside the class that it is of, instead of below its `init_args`, if one does."""
+    if isinstance(node, yaml.SequenceNode):
+        return next(filter(None, map(misplaced, node.value)), None)
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    names = {key.value: key for key, _ in node.value}
+    of_class = {"class_path", "init_args", "dict_kwargs"}
+    if "class_path" in names:
+        if other := next((key for name, key in names.items() if name not in of_class), None):
+            return (
+                f"line {other.start_mark.line + 1}: {other.value} stands beside class_path: it belongs below "
+                "init_args, indented more than that"
+            )
+        arguments = next((value for key, value in node.value if key.value == "init_args"), None)
+        if isinstance(arguments, yaml.ScalarNode) and arguments.value:
+            return f"line {arguments.start_mark.line + 1}: init_args is {arguments.value}: it must hold options by name"
+    return next(filter(None, (misplaced(value) for _, value in node.value)), None)

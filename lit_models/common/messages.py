@@ -19,6 +19,13 @@ def inform(message: str) -> None:
     log.info(message)
 
 
+def format_metric(name: str, value: float) -> str:
+    """A metric as people read it: `99.40%` of an accuracy, else four digits."""
+    if "accuracy" in name:
+        return f"{value:.2%}"
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 10 or value == 0 else f"{value:.4g}"
+
+
 def suggest(name: str, candidates: Iterable[str], prefix: str = "") -> str:
     """`; did you mean 'X'?` with the nearest of the candidates, or an empty string."""
     candidates = list(candidates)

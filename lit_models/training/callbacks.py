@@ -1,6 +1,7 @@
 """Callbacks: progress bar, throughput, frozen backbones."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,9 +10,13 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from lightning.pytorch.utilities.data import extract_batch_size
 from typing_extensions import override
 
+from lit_models.common.messages import format_metric, suggest
+
+VALIDATION = ("val", "eval")  # how names of metrics of a validation start
+
 
 class ProgressBar(RichProgressBar):
-    """RichProgressBar that refreshes by the clock instead of at every training step.
+    """RichProgressBar that leaves a line per epoch on the screen, and refreshes by the clock, not at every step.
 
     Args:
         interval: Seconds between refreshes.
@@ -21,6 +26,40 @@ class ProgressBar(RichProgressBar):
         super().__init__()
         self.interval = interval
         self.drawn = 0.0
+        self.ended: int | None = None  # the epoch whose line is still to be printed, once all of it is logged
+        self.validated = False  # whether there was a validation in it
+
+    @override
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        metrics = super().get_metrics(trainer, pl_module)
+        steps = {name: value for name, value in metrics.items() if name.endswith("_step")}  # the rest is in the lines
+        return {name.rpartition("/")[2].removesuffix("_step"): value for name, value in steps.items()}
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._print_epoch(trainer)
+        super().on_train_epoch_start(trainer, pl_module)
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        self.validated = not trainer.sanity_checking
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        self.ended = trainer.current_epoch
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._print_epoch(trainer)
+
+    def _print_epoch(self, trainer: Trainer) -> None:
+        if self.ended is not None and self.progress is not None:
+            last = f"/{trainer.max_epochs - 1}" if (trainer.max_epochs or -1) > 0 else ""
+            line = epoch_line(trainer.progress_bar_metrics, self.validated)
+            self.progress.console.print(f"Epoch {self.ended}{last}  {line}", highlight=False, soft_wrap=True)
+        self.ended, self.validated = None, False
 
     @override
     def on_train_batch_end(
@@ -30,6 +69,37 @@ class ProgressBar(RichProgressBar):
         if now - self.drawn >= self.interval or batch_idx + 1 == self.total_train_batches:
             self.drawn = now
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+
+def epoch_line(metrics: Mapping[str, float], validated: bool) -> str:
+    """Metrics such as `train/loss` as `train loss 0.1234 accuracy 97.12%  val loss ...`, of what the epoch had."""
+    stages: dict[str, list[str]] = {}
+    for name, value in metrics.items():
+        stage, _, short = name.rpartition("/")
+        if not name.endswith("_step") and (validated or not name.startswith(VALIDATION)):
+            stages.setdefault(stage, []).append(f"{short} {format_metric(short, value)}")
+    ordered = sorted(stages, key=lambda stage: stage in VALIDATION)
+    return "  ".join(" ".join([stage, *stages[stage]] if stage else stages[stage]) for stage in ordered)
+
+
+class MonitorCheck(Callback):
+    """Refuses, before training, that checkpoints, schedules or stopping watch a metric that the model does not log."""
+
+    @override
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        known = set(trainer.callback_metrics)
+        ours = type(pl_module).__module__.partition(".")[0] in ("lit_models", "rl")
+        if not ours or not any(name.startswith(VALIDATION) for name in known):  # what others log cannot be known
+            return
+        known |= {f"train/{name}" for name in (*pl_module.train_metrics, "loss_step", "lr")}
+        watchers = [*trainer.callbacks, *(config.scheduler for config in trainer.lr_scheduler_configs)]
+        for watcher in watchers:
+            name = getattr(watcher, "monitor", None)
+            if name and name not in known and name.partition("/")[0] not in ("episode", "throughput"):
+                raise ValueError(
+                    f"{type(watcher).__name__} watches {name}, which is not logged{suggest(name, known)}; logged are "
+                    f"{', '.join(sorted(known))}"
+                )
 
 
 class Throughput(Callback):

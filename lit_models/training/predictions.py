@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import BasePredictionWriter
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
-from lit_models.common.messages import unique_names
+from lit_models.common.messages import format_list, unique_names
 
 
 def class_rows(key: str, values: Sequence[Any], names: Sequence[str], probabilities: Tensor) -> list[dict[str, Any]]:
@@ -34,6 +35,29 @@ def time_rows(times: Sequence[Any], columns: Sequence[str], truth: Tensor, forec
         dict(zip(header, [time, *(cell for pair in zip(*row, strict=True) for cell in pair)], strict=True))
         for time, *row in zip(times, known, forecast.cpu().numpy(), strict=True)
     ]
+
+
+def prediction_rows(prediction: Any, indices: Sequence[int] | None) -> list[dict[str, Any]]:
+    """The rows of what a `predict_step` returns: rows, a tensor `(batch, ...)`, or several of them, perhaps by name."""
+    if isinstance(prediction, list) and all(isinstance(row, dict) for row in prediction):
+        return prediction
+    if isinstance(prediction, tuple):
+        prediction = {f"prediction_{number}": part for number, part in enumerate(prediction, start=1)}
+    named = prediction if isinstance(prediction, dict) else {"prediction": prediction}
+    columns: dict[str, Sequence[Any]] = {}
+    for name, value in named.items():
+        if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+            columns[name] = value
+            continue
+        stack = isinstance(value, list) and value and all(isinstance(item, Tensor) for item in value)
+        numbers = (torch.stack(value) if stack else torch.as_tensor(value)).detach().cpu()
+        numbers = numbers.float() if numbers.dtype == torch.bfloat16 else numbers  # NumPy has none
+        flat = numbers.reshape(len(numbers), -1) if numbers.dim() else numbers.reshape(1, 1)
+        names = [name] if flat.shape[1] == 1 else [f"{name}_{column}" for column in range(flat.shape[1])]
+        columns |= dict(zip(names, flat.T.numpy(), strict=True))
+    if indices and columns and len(next(iter(columns.values()))) == len(indices):
+        columns = {"index": list(indices)} | columns
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -81,15 +105,24 @@ class PredictionWriter(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        if not isinstance(prediction, list) or not all(isinstance(row, dict) for row in prediction):
+        try:
+            rows = prediction_rows(prediction, batch_indices)
+        except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"predict_step of {type(pl_module).__name__} returns {type(prediction).__name__}: to be written to a "
-                "file, it must be a list of rows, dictionaries by column"
+                "file, it must be a list of rows, dictionaries by column, or a tensor with a row per item, or several "
+                f"by name ({error})"
+            ) from error
+        if rows and not self.rows:
+            self.columns = list(rows[0])
+            self.writer.writerow(self.columns)
+        if rows and list(rows[0]) != self.columns:
+            raise ValueError(
+                f"predict_step of {type(pl_module).__name__} returns the columns {format_list(list(rows[0]))} after "
+                f"{format_list(self.columns)}: they must be the same for all batches"
             )
-        if prediction and not self.rows:
-            self.writer.writerow(prediction[0])
-        self.writer.writerows(map(format_cell, row.values()) for row in prediction)
-        self.rows += len(prediction)
+        self.writer.writerows(map(format_cell, row.values()) for row in rows)
+        self.rows += len(rows)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

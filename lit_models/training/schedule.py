@@ -141,6 +141,26 @@ def planned_steps(trainer: Trainer) -> int:
     return int(steps)
 
 
+def describe_optimizers(trainer: Trainer) -> list[str]:
+    """Of each optimizer its kind, its learning rate, the peak of it if that changes, and its schedule, in one line."""
+    lines = []
+    for optimizer in trainer.optimizers:
+        groups, rate, plan = optimizer.param_groups, "learning rate", ""
+        for schedule in (config.scheduler for config in trainer.lr_scheduler_configs):
+            if schedule.optimizer is not optimizer or (type(schedule) is ConstantLR and schedule.factor == 1):
+                continue
+            plan = f", {type(schedule).__name__}"
+            if total := getattr(schedule, "total_steps", None):
+                rate, plan = "peak learning rate", f"{plan} over {total:,} steps"
+            elif monitor := monitored(schedule):
+                plan += f" on {monitor}"
+        rates = dict.fromkeys(group.get("max_lr", group.get("initial_lr", group["lr"])) for group in groups)
+        lines.append(
+            f"{type(optimizer).__name__}, {rate} {' and '.join(f'{lr:g}' for lr in rates)}{plan or ', constant'}"
+        )
+    return lines
+
+
 def monitored(scheduler: LRScheduler) -> str | None:
     """The metric that a schedule is stepped with, if it is a ReduceLROnPlateau."""
     plateau = isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau)

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -88,6 +89,15 @@ def test_fit_then_the_command_it_prints(run, tmp_path):
         (["fit"], "no model: name one with"),
         (["test", f"--config={CONFIG}"], "test needs a trained model"),
         (["test", "--ckpt_path=nowhere.ckpt"], "no checkpoint nowhere.ckpt"),
+        (["fit", f"--model={CONFIG}"], "mnist.yaml is the config of a whole run, not of --model alone: give it with"),
+        (["fit", f"--config={CONFIG}", f"--trainer.logger={CONFIG}"], "names no class: give class_path"),
+        (["fit", f"--config={CONFIG}", f"--data={ROOT}"], "is a file or folder, not a class: name the class"),
+        (["fit", f"--config={CONFIG}", "--model.optimizer.lr=fast"], "lr: 'fast' is not float"),
+        (["fit", f"--config={CONFIG}", "--model.mean=grey"], "mean: 'grey' is not float or list"),
+        (
+            ["fit", f"--config={CONFIG}", "--trainer.callbacks+=ProgressBar"],
+            "there are several classes ProgressBar: give",
+        ),
     ],
 )
 def test_mistakes_in_the_command_are_one_line_with_the_nearest_name(args, message, capsys):
@@ -103,6 +113,16 @@ def test_mistakes_in_the_command_are_one_line_with_the_nearest_name(args, messag
         ("modle: {class_path: Net}", "'modle.class_path'; did you mean 'model'?"),
         ("trainer: {max_epoch: 3}", "max_epoch'; did you mean"),
         ("model: [", "parsing config"),
+        (
+            "model:\n  class_path: Net\n  dropout: 0.1",
+            "line 3: dropout stands beside class_path: it belongs below init_args",
+        ),
+        ("model:\n  class_path: Net\n  init_args:\n  dropout: 0.1", "line 4: dropout stands beside class_path"),
+        ("model:\n  class_path: Net\n  init_args: 3", "line 3: init_args is 3: it must hold options by name"),
+        ("model:\n  class_path: Net\ninit_args:\n  dropout: 0.1", "init_args stands by itself: indent it below model"),
+        ("model:\n  Net:\n    dropout: 0.1", "Net stands as an option: a class is named by class_path"),
+        ("trainer: {callbacks: {class_path: EarlyStopping, monitor: val/loss}}", "line 1: monitor stands beside"),
+        ("optimizer: Adam", "no option 'optimizer'; did you mean '--model.optimizer'?"),
     ],
 )
 def test_mistakes_in_yaml_are_one_line_with_the_nearest_name(text, message, tmp_path, capsys):
@@ -214,6 +234,87 @@ def test_own_pictures_and_series_must_be_given(tmp_path, monkeypatch, capsys):
 def test_options_without_their_section_are_found(typed, meant, capsys):
     message = fails(capsys, "fit", "--model=Net", "--data=MNISTDataModule", typed, "3")
     assert f"there is no option '{typed}'; did you mean '{meant}'?" in message
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/acuracy"], "EarlyStopping watches"),
+        (["--checkpoint.monitor=val_accuracy"], "RunCheckpoint watches val_accuracy"),
+        (
+            ["--model.lr_scheduler=ReduceLROnPlateau", "--model.lr_scheduler.monitor=train/los"],
+            "ReduceLROnPlateau watches",
+        ),
+    ],
+    ids=["callback", "checkpoint", "schedule"],
+)
+def test_a_metric_that_is_not_logged_is_known_before_training(options, message, tmp_path, capsys):
+    args = ["fit", "--model=Net", "--data=MNISTDataModule", f"--trainer.default_root_dir={tmp_path}", *SHORT]
+    line = fails(capsys, *args, *options)
+    assert message in line
+    assert "; did you mean '" in line
+    assert "; logged are train/accuracy, train/loss, train/loss_step, train/lr, val/accuracy, val/loss" in line
+    assert not list(tmp_path.glob("Net/version_0/checkpoints/*"))
+
+
+def test_metrics_of_validation_and_training_can_be_watched(tmp_path):
+    args = ["fit", "--model=Net", "--data=MNISTDataModule", f"--trainer.default_root_dir={tmp_path}", *SHORT]
+    args += ["--trainer.max_epochs=1"]
+    for monitor in ("val/accuracy", "train/loss"):
+        assert cli.main([*args, "--trainer.callbacks+=EarlyStopping", f"--trainer.callbacks.monitor={monitor}"]) == 0
+
+
+def test_home_is_found_in_options_and_configs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    missing = f"no folder {tmp_path / 'nowhere'}"
+    assert missing in fails(capsys, "fit", "--model=CNN", "--data=ImageFolderDataModule", "--data.root=~/nowhere")
+    (tmp_path / "own.yaml").write_text(
+        "model: CNN\ndata: {class_path: ImageFolderDataModule, init_args: {root: ~/nowhere}}\n"
+    )
+    assert missing in fails(capsys, "fit", "--config=~/own.yaml")
+
+
+def test_help_of_the_trainer_stands_apart(capsys):
+    helps = []
+    for option in ("--help", "--help.trainer", "--help.checkpoint"):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["fit", option])
+        assert stop.value.code == 0
+        helps.append(capsys.readouterr().out)
+    assert helps[0].count("\n") < 150
+    assert "--model.help" in helps[0]
+    assert "or auto, which starts afresh" in " ".join(helps[0].split())
+    assert "--trainer.num_nodes" not in helps[0]
+    assert "--trainer.num_nodes" in helps[1]
+    assert "--checkpoint.monitor MONITOR" in helps[2]
+
+
+def test_every_epoch_leaves_a_line_with_its_figures(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "80")
+    args = ["fit", f"--config={CONFIG}", f"--trainer.default_root_dir={tmp_path}", *SHORT, "--trainer.max_epochs=4"]
+    assert cli.main([*args, "--trainer.check_val_every_n_epoch=2"]) == 0
+    printed = capsys.readouterr()
+    assert "smaller than the logging interval" not in printed.err
+    assert "SGD, peak learning rate 0.1, OneCycleLR over 12 steps" in printed.err
+    lines = [line for line in printed.out.splitlines() if line.startswith("Epoch") and "train loss" in line]
+    train, val = (rf"{stage} loss \d\.\d{{4}} accuracy +\d+\.\d\d%" for stage in ("train", "val"))
+    for epoch, line in enumerate(lines):
+        assert re.fullmatch(rf"Epoch {epoch}/3  {train}" + (f"  {val}" if epoch % 2 else ""), line)
+        assert len(line) <= 80
+    assert len(lines) == 4
+    assert re.search(r"Best checkpoint \(val/accuracy \d+\.\d\d%\)", printed.out)
+    test = ["test", f"--config={CONFIG}", f"--trainer.default_root_dir={tmp_path}", "--ckpt_path=last"]
+    assert cli.main([*test, "--trainer.limit_test_batches=1"]) == 0
+    assert re.search(r"test/accuracy +\d+\.\d\d%\n", capsys.readouterr().out)
+
+
+def test_several_pictures_and_folders_are_classified(last, pets, tmp_path):
+    output = tmp_path / "predictions.csv"
+    one, two = pets / "cat" / "03.png", pets / "dog" / "04.png"
+    args = ["predict", f"--ckpt_path={last}", f"--output={output}", "--images", str(two), str(one), str(pets / "dog")]
+    assert cli.main(args) == 0
+    rows = list(csv.DictReader(output.open()))
+    assert [row["file"] for row in rows] == [str(two), str(one), *map(str, sorted((pets / "dog").iterdir()))]
 
 
 def test_a_config_file_by_itself_is_a_hint(capsys):
@@ -465,11 +566,35 @@ def test_mnist_config_learns(tmp_path):
 
 
 def test_predictions_that_are_no_rows_are_one_line(last, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(Net, "predict_step", lambda self, batch, batch_idx: self(batch[0]))
     output = tmp_path / "predictions.csv"
-    message = fails(capsys, "predict", f"--ckpt_path={last}", f"--output={output}")
-    assert "predict_step of Net returns Tensor: to be written to a file, it must be a list of rows" in message
-    assert list(tmp_path.iterdir()) == []
+    for wrong, kind in ((None, "NoneType"), ("cat", "str"), ((torch.zeros(2), torch.zeros(3)), "tuple")):
+        monkeypatch.setattr(Net, "predict_step", lambda self, batch, batch_idx, wrong=wrong: wrong)
+        message = fails(capsys, "predict", f"--ckpt_path={last}", f"--output={output}")
+        assert f"predict_step of Net returns {kind}: to be written to a file, it must be a list of rows" in message
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_tensors_of_a_predict_step_of_ones_own_are_written(last, tmp_path, monkeypatch):
+    few, output = ["--trainer.limit_predict_batches=2", "--data.batch_size=3"], tmp_path / "predictions.csv"
+    results = {
+        "logits": lambda logits: logits.bfloat16(),
+        "label": lambda logits: logits.argmax(1),
+        "both": lambda logits: {"name": ["a", "b", "c"], "logits": logits, "image": logits[:, :4].view(3, 2, 2)},
+    }
+    rows = {}
+    for name, result in results.items():
+        step = lambda self, batch, batch_idx, result=result: result(self(batch[0]))  # noqa: E731
+        monkeypatch.setattr(Net, "predict_step", step)
+        assert cli.main(["predict", f"--ckpt_path={last}", f"--output={output}", *few]) == 0
+        rows[name] = list(csv.DictReader(output.open()))
+        assert [row["index"] for row in rows[name]] == [str(number) for number in range(6)]
+    logits = [[float(row[f"logits_{digit}"]) for digit in range(10)] for row in rows["both"]]
+    assert [[float(row[f"prediction_{digit}"]) for digit in range(10)] for row in rows["logits"]] == [
+        pytest.approx(row, rel=0.01) for row in logits
+    ]
+    assert [int(row["prediction"]) for row in rows["label"]] == [int(np.argmax(row)) for row in logits]
+    assert [row["name"] for row in rows["both"]] == list("abcabc")
+    assert [float(rows["both"][4][f"image_{pixel}"]) for pixel in range(4)] == logits[4][:4]
 
 
 def test_an_error_of_another_process_is_its_last_line():
