@@ -74,7 +74,8 @@ class FaceDetector(threading.local):
             found.append(Face(box, eyes if eyes and plausible_eyes(eyes, box) else None))
         faces: list[Face] = []
         for face in sorted(found, key=lambda face: -face.box[2] * face.box[3]):
-            if not any(centered_in(face.box, larger.box) for larger in faces):  # a mouth, or the same face once more
+            inside = centered_in(face.box, (0, 0, *image.size))  # and not in the border
+            if inside and not any(centered_in(face.box, larger.box) for larger in faces):  # a mouth, or the face again
                 faces.append(face)
         return faces
 
