@@ -25,7 +25,7 @@ from sklearn.svm import LinearSVC
 from torch import Tensor
 
 from benchmarks.common import options_parser, parameters, parse, test, train, write_results
-from datamodules.common.image_io import find_images
+from datamodules.common.image_io import find_images, open_image
 from datamodules.common.tensors import BatchDataset
 from datamodules.face_data.detection import MARGIN, Face, FaceDetector
 from lit_models.cli.recognition import FaceRecognizer, empty_metadata, load_embedder
@@ -136,10 +136,11 @@ def speed(checkpoint: str, root: Path, folder: Path) -> dict[str, Any]:
         metadata.threshold = -1.0
         embeddings = F.normalize(torch.randn(people, model.hparams.embedding_dim))
         known = Gallery(metadata, embeddings, torch.arange(people))
-        _, faces, face_embeddings = recognizer.embed_faces(folder / "photograph.jpg")
+        faces, face_embeddings = recognizer.embed(open_image(folder / "photograph.jpg", 3))
 
         def identify(known: Gallery = known) -> None:
-            picture, faces, embeddings = recognizer.embed_faces(folder / "photograph.jpg")
+            picture = open_image(folder / "photograph.jpg", 3)
+            faces, embeddings = recognizer.embed(picture)
             captions = [name for name, _ in known.identify(embeddings)]
             draw_boxes(picture, [face.box for face in faces], captions).save(folder / "copy.jpg", quality=90)
 

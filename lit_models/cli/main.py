@@ -48,7 +48,10 @@ from lit_models.training.trust import Command, Modules, allow_imports, modules_o
 
 # Commands beside Lightning's, without a model or Trainer of their own.
 COMMANDS: dict[str, Callable[..., None]] = {verb.__name__: verb for verb in (enrol, export, identify, runs, verify)}
-PICTURES = {"identify": "picture files, or folders of them", "verify": "two picture files"}  # given without a name
+PICTURES = {
+    "identify": "pictures, videos, or folders of them; - reads a picture from standard input",
+    "verify": "two picture files",
+}  # given without a name
 
 
 class Parser(LightningArgumentParser):

@@ -3,7 +3,7 @@
 import contextlib
 import csv
 import math
-import re
+import unicodedata
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,19 +11,19 @@ from typing import Any
 
 import torch
 from PIL import Image
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
-from datamodules.common.image_io import UNREADABLE, find_images, image_extensions, subfolders
 from datamodules.face_data.detection import MARGIN, Face, FaceDetector
-from datamodules.face_data.face_folder import FaceReader
+from datamodules.face_data.face_folder import COPY_COMMENT, FaceReader, is_copy, list_people
+from lit_models.cli.pictures import STDIN, list_sources, printable, read_picture, read_pictures
 from lit_models.common.files import atomic_write
-from lit_models.common.messages import suggest
+from lit_models.common.messages import format_list, inform, suggest
 from lit_models.faces.face_embedder import FaceEmbedder
 from lit_models.faces.gallery import UNKNOWN, Gallery, GalleryMetadata, fingerprint, read_gallery, require_safetensors
 from lit_models.training.checkpoint import build_model, read_model
 from lit_models.training.trust import Modules
+
+COLUMNS = ["file", "face", "left", "top", "width", "height", "name", "similarity", "time"]
 
 
 def enrol(
@@ -31,6 +31,7 @@ def enrol(
     gallery: str,
     pictures: str | None = None,
     name: str | None = None,
+    replace: bool = False,
     remove: str | None = None,
     far: float | None = None,
     threshold: float | None = None,
@@ -40,8 +41,8 @@ def enrol(
 ) -> None:
     """Makes a gallery of people to recognize, adds people to it, or removes one.
 
-    A person who is in the gallery already is replaced. The threshold, the lowest similarity at which a face is
-    identified, is chosen anew each time, unless it was given.
+    Pictures of a person who is in the gallery already are added to theirs. The threshold, the lowest similarity at
+    which a face is identified, is chosen anew each time, unless it was given.
 
     Args:
         ckpt_path: The checkpoint of a FaceEmbedder.
@@ -49,6 +50,7 @@ def enrol(
         pictures: A folder with a subfolder of pictures per person, named after them. With `name`, the pictures of one
             person, a folder or a file.
         name: Name of the one person.
+        replace: Whether the pictures replace those that the gallery has of these people, instead of being added.
         remove: Name of a person to remove.
         far: False-accept rate that the threshold is chosen for, with every picture as a stranger's to all other people;
             at least the threshold for strangers from the model's validation is used. The gallery's, or 0.01, if not
@@ -68,6 +70,8 @@ def enrol(
         raise ValueError("--far has a threshold chosen, --threshold gives one: leave one of them out")
     if far is not None and not 0 <= far < 1:
         raise ValueError(f"--far is {far}: it must be at least 0 and less than 1")
+    if replace and not pictures:
+        raise ValueError("--replace is about the people in --pictures: give them too, or leave it out")
     check_threshold(threshold)
     model, trained = load_embedder(ckpt_path, modules)
     if path.is_dir():
@@ -80,63 +84,78 @@ def enrol(
         require_safetensors()  # before all pictures are read
         metadata = empty_metadata(model, trained, detect, detector)
         known = Gallery(metadata, torch.empty(0, model.hparams.embedding_dim), torch.empty(0, dtype=torch.int64))
+    said = []
     if remove is not None:
+        remove = remove if remove in known.metadata.names else clean_name(remove)
         if remove not in known.metadata.names:
             raise ValueError(f"{path} has nobody called {remove!r}{suggest(remove, known.metadata.names)}")
+        said.append(f"removed {printable(remove)}")
         known.remove(remove)
-        print(f"removed {printable(remove)}")
     if pictures:
         recognizer = FaceRecognizer(model, known.metadata)
         for person, embeddings in embed_people(recognizer, find_people(Path(pictures), name)).items():
-            replaced = known.put(person, embeddings)
-            print(f"{'replaced' if replaced else 'enrolled'} {printable(person)}: {len(embeddings)} picture(s)")
+            said.append(add_person(known, person, embeddings, replace))
     update_threshold(known, model, far, threshold)
     known.save(path)
     counts = f"{len(known.metadata.names)} people, {len(known.labels)} pictures"
-    print(f"{printable(str(path))}: {counts}; {describe_threshold(known)}")
+    print(*said, f"{printable(str(path))}: {counts}; {describe_threshold(known)}", sep="\n")
 
 
-def identify(ckpt_path: str, gallery: str, pictures: list[str], output: str, modules: Modules = None) -> None:
-    """Identifies the people in pictures: prints them, writes them to a CSV file, and draws them on copies.
+def identify(
+    ckpt_path: str, gallery: str, pictures: list[str], output: str, interval: float = 1.0, modules: Modules = None
+) -> None:
+    """Identifies the people in pictures and videos: prints them, writes them to a CSV file, and draws them on copies.
+
+    Boxes are in pixels of the file, upright as a viewer shows it, and inside of the picture. The copies have at most
+    2000 pixels along their longer side; of a video, they are of the frames with faces.
 
     Args:
         ckpt_path: The checkpoint of the FaceEmbedder that the gallery was made with.
         gallery: The gallery.
-        pictures: Files, or folders of them.
+        pictures: Pictures, videos, or folders of them; - is a picture from standard input.
         output: A folder for `faces.csv` and the copies, with a box and a name at each face.
+        interval: Seconds of a video from one frame that is looked at to the next, above 0.
         modules: Modules of your own that the checkpoint may name classes of, my_module or [my_module, another].
     """
     from lit_models.training.figures import draw_boxes  # matplotlib takes half a second to import
 
+    if not 0 < interval < math.inf:
+        raise ValueError(f"--interval is {interval}: it must be above 0, in seconds")
     model, _ = load_embedder(ckpt_path, modules)
     known = read_gallery(Path(gallery), model)
     if not known.metadata.names:
         raise ValueError(f"nobody is in {gallery}: enrol people first")
-    paths = [path for given in pictures for path in picture_files(Path(given))]
+    paths = list_sources(pictures, videos=True)
     recognizer, folder = FaceRecognizer(model, known.metadata), Path(output)
+    table = folder / "faces.csv"
     with writing_into(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    rows = [["file", "face", "left", "top", "width", "height", "name", "similarity"]]
-    taken, count = {path.resolve() for path in paths}, 0
-    for path, picture, faces, embeddings in recognizer.embed_all(paths):
+        check_table(table)
+    rows, count = [COLUMNS], 0
+    taken = {path.resolve() for path in paths}
+    for picture in read_pictures(paths, interval):
         count, captions = count + 1, []
+        faces, embeddings = recognizer.embed(picture.image)
+        time = "" if picture.time is None else f"{picture.time:.3f}"
         for number, (face, (name, similarity)) in enumerate(zip(faces, known.identify(embeddings), strict=True), 1):
             captions.append(f"{name} {similarity:.2f}")
-            box = [round(edge) for edge in face.box]
-            print(f"{printable(str(path))}: face {number} at {box}: {printable(name)} ({similarity:.3f})")
-            rows.append([path, number, *box, name, f"{similarity:.4f}"])
+            box = picture.box_in_file(face.box)
+            print(f"{picture.title}: face {number} at {box}: {printable(name)} ({similarity:.3f})")
+            rows.append([picture.source, number, *box, name, f"{similarity:.4f}", time])
         if not faces:
-            print(f"{printable(str(path))}: no face is found")
-            rows.append([path, 0, *[""] * 6])
-        copy = draw_boxes(picture, [face.box for face in faces], captions)
-        place = free_path(folder, path, taken)
+            rows.append([picture.source, 0, *[""] * 6, time])
+            if time:
+                continue
+            print(f"{picture.title}: no face is found")
+        copy = draw_boxes(picture.image, [picture.clip(face.box) for face in faces], captions)
+        place = free_path(folder, picture.stem, taken)
         taken.add(place.resolve())
         with writing_into(folder):
-            copy.save(place, quality=90)
+            copy.save(place, quality=90, comment=COPY_COMMENT)
     if not count:
         raise ValueError("none of the pictures can be read")
     with (
-        atomic_write(folder / "faces.csv", "give another --output") as partial,
+        atomic_write(table, "give another --output") as partial,
         partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         csv.writer(file).writerows(rows)
@@ -172,7 +191,7 @@ def verify(
         raise ValueError(f"{ckpt_path} has no threshold, since it was trained without validation: give --threshold")
     embeddings = []
     for path in map(Path, pictures):
-        _, faces, embedding = recognizer.embed_faces(path)
+        faces, embedding = recognizer.embed(read_picture(path).image)
         if len(faces) != 1:
             raise ValueError(f"{len(faces) or 'no'} face(s) in {path}: give a picture of one, or cut it out")
         embeddings.append(embedding)
@@ -189,25 +208,11 @@ class FaceRecognizer:
         detector = FaceDetector(metadata.detector) if metadata.detect else None
         self.model, self.reader = model, FaceReader(shape, detector, metadata.margin)
 
-    def embed_faces(self, path: Path) -> tuple[Image.Image, list[Face], Tensor]:
-        """A picture, upright, in RGB, its faces, the largest first, and their embeddings `(faces, dim)`."""
-        if not path.is_file():
-            raise FileNotFoundError(f"no picture {path}")
-        try:
-            picture, faces, images = self.reader.find(path)
-        except UNREADABLE as error:
-            raise ValueError(f"cannot read {path}: {error}") from error
+    def embed(self, image: Image.Image) -> tuple[list[Face], Tensor]:
+        """The faces in an upright image in RGB, the largest first, and their embeddings `(faces, dim)`."""
+        faces, images = self.reader.find(image)
         with torch.inference_mode():
-            return picture, faces, self.model(images)
-
-    def embed_all(self, paths: list[Path]) -> Iterator[tuple[Path, Image.Image, list[Face], Tensor]]:
-        """The same of several files, with a progress bar; a warning names those that can't be read."""
-        console = Console(stderr=True)
-        for path in track(paths, "Reading pictures", console=console, transient=True, disable=not console.is_terminal):
-            try:
-                yield path, *self.embed_faces(path)
-            except (FileNotFoundError, ValueError) as error:
-                warnings.warn(f"{error}: left out", stacklevel=2)
+            return faces, self.model(images)
 
 
 def load_embedder(ckpt_path: str, modules: Modules = None) -> tuple[FaceEmbedder, dict[str, Any]]:
@@ -231,39 +236,66 @@ def empty_metadata(
     return GalleryMetadata(fingerprint(model), [], detect, detector, margin, far=0.01, threshold=math.inf)
 
 
-def picture_files(path: Path) -> list[Path]:
-    """The pictures in a folder, or the one file."""
-    if not path.exists():
-        raise FileNotFoundError(f"no picture or folder {path}")
-    return find_images(path, image_extensions()) if path.is_dir() else [path]
-
-
 def find_people(pictures: Path, name: str | None) -> dict[str, list[Path]]:
     """Picture files by person; all are of the one with the name, if it is given."""
-    if not (pictures.is_dir() or (name is not None and pictures.is_file())):
+    if not (pictures.is_dir() or (name is not None and (pictures.is_file() or pictures == STDIN))):
         raise FileNotFoundError(f"no folder {pictures}: give the one above the people's folders, or one with --name")
-    people = {name: pictures} if name is not None else {person: pictures / person for person in subfolders(pictures)}
-    if not people:
-        raise ValueError(f"{pictures} has no subfolders: give each person one, or --name for a single person")
-    for person in people:
-        if not person.strip() or person == UNKNOWN:
+    if name is not None:
+        found = {name: list_sources([str(pictures)], videos=False)}
+    else:
+        found, left_out = list_people(pictures)
+        if not found:
+            raise ValueError(f"{pictures} has no subfolders: give each person one, or --name for a single person")
+        if left_out:
+            inform(f"{printable(str(pictures))}: left out: {', '.join(left_out)}")
+    people: dict[str, list[Path]] = {}
+    for person, paths in found.items():
+        if (cleaned := clean_name(person)) in ("", UNKNOWN):
             raise ValueError(f"{person!r} cannot be a name: give another one")
-    return {person: picture_files(path) for person, path in people.items()}
+        people.setdefault(cleaned, []).extend(paths)
+    return people
+
+
+def clean_name(name: str) -> str:
+    """A name without spaces around it, its letters composed: systems decompose those in the names of folders."""
+    return unicodedata.normalize("NFC", name.strip())
 
 
 def embed_people(recognizer: FaceRecognizer, people: dict[str, list[Path]]) -> dict[str, Tensor]:
     """Embeddings `(pictures, dim)` by person, of the largest face in each picture."""
     found: dict[str, list[Tensor]] = {person: [] for person in people}
     owners = {file: person for person, files in people.items() for file in files}
-    for path, _, faces, embeddings in recognizer.embed_all(list(owners)):
+    for picture in read_pictures(list(owners)):
+        faces, embeddings = recognizer.embed(picture.image)
         if not faces:
-            warnings.warn(f"no face in {path}: left out", stacklevel=2)
+            warnings.warn(f"no face in {picture.title}: left out", stacklevel=2)
         elif len(faces) > 1:
-            warnings.warn(f"{len(faces)} faces in {path}: the largest is taken", stacklevel=2)
-        found[owners[path]] += embeddings[:1]
+            warnings.warn(f"{len(faces)} faces in {picture.title}: the largest is taken", stacklevel=2)
+        found[owners[picture.source]] += embeddings[:1]
     if lost := [printable(person) for person, embeddings in found.items() if not embeddings]:
         raise ValueError(f"no picture of {', '.join(lost)} can be used: add one that shows their face, or remove them")
     return {person: torch.stack(embeddings) for person, embeddings in found.items()}
+
+
+def add_person(known: Gallery, person: str, embeddings: Tensor, replace: bool) -> str:
+    """Puts a person's pictures into a gallery, and says what it has of them now; warns of what looks like a mistake."""
+    before, shown = known.count(person), printable(person)
+    if replace and before:
+        known.remove(person)
+    if alike := [name for name in known.metadata.names if name != person and name.casefold() == person.casefold()]:
+        warnings.warn(f"{shown} is another person than {printable(alike[0])}: remove one, if not", stacklevel=2)
+    added = known.add(person, embeddings)
+    if others := known.sharing(person):
+        names = printable(format_list(others))
+        warnings.warn(f"a picture of {shown} is one of {names}, too: remove who is wrong", stacklevel=2)
+    if replace and before:
+        said = f"replaced {shown}: {added} picture(s) instead of {before}"
+    elif before:
+        said = f"added {added} picture(s) to {shown}, who has {before + added} now"
+    else:
+        said = f"enrolled {shown}: {added} picture(s)"
+    repeated = len(embeddings) - added
+    return f"{said}; {repeated} more were there already" if repeated else said
 
 
 def check_threshold(threshold: float | None) -> None:
@@ -317,15 +349,19 @@ def writing_into(folder: Path) -> Iterator[None]:
         raise OSError(f"cannot write into {folder} ({error.strerror or error}): give another --output") from error
 
 
-def free_path(folder: Path, source: Path, taken: set[Path]) -> Path:
-    """A path for the copy of a picture that is not taken, by a source or an earlier copy."""
-    stem, number = f"{source.stem}.faces", 1
-    while (path := folder / f"{stem}{'' if number == 1 else f'_{number}'}.jpg").resolve() in taken:
+def check_table(path: Path) -> None:
+    """Raises a ValueError where something else than a table of `identify` would be overwritten."""
+    if path.is_file():
+        with path.open(encoding="utf-8", errors="replace") as file:
+            if not file.readline().startswith(",".join(COLUMNS[:3])):
+                raise ValueError(f"{path} is not a table of identify: give another --output")
+
+
+def free_path(folder: Path, stem: str, taken: set[Path]) -> Path:
+    """A path for the copy of a picture that is neither of a source, nor an earlier copy, nor anything of the user's."""
+    number = 1
+    while True:
+        path = folder / f"{stem}.faces{'' if number == 1 else f'_{number}'}.jpg"
+        if path.resolve() not in taken and (is_copy(path) or not path.exists()):
+            return path
         number += 1
-    return path
-
-
-def printable(text: str) -> str:
-    """A text as one line without control characters, for any terminal."""
-    text = text.encode("utf-8", "replace").decode()
-    return " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text).split())

@@ -133,7 +133,7 @@ def test_a_scene_is_identified_in_words_rows_and_on_a_copy(does, enrolled, tmp_p
     picture.save(tmp_path / "party.png")
     said = does("identify", f"--gallery={enrolled}", f"--output={tmp_path / 'out'}", tmp_path / "party.png")
     found = rows(tmp_path / "out")
-    assert list(found[0]) == ["file", "face", "left", "top", "width", "height", "name", "similarity"]
+    assert list(found[0]) == ["file", "face", "left", "top", "width", "height", "name", "similarity", "time"]
     assert [row["face"] for row in found] == ["1", "2", "3"]
     assert {row["file"] for row in found} == {str(tmp_path / "party.png")}
     names = {30: "Person 30", 33: "Person 33", 40: "unknown"}
@@ -241,8 +241,11 @@ def test_people_are_added_replaced_and_removed(does, gallery, people, tmp_path):
     does("identify", f"--gallery={gallery}", f"--output={tmp_path / 'out'}", new)
     assert [row["name"] for row in rows(tmp_path / "out")] == ["Zoe"]
     said = does("enrol", f"--gallery={gallery}", f"--pictures={people / 'Person 31'}", "--name=Zoe")
-    assert said.startswith("replaced Zoe: 2 picture(s)\n")
-    assert "7 people, 14 pictures" in said
+    assert said.startswith("added 2 picture(s) to Zoe, who has 3 now\n")
+    assert "7 people, 15 pictures" in said
+    said = does("enrol", f"--gallery={gallery}", f"--pictures={new}", "--name=Zoe", "--replace=true")
+    assert said.startswith("replaced Zoe: 1 picture(s) instead of 3\n")
+    assert "7 people, 13 pictures" in said
     assert does("enrol", f"--gallery={gallery}", "--remove=Zoe").startswith("removed Zoe\n")
     # Taken out and put in at once: the one, then the other.
     said = does("enrol", f"--gallery={gallery}", "--remove=Person 35", f"--pictures={new}", "--name=Yan")
@@ -402,8 +405,10 @@ def test_damaged_pictures_are_named_and_left_out(does, refuses, enrolled, tmp_pa
     with warnings.catch_warnings(action="ignore"):
         said = refuses("enrol", f"--gallery={tmp_path / 'none'}", f"--pictures={tmp_path / 'root'}")
         assert "no picture of Ann can be used: add one that shows their face, or remove them" in said
-        said = refuses("identify", f"--gallery={enrolled}", f"--output={tmp_path / 'bad'}", good.parent / "cut.png")
-        assert "none of the pictures can be read" in said
+        known = (f"--gallery={enrolled}", f"--output={tmp_path / 'bad'}")
+        assert f"cannot read {good.parent / 'cut.png'}: " in refuses("identify", *known, good.parent / "cut.png")
+        bad = (good.parent / "cut.png", good.parent / "empty.png")
+        assert "none of the pictures can be read" in refuses("identify", *known, *bad)
     assert not (tmp_path / "none").exists()
     assert not list((tmp_path / "bad").iterdir())
 
