@@ -188,10 +188,11 @@ def read_video(path: Path, interval: float) -> Iterator[Picture]:
             yield Picture(path, image, size, time)
     if not count:
         raise ValueError(f"cannot read {path}: it has no frames")
-    if count < 0.9 * expected:
+    # Frames that aren't evenly spaced are fewer than the file says, but go on to its end.
+    if count < 0.9 * expected and time < 0.9 * expected / rate:
         warnings.warn(
-            f"{printable(str(path))} is damaged, or cut short: it ends after {count} of {expected:.0f} frames, at "
-            f"{time:.1f} s",
+            f"{printable(str(path))} seems damaged, or cut short: its frames end at {time:.1f} of "
+            f"{expected / rate:.1f} s",
             stacklevel=2,
         )
 

@@ -131,12 +131,12 @@ def identify(
     with writing_into(folder):
         folder.mkdir(parents=True, exist_ok=True)
         check_table(table)
-    rows, count = [COLUMNS], 0
+    rows, faces_in = [COLUMNS], {"pictures": [], "frames": []}  # how many faces, of each
     taken = {path.resolve() for path in paths}
     for picture in read_pictures(paths, interval):
-        count, captions = count + 1, []
         faces, embeddings = recognizer.embed(picture.image)
-        time = "" if picture.time is None else f"{picture.time:.3f}"
+        captions, time = [], "" if picture.time is None else f"{picture.time:.3f}"
+        faces_in["frames" if time else "pictures"].append(len(faces))
         for number, (face, (name, similarity)) in enumerate(zip(faces, known.identify(embeddings), strict=True), 1):
             captions.append(f"{name} {similarity:.2f}")
             box = picture.box_in_file(face.box)
@@ -152,14 +152,16 @@ def identify(
         taken.add(place.resolve())
         with writing_into(folder):
             copy.save(place, quality=90, comment=COPY_COMMENT)
-    if not count:
+    if not any(faces_in.values()):
         raise ValueError("none of the pictures can be read")
     with (
         atomic_write(table, "give another --output") as partial,
         partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
     ):
         csv.writer(file).writerows(rows)
-    print(f"{count} pictures; names and boxes are in {printable(str(folder))}")
+    frames = faces_in["frames"]
+    of_videos = f", {len(frames)} frames of videos, {sum(map(bool, frames))} of them with faces" if frames else ""
+    print(f"{len(faces_in['pictures'])} pictures{of_videos}; names and boxes are in {printable(str(folder))}")
 
 
 def verify(
@@ -174,7 +176,7 @@ def verify(
 
     Args:
         ckpt_path: The checkpoint of a FaceEmbedder.
-        pictures: Two files, with one face each.
+        pictures: Two files, with one face each; - is standard input.
         threshold: Lowest similarity, in -1..1, at which they do. That of the last validation in training, for a
             false-accept rate of 0.01, if not given.
         detect: Whether faces are detected in the pictures; otherwise a picture is a face. As in training, if not given.
@@ -191,9 +193,10 @@ def verify(
         raise ValueError(f"{ckpt_path} has no threshold, since it was trained without validation: give --threshold")
     embeddings = []
     for path in map(Path, pictures):
-        faces, embedding = recognizer.embed(read_picture(path).image)
+        picture = read_picture(path)
+        faces, embedding = recognizer.embed(picture.image)
         if len(faces) != 1:
-            raise ValueError(f"{len(faces) or 'no'} face(s) in {path}: give a picture of one, or cut it out")
+            raise ValueError(f"{len(faces) or 'no'} face(s) in {picture.title}: give a picture of one, or cut it out")
         embeddings.append(embedding)
     similarity = (embeddings[0] @ embeddings[1].T).item()
     answer = "the same person" if similarity >= limit else "different people"
