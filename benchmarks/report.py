@@ -352,6 +352,28 @@ def orl(results: Results) -> list[str]:
     return [*rows(header, *lines, [lawrence, "3.8%", "", ""]), "", f"A split by picture trains for {seconds}."]
 
 
+def detection(results: Results) -> list[str]:
+    """Which faces are found, by their width and by their tilt."""
+    found = results.part("face", "detection", " --only detection")
+    share = percent(1)
+    (longer, shorter), width = found["picture"], found["tilted_width"]
+    by_width = [
+        [f"{pixels} pixels", f"{share(int(pixels) / longer)}%", f"{share(part)}%"]
+        for pixels, part in found["by_width"].items()
+    ]
+    tilts = found["by_tilt"]
+    by_tilt = [
+        [f"{tilt} degrees", f"{share((part + tilts[str(-int(tilt))]) / 2)}%"]
+        for tilt, part in tilts.items()
+        if int(tilt) >= 0
+    ]
+    return [
+        *rows([f"width of the face in {longer}x{shorter} pixels", "of the longer side", "found"], *by_width),
+        "",
+        *rows([f"tilt, to either side, of a face {width} pixels wide", "found"], *by_tilt),
+    ]
+
+
 def recognition(results: Results) -> list[str]:
     """The time that `identify` takes."""
     found = results.part("face", "identify")
@@ -431,6 +453,7 @@ TABLES: dict[str, Callable[[Results], list[str]]] = {
         cartpole,
         agents,
         orl,
+        detection,
         recognition,
         resume,
         costs,
