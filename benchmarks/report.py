@@ -355,22 +355,26 @@ def orl(results: Results) -> list[str]:
 def detection(results: Results) -> list[str]:
     """Which faces are found, by their width and by their tilt."""
     found = results.part("face", "detection", " --only detection")
-    share = percent(1)
-    (longer, shorter), width = found["picture"], found["tilted_width"]
+    (longer, shorter), portraits = found["picture"], found["portraits"]
+    parts = {name: (found[name], found[f"eyes_{name}"]) for name in ("by_width", "by_tilt")}
+
+    def share(value: float) -> str:
+        return f"{percent(1)(value)}%"
+
     by_width = [
-        [f"{pixels} pixels", f"{share(int(pixels) / longer)}%", f"{share(part)}%"]
-        for pixels, part in found["by_width"].items()
+        [f"{width} pixels", share(int(width) / longer), *(share(part[width]) for part in parts["by_width"])]
+        for width in found["by_width"]
     ]
-    tilts = found["by_tilt"]
     by_tilt = [
-        [f"{tilt} degrees", f"{share((part + tilts[str(-int(tilt))]) / 2)}%"]
-        for tilt, part in tilts.items()
+        [f"{tilt} degrees", *(share((part[tilt] + part[str(-int(tilt))]) / 2) for part in parts["by_tilt"])]
+        for tilt in found["by_tilt"]
         if int(tilt) >= 0
     ]
+    width, tilted = f"width of the face in {longer}x{shorter} pixels", found["tilted_width"]
     return [
-        *rows([f"width of the face in {longer}x{shorter} pixels", "of the longer side", "found"], *by_width),
+        *rows([width, "of the longer side", f"found, of {portraits}", "with both eyes"], *by_width),
         "",
-        *rows([f"tilt, to either side, of a face {width} pixels wide", "found"], *by_tilt),
+        *rows([f"tilt to either side, {tilted} pixels wide", "found", "with both eyes"], *by_tilt),
     ]
 
 

@@ -31,9 +31,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from torch.jit import TracerWarning
 from typing_extensions import override
 
+from lit_models.cli.enrolment import enrol
 from lit_models.cli.errors import format_error, format_parser_error  # imports all classes, to be known by name
 from lit_models.cli.parsing import check_yaml, classes_first, monitored_plateau, plateaus_with_monitor
-from lit_models.cli.recognition import enrol, identify, verify
+from lit_models.cli.recognition import identify, verify
 from lit_models.common.messages import log
 from lit_models.export.export import export
 from lit_models.training.callbacks import ProgressBar, Throughput
