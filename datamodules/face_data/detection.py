@@ -42,8 +42,8 @@ class FaceDetector(threading.local):
     """Detects faces, with OpenCV's Haar cascades or with the `face_detection_yunet_*.onnx` at the path `yunet`.
 
     The cascades find frontal faces, tilted by up to about 10 degrees, and the eyes of most of them. A face must take
-    about a 20th of the image's longer side; `docs/faces.md` has the figures. Every thread gets its own copy of a detector, since OpenCV's are not
-    thread-safe. OpenCV is set to as many threads as torch, and prints nothing.
+    about a 20th of the image's longer side; `docs/faces.md` has the figures. Every thread gets its own copy of a
+    detector, since OpenCV's are not thread-safe. OpenCV is set to as many threads as torch, and prints nothing.
     """
 
     def __init__(self, yunet: str | None = None) -> None:

@@ -472,7 +472,7 @@ def test_what_is_wrong_with_a_video_is_one_line(does, refuses, enrolled, people,
     for name in ("text.mp4", "nothing.mov"):
         said = refuses("identify", *known, tmp_path / name)
         assert said.endswith(f"cannot read {tmp_path / name}: it is no video that OpenCV can decode")
-    for interval in ("0", "-1", "inf"):
+    for interval in ("0", "-1", ".inf", ".nan"):
         assert "it must be above 0, in seconds" in refuses("identify", *known, whole, f"--interval={interval}")
     with pytest.warns(UserWarning, match=r"cut.avi seems damaged, or cut short: its frames end at 0\.. of 2.0 s"):
         does("identify", *known, tmp_path / "cut.avi")
