@@ -117,15 +117,16 @@ def read_picture(path: Path) -> Picture:
     try:
         image = open_image(path, channels=3)
         with open_file(path) as file:
-            size = file.size
+            shorter, longer = sorted(file.size)
     except UnidentifiedImageError as error:
         video = path.suffix.lower() in VIDEOS
         what = "it is a video, of which only identify takes frames" if video else "it is no picture that Pillow knows"
         raise ValueError(f"cannot read {path}: {what}") from error
     except UNREADABLE as error:
         raise ValueError(f"cannot read {path}: {error}") from error
-    turned = (size[0] - size[1]) * (image.width - image.height) < 0  # by its EXIF data
-    return Picture(path, image, size[::-1] if turned else size)
+    # As upright as the image is, whatever the file's EXIF data say.
+    width, height = image.size
+    return Picture(path, image, (longer if width > height else shorter, longer if height > width else shorter))
 
 
 def read_stdin() -> Picture:
