@@ -1,10 +1,13 @@
-"""Face recognition on the ORL faces: people known and unknown, beside older methods, and the speed of `identify`.
+"""Face recognition on the ORL faces, beside older methods, the speed of `identify`, and which faces are detected.
 
 *By picture*: of every person 5 pictures train, drawn at random, and the other 5 are identified. *By person*: 20 of the
 40 people train; all pairs of the others' 200 pictures are verified. Eigenfaces (Turk and Pentland, 1991) take the
 nearest training picture among principal components, or, by person, their cosine; the linear SVM sees pixels.
+*Detection*: the share of the portraits whose face is found where they lie, scaled or tilted, in a gray picture.
 """
 
+import argparse
+import math
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,13 +25,19 @@ from sklearn.svm import LinearSVC
 from torch import Tensor
 
 from benchmarks.common import options_parser, parameters, parse, test, train, write_results
+from datamodules.common.image_io import find_images, open_image
 from datamodules.common.tensors import BatchDataset
+from datamodules.face_data.detection import MARGIN, Face, FaceDetector
 from lit_models.cli.recognition import FaceRecognizer, empty_metadata, load_embedder
 from lit_models.faces.gallery import Gallery
 from lit_models.faces.verification import pair_similarities, roc
 from lit_models.training.figures import draw_boxes
 
 COMPONENTS = 50
+FACE_WIDTH = 92 / (1 + 2 * MARGIN)  # of the box around the face in the middle of a portrait of 92x112 pixels
+PICTURE = (640, 480)  # larger ones are scaled down to it before faces are looked for
+WIDTHS, TILTED_WIDTH = (20, 24, 26, 28, 30, 32, 40, 60, 100, 200, 360), 120  # pixels
+TILTS = (-45, -30, -25, -20, -15, -10, -5, 0, 5, 10, 15, 20, 25, 30, 45)  # degrees
 Errors = dict[str, dict[str, float]]  # by figure and method
 
 
@@ -39,7 +48,16 @@ def main() -> None:
     parser.add_argument("--by_picture", type=int, default=10, help="splits by picture (default: 10)")
     parser.add_argument("--by_person", type=int, default=5, help="splits by person (default: 5)")
     parser.add_argument("--precision", default="32-true", help="of the Trainer (default: 32-true)")
+    parser.add_argument("--only", choices=("recognition", "detection"), help="one part, instead of both")
     options = parse(parser, "scikit-learn", "opencv-python-headless")
+    if options.only in (None, "detection"):
+        write_results(options, detection=detection(Path(options.root)))
+    if options.only in (None, "recognition"):
+        recognition(options)
+
+
+def recognition(options: argparse.Namespace) -> None:
+    """Trains, and writes the figures of people known and unknown, and the speed."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         flags = [f"--data.root={options.root}", f"--trainer.precision={options.precision}"]
@@ -118,10 +136,11 @@ def speed(checkpoint: str, root: Path, folder: Path) -> dict[str, Any]:
         metadata.threshold = -1.0
         embeddings = F.normalize(torch.randn(people, model.hparams.embedding_dim))
         known = Gallery(metadata, embeddings, torch.arange(people))
-        _, faces, face_embeddings = recognizer.embed_faces(folder / "photograph.jpg")
+        faces, face_embeddings = recognizer.embed(open_image(folder / "photograph.jpg", 3))
 
         def identify(known: Gallery = known) -> None:
-            picture, faces, embeddings = recognizer.embed_faces(folder / "photograph.jpg")
+            picture = open_image(folder / "photograph.jpg", 3)
+            faces, embeddings = recognizer.embed(picture)
             captions = [name for name, _ in known.identify(embeddings)]
             draw_boxes(picture, [face.box for face in faces], captions).save(folder / "copy.jpg", quality=90)
 
@@ -132,6 +151,40 @@ def speed(checkpoint: str, root: Path, folder: Path) -> dict[str, Any]:
             "milliseconds_comparing": timed(lambda known=known, embeddings=face_embeddings: known.identify(embeddings)),
         }
     return figures
+
+
+def detection(root: Path) -> dict[str, Any]:
+    """The share of ORL's portraits whose face is found, by its width and by its tilt."""
+    detector, paths = FaceDetector(), find_images(root, {".pgm"})[::2]  # five of each person
+    figures: dict[str, Any] = {"portraits": len(paths), "picture": PICTURE, "tilted_width": TILTED_WIDTH}
+    for name, places in {
+        "by_width": [(width, 0) for width in WIDTHS],
+        "by_tilt": [(TILTED_WIDTH, tilt) for tilt in TILTS],
+    }.items():
+        for width, tilt in places:
+            found = [found_face(detector, path, width, tilt) for path in paths]
+            key = str(tilt if name == "by_tilt" else width)
+            figures.setdefault(name, {})[key] = sum(map(bool, found)) / len(paths)
+            figures.setdefault(f"eyes_{name}", {})[key] = sum(bool(face and face.eyes) for face in found) / len(paths)
+            print(f"{name} {key}: {figures[name][key]:.1%}, eyes {figures[f'eyes_{name}'][key]:.1%}", flush=True)
+    return figures
+
+
+def found_face(detector: FaceDetector, portrait: Path, width: int, tilt: int) -> Face | None:
+    """What the detector finds of a portrait in a gray picture, its face so wide in pixels, and tilted by degrees."""
+    picture = Image.new("L", PICTURE, 128)
+    with Image.open(portrait) as file:
+        size = [round(length * width / FACE_WIDTH) for length in file.size]
+        scaled = file.convert("L").resize(size, Image.Resampling.LANCZOS)
+    mask = Image.new("L", scaled.size, 255).rotate(tilt, Image.Resampling.BICUBIC, expand=True)
+    scaled = scaled.rotate(tilt, Image.Resampling.BICUBIC, expand=True)
+    picture.paste(scaled, [(length - own) // 2 for length, own in zip(PICTURE, scaled.size, strict=True)], mask)
+    for face in detector(picture):
+        left, top, side, _ = face.box
+        distance = math.dist((left + side / 2, top + side / 2), (PICTURE[0] / 2, PICTURE[1] / 2))
+        if distance < width / 4 and 0.6 < side / width < 1.6:
+            return face
+    return None
 
 
 def timed(action: Callable[[], object], times: int = 9) -> list[float]:

@@ -352,6 +352,32 @@ def orl(results: Results) -> list[str]:
     return [*rows(header, *lines, [lawrence, "3.8%", "", ""]), "", f"A split by picture trains for {seconds}."]
 
 
+def detection(results: Results) -> list[str]:
+    """Which faces are found, by their width and by their tilt."""
+    found = results.part("face", "detection", " --only detection")
+    (longer, shorter), portraits = found["picture"], found["portraits"]
+    parts = {name: (found[name], found[f"eyes_{name}"]) for name in ("by_width", "by_tilt")}
+
+    def share(value: float) -> str:
+        return f"{percent(1)(value)}%"
+
+    by_width = [
+        [f"{width} pixels", share(int(width) / longer), *(share(part[width]) for part in parts["by_width"])]
+        for width in found["by_width"]
+    ]
+    by_tilt = [
+        [f"{tilt} degrees", *(share((part[tilt] + part[str(-int(tilt))]) / 2) for part in parts["by_tilt"])]
+        for tilt in found["by_tilt"]
+        if int(tilt) >= 0
+    ]
+    width, tilted = f"width of the face in {longer}x{shorter} pixels", found["tilted_width"]
+    return [
+        *rows([width, "of the longer side", f"found, of {portraits}", "with both eyes"], *by_width),
+        "",
+        *rows([f"tilt to either side, {tilted} pixels wide", "found", "with both eyes"], *by_tilt),
+    ]
+
+
 def recognition(results: Results) -> list[str]:
     """The time that `identify` takes."""
     found = results.part("face", "identify")
@@ -431,6 +457,7 @@ TABLES: dict[str, Callable[[Results], list[str]]] = {
         cartpole,
         agents,
         orl,
+        detection,
         recognition,
         resume,
         costs,

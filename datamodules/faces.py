@@ -19,6 +19,7 @@ from datamodules.face_data.face_folder import FaceReader, read_identities
 from datamodules.face_data.face_sources import lfw, olivetti, read_pairs
 from datamodules.face_data.face_splits import Pairs, Parts, find_pairs, split_by_image, split_by_person
 from lit_models.common.arguments import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, check_arguments
+from lit_models.common.messages import format_list, inform
 
 
 class NamedImages(Dataset[tuple[Tensor, list[str]]]):
@@ -162,9 +163,12 @@ class FaceDataModule(ImageDataModule):
 
     @override
     def setup(self, stage: str) -> None:
-        if self.labels is None:
+        known = self.labels is not None
+        if not known:
             self._load()
         train, val, test = self._split()
+        if not known:
+            self._inform(train, val, test)
         trained = self.labels[train].unique()
         self.class_names, self.num_classes = [self.identities[label] for label in trained], len(trained)
         if stage in ("fit", "validate"):
@@ -199,6 +203,17 @@ class FaceDataModule(ImageDataModule):
         self.identities = sorted(set(owners))
         numbers = {person: label for label, person in enumerate(self.identities)}
         self.labels = torch.tensor([numbers[owner] for owner in owners])
+
+    def _inform(self, *parts: Tensor) -> None:
+        """Says how many people and images each part has, and who has too few."""
+        said = [
+            f"{name} {len(part)} images of {len(self.labels[part].unique())} people"
+            for name, part in zip(("train", "val", "test"), parts, strict=True)
+        ]
+        inform(f"split by {self.hparams.split_by}: {', '.join(said)}")
+        if single := (self.labels.bincount() == 1).nonzero().flatten().tolist():
+            names = format_list([self.identities[label] for label in single])
+            inform(f"one image only, which can be compared with other people's alone, of {names}")
 
     def _split(self) -> Parts:
         """The indices of the images of train, val and test; sets the pairs."""

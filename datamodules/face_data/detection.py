@@ -41,9 +41,9 @@ class Face(NamedTuple):
 class FaceDetector(threading.local):
     """Detects faces, with OpenCV's Haar cascades or with the `face_detection_yunet_*.onnx` at the path `yunet`.
 
-    The cascades find frontal faces, tilted by up to about 15 degrees, and the eyes of most of them. A face must take
-    about a 25th of the image's longer side. Every thread gets its own copy of a detector, since OpenCV's are not
-    thread-safe. OpenCV is set to as many threads as torch, and prints nothing.
+    The cascades find frontal faces, tilted by up to about 10 degrees, and the eyes of most of them. A face must take
+    about a 20th of the image's longer side; `docs/faces.md` has the figures. Every thread gets its own copy of a
+    detector, since OpenCV's are not thread-safe. OpenCV is set to as many threads as torch, and prints nothing.
     """
 
     def __init__(self, yunet: str | None = None) -> None:
@@ -74,7 +74,8 @@ class FaceDetector(threading.local):
             found.append(Face(box, eyes if eyes and plausible_eyes(eyes, box) else None))
         faces: list[Face] = []
         for face in sorted(found, key=lambda face: -face.box[2] * face.box[3]):
-            if not any(centered_in(face.box, larger.box) for larger in faces):  # a mouth, or the same face once more
+            inside = centered_in(face.box, (0, 0, *image.size))  # and not in the border
+            if inside and not any(centered_in(face.box, larger.box) for larger in faces):  # a mouth, or the face again
                 faces.append(face)
         return faces
 

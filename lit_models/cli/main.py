@@ -31,9 +31,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from torch.jit import TracerWarning
 from typing_extensions import override
 
+from lit_models.cli.enrolment import enrol
 from lit_models.cli.errors import format_error, format_parser_error  # imports all classes, to be known by name
 from lit_models.cli.parsing import check_yaml, classes_first, expand_home, loading_configs, monitored_plateau
-from lit_models.cli.recognition import enrol, identify, verify
+from lit_models.cli.recognition import identify, verify
 from lit_models.common.messages import format_metric, log
 from lit_models.export.export import export
 from lit_models.training.callbacks import ProgressBar, Throughput
@@ -60,7 +61,10 @@ DETAILS = {
     "trainer": "Show the options of Lightning's Trainer, such as --trainer.max_epochs or --trainer.devices, and exit.",
     "checkpoint": "Show the options of checkpoints, such as --checkpoint.monitor, and exit.",
 }
-PICTURES = {"identify": "picture files, or folders of them", "verify": "two picture files"}  # given without a name
+PICTURES = {
+    "identify": "pictures, videos, or folders of them; - reads a picture from standard input",
+    "verify": "two picture files",
+}  # given without a name
 
 
 class Parser(LightningArgumentParser):

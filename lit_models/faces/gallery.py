@@ -46,14 +46,28 @@ class Gallery:
     embeddings: Tensor  # (pictures, dim), float32, of length 1
     labels: Tensor  # (pictures,), int64, indices into the names
 
-    def put(self, name: str, embeddings: Tensor) -> bool:
-        """Enrols a person by embeddings `(pictures, dim)`, and returns whether this replaces earlier ones."""
-        if replaced := name in self.metadata.names:
-            self.remove(name)
-        self.labels = torch.cat([self.labels, torch.full((len(embeddings),), len(self.metadata.names))])
-        self.embeddings = torch.cat([self.embeddings, embeddings])
-        self.metadata.names.append(name)
-        return replaced
+    def add(self, name: str, embeddings: Tensor) -> int:
+        """Enrols a person by embeddings `(pictures, dim)`, beside earlier ones; returns how many were not there yet."""
+        if name not in self.metadata.names:
+            self.metadata.names.append(name)
+        label = self.metadata.names.index(name)
+        known = self.embeddings[self.labels == label]
+        same = same_picture(embeddings, torch.cat([known, embeddings]))
+        new = embeddings[~same.tril(len(known) - 1).any(dim=1)]  # like none before it
+        self.labels = torch.cat([self.labels, torch.full((len(new),), label)])
+        self.embeddings = torch.cat([self.embeddings, new])
+        return len(new)
+
+    def count(self, name: str) -> int:
+        """The number of a person's pictures, 0 if they are not enrolled."""
+        names = self.metadata.names
+        return int((self.labels == names.index(name)).sum()) if name in names else 0
+
+    def sharing(self, name: str) -> list[str]:
+        """The other people who have a picture of this person's."""
+        own = self.labels == self.metadata.names.index(name)
+        shared = same_picture(self.embeddings[~own], self.embeddings[own]).any(dim=1)
+        return [self.metadata.names[label] for label in self.labels[~own][shared].unique()]
 
     def remove(self, name: str) -> None:
         """Removes an enrolled person."""
@@ -91,6 +105,11 @@ class Gallery:
         with atomic_write(path, "give another --gallery") as partial:
             partial.touch()  # raises an OSError, which safetensors doesn't
             save_file(tensors, partial, header)
+
+
+def same_picture(embeddings: Tensor, others: Tensor) -> Tensor:
+    """Which embeddings, `(pictures, dim)` and `(others, dim)`, are of one and the same picture: bool, all with all."""
+    return embeddings @ others.T > 1 - 1e-6
 
 
 def read_gallery(path: Path, model: FaceEmbedder) -> Gallery:

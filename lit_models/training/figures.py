@@ -176,9 +176,12 @@ def draw_boxes(
         text = text if path else f"face {number}"
         canvas.rectangle((left, top, left + width, top + height), outline=ORANGE, width=max(2, size // 8))
         edges = canvas.textbbox((left, top + height), text, font=font)
-        shift = min(0, picture.height - edges[3] - 2)  # upwards, where the caption would be below the picture
-        canvas.rectangle((edges[0] - 2, edges[1] + shift - 2, edges[2] + 2, edges[3] + shift + 2), fill=ORANGE)
-        canvas.text((left, top + height + shift), text, fill="black", font=font)
+        # To the left and upwards, where the caption would leave the picture.
+        x = max(0, left + min(0, picture.width - edges[2] - 2))
+        y = top + height + min(0, picture.height - edges[3] - 2)
+        edges = canvas.textbbox((x, y), text, font=font)
+        canvas.rectangle((edges[0] - 2, edges[1] - 2, edges[2] + 2, edges[3] + 2), fill=ORANGE)
+        canvas.text((x, y), text, fill="black", font=font)
     return copy
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import io
 import os
 import random
 import shutil
@@ -23,7 +24,7 @@ from lit_models.cli import main as cli
 from lit_models.faces.verification import stranger_similarities, threshold_at, verify_pairs
 from lit_models.training import figures
 
-pytest.importorskip("cv2", reason="needs the extra faces")
+cv2 = pytest.importorskip("cv2", reason="needs the extra faces")
 pytest.importorskip("safetensors", reason="needs the extra faces")
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 TRAINED, VALIDATED, KNOWN = range(24), range(24, 30), range(30, 36)
@@ -133,7 +134,7 @@ def test_a_scene_is_identified_in_words_rows_and_on_a_copy(does, enrolled, tmp_p
     picture.save(tmp_path / "party.png")
     said = does("identify", f"--gallery={enrolled}", f"--output={tmp_path / 'out'}", tmp_path / "party.png")
     found = rows(tmp_path / "out")
-    assert list(found[0]) == ["file", "face", "left", "top", "width", "height", "name", "similarity"]
+    assert list(found[0]) == ["file", "face", "left", "top", "width", "height", "name", "similarity", "time"]
     assert [row["face"] for row in found] == ["1", "2", "3"]
     assert {row["file"] for row in found} == {str(tmp_path / "party.png")}
     names = {30: "Person 30", 33: "Person 33", 40: "unknown"}
@@ -241,8 +242,11 @@ def test_people_are_added_replaced_and_removed(does, gallery, people, tmp_path):
     does("identify", f"--gallery={gallery}", f"--output={tmp_path / 'out'}", new)
     assert [row["name"] for row in rows(tmp_path / "out")] == ["Zoe"]
     said = does("enrol", f"--gallery={gallery}", f"--pictures={people / 'Person 31'}", "--name=Zoe")
-    assert said.startswith("replaced Zoe: 2 picture(s)\n")
-    assert "7 people, 14 pictures" in said
+    assert said.startswith("added 2 picture(s) to Zoe, who has 3 now\n")
+    assert "7 people, 15 pictures" in said
+    said = does("enrol", f"--gallery={gallery}", f"--pictures={new}", "--name=Zoe", "--replace=true")
+    assert said.startswith("replaced Zoe: 1 picture(s) instead of 3\n")
+    assert "7 people, 13 pictures" in said
     assert does("enrol", f"--gallery={gallery}", "--remove=Zoe").startswith("removed Zoe\n")
     # Taken out and put in at once: the one, then the other.
     said = does("enrol", f"--gallery={gallery}", "--remove=Person 35", f"--pictures={new}", "--name=Yan")
@@ -328,6 +332,192 @@ def test_a_source_is_never_overwritten(does, enrolled, tmp_path):
     assert len(list((tmp_path / "in").iterdir())) == 4 + 4 + 1
 
 
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_boxes_are_in_the_pixels_of_a_large_photograph(orientation, does, enrolled, tmp_path):
+    picture = scene([(33, (2400, 1300, 1400))], size=(4000, 3000))  # read at half the size
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turn = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
+    stored = picture.transpose(turn[orientation]) if orientation in turn else picture
+    stored.save(tmp_path / "large.jpg", exif=exif)
+    said = does("identify", f"--gallery={enrolled}", f"--output={tmp_path / 'out'}", tmp_path / "large.jpg")
+    (row,) = rows(tmp_path / "out")
+    box = [int(row[key]) for key in ("left", "top", "width", "height")]
+    wanted = (2400 + FACE[0] * 1400, 1300 + FACE[1] * 1400, FACE[2] * 1400, FACE[3] * 1400)
+    assert all(abs(value - other) < 170 for value, other in zip(box, wanted, strict=True))
+    assert f"face 1 at {box}: " in said
+    with Image.open(tmp_path / "out" / "large.faces.jpg") as copy:
+        assert copy.size == (2000, 1500)
+
+
+def test_boxes_end_at_the_edges_of_the_picture(does, enrolled, tmp_path):
+    face = person(30, size=2400).crop((480, 500, 1920, 2000))  # its box reaches beyond
+    face.save(tmp_path / "close.png")
+    (found,) = FaceDetector()(face.resize((1920, 2000)))
+    does("identify", f"--gallery={enrolled}", f"--output={tmp_path / 'out'}", tmp_path / "close.png")
+    (row,) = rows(tmp_path / "out")
+    left, top, width, height = (int(row[key]) for key in ("left", "top", "width", "height"))
+    assert min(found.box[:2]) < 0 or found.box[0] + found.box[2] > 1920
+    assert 0 <= left < left + width <= 1440
+    assert 0 <= top < top + height <= 1500
+    assert width > 1200
+
+
+def test_pictures_are_added_and_nothing_is_lost(does, refuses, gallery, people, tmp_path):
+    known = f"--gallery={gallery}"
+    third = drawn(tmp_path / "more" / "Person 30" / "2.png", 30, variation=2)
+    said = does("enrol", known, f"--pictures={tmp_path / 'more'}")
+    assert said.startswith("added 1 picture(s) to Person 30, who has 3 now\n")
+    said = does("enrol", known, f"--pictures={third}", "--name= Person 30 ")
+    assert said.startswith("added 0 picture(s) to Person 30, who has 3 now; 1 more were there already\n")
+    said = does("enrol", known, f"--pictures={people}")
+    assert said.count("2 more were there already\n") == len(KNOWN)
+    assert "6 people, 13 pictures" in said
+    said = does("enrol", known, f"--pictures={tmp_path / 'more'}", "--replace=true")
+    assert said.startswith("replaced Person 30: 1 picture(s) instead of 3\n")
+    with pytest.warns(UserWarning, match="a picture of person 30 is one of Person 30, too") as caught:
+        does("enrol", known, f"--pictures={third}", "--name=person 30")
+    assert any("person 30 is another person than Person 30" in str(warning.message) for warning in caught)
+    assert "--replace is about the people in --pictures" in refuses("enrol", known, "--remove=Person 30", "--replace")
+    # As a folder's name may be stored, and as it is typed.
+    does("enrol", known, f"--pictures={drawn(tmp_path / 'x.png', 51)}", "--name=Jose\u0301")
+    assert "to Jos\u00e9, who has 2 now" in does(
+        "enrol", known, f"--pictures={drawn(tmp_path / 'y.png', 51, 1)}", "--name=Jos\u00e9"
+    )
+
+
+def test_nothing_is_said_to_be_done_that_was_not_written(capsys, embedder, gallery, tmp_path):
+    Image.new("RGB", (200, 200), "grey").save(tmp_path / "wall.png")
+    command = ["enrol", f"--ckpt_path={embedder}", f"--gallery={gallery}", "--remove=Person 30", "--name=Zoe"]
+    with warnings.catch_warnings(action="ignore"):
+        assert cli.main([*command, f"--pictures={tmp_path / 'wall.png'}"]) == 1
+    assert capsys.readouterr().out == ""
+
+
+def test_copies_of_earlier_runs_are_no_pictures(does, refuses, gallery, caplog, tmp_path):
+    root = tmp_path / "people"
+    for number in (30, 31):
+        drawn(root / f"Person {number}" / "0.png", number)
+    (root / "Person 30" / "notes.txt").touch()
+    for output in (root / "out", root / "other", root / "Person 31"):
+        does("identify", f"--gallery={gallery}", f"--output={output}", root)
+        assert len(rows(output)) == 2
+    assert f"{root}: left out: 3 file(s) of other kinds (.csv, .txt), 4 copies drawn by identify" in caplog.text
+    assert "no images in" in refuses("identify", f"--gallery={gallery}", f"--output={tmp_path / 'x'}", root / "out")
+    caplog.clear()
+    said = does("enrol", f"--gallery={tmp_path / 'new'}", f"--pictures={root}")
+    assert "2 people, 2 pictures" in said
+    assert f"{root}: left out: 4 file(s) of other kinds (.csv, .txt), 6 copies drawn by identify" in caplog.text
+    copy = root / "out" / "0.faces.jpg"  # but where it is asked for
+    does("identify", f"--gallery={gallery}", f"--output={tmp_path / 'x'}", copy)
+    assert [row["file"] for row in rows(tmp_path / "x")] == [str(copy)]
+
+
+def test_what_is_no_output_of_identify_is_not_overwritten(does, refuses, enrolled, people, tmp_path):
+    one, out = people / "Person 30" / "0.png", tmp_path / "out"
+    mine = drawn(out / "0.faces.jpg", 31)
+    before = mine.read_bytes()
+    does("identify", f"--gallery={enrolled}", f"--output={out}", one)
+    assert mine.read_bytes() == before
+    assert (out / "0.faces_2.jpg").is_file()
+    (out / "faces.csv").write_text("name,age\n")
+    said = refuses("identify", f"--gallery={enrolled}", f"--output={out}", one)
+    assert said.endswith(f"{out / 'faces.csv'} is not a table of identify: give another --output")
+    assert (out / "faces.csv").read_text() == "name,age\n"
+
+
+def film(path, *scenes, rate=10, size=(320, 240)):
+    """A video with a second of each scene of people."""
+    codec = cv2.VideoWriter_fourcc(*{".avi": "MJPG", ".mp4": "mp4v"}[path.suffix.lower()])
+    writer = cv2.VideoWriter(str(path), codec, rate, size)
+    for people in scenes:
+        for _ in range(rate):
+            writer.write(np.asarray(scene(people, size))[:, :, ::-1])
+    writer.release()
+    return path
+
+
+@pytest.mark.parametrize("name", ["clip.avi", "clip, no 2.MP4"])
+def test_people_in_a_video_are_identified_with_times(name, does, enrolled, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    film(folder / name, [(30, (20, 20, 200))], [], [(33, (100, 30, 180))])
+    drawn(folder / "still.png", 31)
+    said = does("identify", f"--gallery={enrolled}", f"--output={tmp_path / 'out'}", folder)
+    *frames, still = rows(tmp_path / "out")
+    assert [(row["time"], row["name"]) for row in frames] == [
+        ("0.000", "Person 30"),
+        ("1.000", ""),
+        ("2.000", "Person 33"),
+    ]
+    assert (still["time"], still["name"]) == ("", "Person 31")
+    assert abs(int(frames[2]["left"]) - (100 + FACE[0] * 180)) < 22
+    assert f"{name} at 2.000 s: face 1 at [" in said
+    assert "1 pictures, 3 frames of videos, 2 of them with faces" in said
+    stem = (folder / name).stem
+    copies = {f"{stem}.0000.000s.faces.jpg", f"{stem}.0002.000s.faces.jpg", "still.faces.jpg"}
+    assert {path.name for path in (tmp_path / "out").glob("*.jpg")} == copies
+    does("identify", f"--gallery={enrolled}", f"--output={tmp_path / 'out'}", folder / name, "--interval=0.55")
+    assert [row["time"] for row in rows(tmp_path / "out")] == ["0.000", "0.600", "1.100", "1.700", "2.200", "2.800"]
+
+
+def test_what_is_wrong_with_a_video_is_one_line(does, refuses, enrolled, people, tmp_path):
+    whole = film(tmp_path / "whole.avi", [], [])
+    (tmp_path / "cut.avi").write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    film(tmp_path / "empty.avi")
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "nothing.mov").touch()
+    known = (f"--gallery={enrolled}", f"--output={tmp_path / 'out'}")
+    assert refuses("identify", *known, tmp_path / "empty.avi").endswith("empty.avi: it has no frames")
+    for name in ("text.mp4", "nothing.mov"):
+        said = refuses("identify", *known, tmp_path / name)
+        assert said.endswith(f"cannot read {tmp_path / name}: it is no video that OpenCV can decode")
+    for interval in ("0", "-1", ".inf", ".nan"):
+        assert "it must be above 0, in seconds" in refuses("identify", *known, whole, f"--interval={interval}")
+    with pytest.warns(UserWarning, match=r"cut.avi seems damaged, or cut short: its frames end at 0\.. of 2.0 s"):
+        does("identify", *known, tmp_path / "cut.avi")
+    with pytest.warns(UserWarning, match=r"text.mp4: it is no video that OpenCV can decode: left out"):
+        assert "1 pictures; " in does("identify", *known, tmp_path / "text.mp4", people / "Person 30" / "0.png")
+    assert "it is a video, of which only identify takes frames" in refuses("verify", whole, whole)
+    (tmp_path / "Ann").mkdir()
+    whole.rename(tmp_path / "Ann" / "whole.avi")
+    said = refuses("enrol", f"--gallery={enrolled}", "--name=Ann", f"--pictures={tmp_path / 'Ann'}")
+    assert said.endswith("Ann, only 1 file(s) of other kinds (.avi)")
+
+
+@pytest.fixture
+def piped(monkeypatch):
+    def piped(content):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+    return piped
+
+
+def test_a_picture_from_standard_input(does, refuses, enrolled, people, piped, tmp_path):
+    one, known = people / "Person 30" / "0.png", (f"--gallery={enrolled}", f"--output={tmp_path / 'out'}")
+    piped(one.read_bytes())
+    assert "standard input: face 1 at [" in does("identify", *known, "-")
+    (row,) = rows(tmp_path / "out")
+    assert (row["file"], row["name"], row["time"]) == ("-", "Person 30", "")
+    assert (tmp_path / "out" / "stdin.faces.jpg").is_file()
+    piped(one.read_bytes())
+    assert does("verify", one, "-").startswith("the same person: similarity 1.000")
+    for content, said in ((b"", "it is empty"), (b"no picture", "it is no picture that Pillow knows")):
+        piped(content)
+        assert refuses("identify", *known, "-").endswith(f"cannot read a picture from standard input: {said}")
+    piped(one.read_bytes()[:3000])
+    assert "cannot read a picture from standard input: " in refuses("identify", *known, "-")
+    assert refuses("identify", *known, "-", "-").endswith("standard input is one picture: give - once")
+
+
+@pytest.mark.parametrize("name", ["a, b.png", "two\nlines.png", 'the "one".png', "王 é.png", "%d.png", "-x.png"])
+def test_pictures_of_any_name_are_identified(name, does, enrolled, tmp_path):
+    path = drawn(tmp_path / name, 30)
+    said = does("identify", f"--gallery={enrolled}", f"--output={tmp_path / 'out'}", path)
+    assert f"{' '.join(name.split())}: face 1 at [" in said
+    assert [(row["file"], row["name"]) for row in rows(tmp_path / "out")] == [(str(path), "Person 30")]
+
+
 def write_rotated(picture, path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
@@ -402,8 +592,10 @@ def test_damaged_pictures_are_named_and_left_out(does, refuses, enrolled, tmp_pa
     with warnings.catch_warnings(action="ignore"):
         said = refuses("enrol", f"--gallery={tmp_path / 'none'}", f"--pictures={tmp_path / 'root'}")
         assert "no picture of Ann can be used: add one that shows their face, or remove them" in said
-        said = refuses("identify", f"--gallery={enrolled}", f"--output={tmp_path / 'bad'}", good.parent / "cut.png")
-        assert "none of the pictures can be read" in said
+        known = (f"--gallery={enrolled}", f"--output={tmp_path / 'bad'}")
+        assert f"cannot read {good.parent / 'cut.png'}: " in refuses("identify", *known, good.parent / "cut.png")
+        bad = (good.parent / "cut.png", good.parent / "empty.png")
+        assert "none of the pictures can be read" in refuses("identify", *known, *bad)
     assert not (tmp_path / "none").exists()
     assert not list((tmp_path / "bad").iterdir())
 

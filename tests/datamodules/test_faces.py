@@ -1,5 +1,6 @@
 """FaceDataModule: folders of people, splits, batches of people, published sets and lists of pairs."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from PIL import Image
 
 from datamodules import FaceDataModule
 from datamodules.common.samplers import IdentitySampler
+from datamodules.face_data.face_folder import COPY_COMMENT
 from datamodules.face_data.face_sources import read_pairs
 
 NAMES = ["Ann Lee", "Bo, Jr.", "Chloé", "Дмитрий", "Eve", "Finn", "Gül", "Hana", "Ian", "王"]
@@ -131,7 +133,7 @@ def test_two_processes_draw_like_one_with_twice_the_identities(people_there, pic
     assert list(IdentitySampler(labels, 2, 3, seed=1, epoch=5)) != first
 
 
-def test_images_without_a_face_are_named(tmp_path):
+def test_images_without_a_face_are_named(tmp_path, caplog):
     pytest.importorskip("cv2", reason="needs the extra faces")
     from drawn import person, scene
 
@@ -145,6 +147,7 @@ def test_images_without_a_face_are_named(tmp_path):
     with pytest.warns(UserWarning, match=r"no face is found in 1 of 14 images, which are left out: .*2/wall.png"):
         largest = loaded(tmp_path, **options)
     assert largest.labels.bincount().tolist() == [3, 3, 3, 4]
+    assert f"{tmp_path}: 13 faces of 4 people; left out: 1 without a face" in caplog.text
     with pytest.warns(UserWarning, match="wall"):
         everyone = loaded(tmp_path, faces="all", **options)
     assert everyone.labels.bincount().tolist() == [3, 3, 3, 5]
@@ -161,6 +164,26 @@ def test_damaged_images_are_named(people):
         (people / "Eve" / f"Eve_{number:04}.pgm").write_bytes(b"")
     with pytest.warns(UserWarning, match="6 of 60"), pytest.raises(ValueError, match="no image of Eve can be used"):
         loaded(people)
+
+
+def test_what_was_read_and_left_out_is_said_once(people, caplog):
+    (people / "Eve" / "Eve_0002.pgm").write_bytes(b"")
+    (people / "Eve" / "thumbs.db").touch()
+    (people / "list.txt").touch()
+    for number in range(2, 7):
+        (people / "Ian" / f"Ian_{number:04}.pgm").unlink()
+    (people / "recognised").mkdir()
+    Image.new("L", (30, 40)).save(people / "recognised" / "Eve.faces.jpg", comment=COPY_COMMENT)
+    with pytest.warns(UserWarning, match="1 of 55 images cannot be read"):
+        loaded(people, "fit", "validate", "test", val_fraction=0.2, test_fraction=0.3)
+    read, split, single = [record.getMessage() for record in caplog.records if record.name == "lit_models"]
+    left_out = "2 file(s) of other kinds (.db, .txt), 1 copies drawn by identify, 1 that cannot be read"
+    assert read == f"{people}: 54 images of 10 people; left out: {left_out}"
+    assert re.fullmatch(
+        r"split by person: train \d+ images of 5 people, val \d+ images of 2 people, test \d+ images of 3 people", split
+    )
+    assert sum(map(int, re.findall(r"(\d+) images", split))) == 54
+    assert single == "one image only, which can be compared with other people's alone, of Ian"
 
 
 def test_bad_input_is_one_line(people, tmp_path, capsys, monkeypatch):

@@ -37,7 +37,7 @@ def filled(people, dim=8, **options):
     gallery, embeddings = empty(dim, **options), {}
     for seed, (name, pictures) in enumerate(people.items()):
         embeddings[name] = directions(seed, pictures, dim)
-        gallery.put(name, embeddings[name])
+        gallery.add(name, embeddings[name])
     return gallery, embeddings
 
 
@@ -49,22 +49,32 @@ def assert_holds(gallery, embeddings):
     assert torch.equal(gallery.embeddings, torch.cat([gallery.embeddings[:0], *embeddings.values()]))
 
 
-def test_people_are_put_in_replaced_and_removed():
+def test_people_are_added_and_removed():
     gallery, embeddings = filled({"Ann": 3, "Bob": 1, "Cid": 2})
     assert_holds(gallery, embeddings)
-    fresh = directions(9, 4, 8)
-    assert gallery.put("Bob", fresh)  # in place of the earlier ones
-    embeddings.pop("Bob")
-    assert_holds(gallery, embeddings | {"Bob": fresh})
     gallery.remove("Ann")  # the first one: the others' numbers go down
     embeddings.pop("Ann")
-    assert_holds(gallery, embeddings | {"Bob": fresh})
-    assert not gallery.put("Ann", directions(10, 1, 8))
+    assert_holds(gallery, embeddings)
+    fresh = directions(9, 4, 8)
     for name in list(gallery.metadata.names):
         gallery.remove(name)
     assert_holds(gallery, {})
-    gallery.put("Dan", fresh)
+    assert gallery.add("Dan", fresh) == 4
     assert_holds(gallery, {"Dan": fresh})
+
+
+def test_pictures_are_added_to_a_person_once_each():
+    gallery, embeddings = filled({"Ann": 3, "Bob": 1})
+    fresh = directions(9, 2, 8)
+    again = torch.cat([fresh, embeddings["Ann"][1:2], fresh[:1], embeddings["Bob"]])
+    assert gallery.add("Ann", again) == 3  # the two, and Bob's
+    assert [gallery.count(name) for name in ("Ann", "Bob", "Cid")] == [6, 1, 0]
+    assert torch.equal(gallery.embeddings, torch.cat([*embeddings.values(), fresh, embeddings["Bob"]]))
+    assert gallery.labels.tolist() == [0, 0, 0, 1, 0, 0, 0]
+    assert (gallery.sharing("Ann"), gallery.sharing("Bob")) == (["Bob"], ["Ann"])
+    gallery.remove("Bob")
+    assert gallery.sharing("Ann") == []
+    assert gallery.add("Ann", again[:0]) == 0
 
 
 def test_the_threshold_is_that_of_strangers_worked_out_by_hand():

@@ -31,6 +31,9 @@ def test_a_caption_is_below_its_box_and_inside_the_picture():
     bottom = ImageChops.difference(drawn("Ann", (20, 50, 60, 49)), drawn("Bob", (20, 50, 60, 49))).getbbox()
     assert bottom[1] > 50
     assert bottom[3] < 100
+    edge = (180, 10, 20, 20)  # to its left, where there is no room
+    right = ImageChops.difference(drawn("Ann Lee", edge), drawn("Ann Lex", edge)).getbbox()
+    assert right[2] < 200
 
 
 @pytest.mark.parametrize(("classes", "labeled"), [(10, True), (50, True), (51, False), (300, False)])
