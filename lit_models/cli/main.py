@@ -8,12 +8,10 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from jsonargparse import DefaultHelpFormatter
 from lightning import Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import (
@@ -31,12 +29,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from torch.jit import TracerWarning
 from typing_extensions import override
 
-from lit_models.cli.enrolment import enrol
-from lit_models.cli.errors import format_error, format_parser_error  # imports all classes, to be known by name
+from lit_models.cli.commands import COMMANDS, HelpFormatter, Parser, arrange_help, run_command, summary
+from lit_models.cli.errors import format_error  # imports all classes, to be known by name
 from lit_models.cli.parsing import check_yaml, classes_first, expand_home, loading_configs, monitored_plateau
-from lit_models.cli.recognition import identify, verify
 from lit_models.common.messages import format_metric, log
-from lit_models.export.export import export
 from lit_models.training.callbacks import ProgressBar, Throughput
 from lit_models.training.checkpoint import AtomicCheckpointIO, read_checkpoint
 from lit_models.training.hardware import check_hardware, compile_available, keep_freed_memory
@@ -44,69 +40,8 @@ from lit_models.training.internals import NoProfiler, set_logged_step
 from lit_models.training.predictions import PredictionWriter
 from lit_models.training.recorded_config import check_resume, modules_option, recorded_config, run_folder, with_config
 from lit_models.training.resume import RunCheckpoint
-from lit_models.training.runs import RunRecord, runs
+from lit_models.training.runs import RunRecord
 from lit_models.training.trust import Command, Modules, allow_imports, modules_of, packages_in, restored_settings
-
-# Commands beside Lightning's, without a model or Trainer of their own.
-COMMANDS: dict[str, Callable[..., None]] = {verb.__name__: verb for verb in (enrol, export, identify, runs, verify)}
-CKPT_PATH = (
-    "The checkpoint of the trained model: a file, or last for that of the newest run of this name.",
-    "The checkpoint to go on from: a file, last for that of the newest run of this name, or auto, which starts afresh "
-    "where there is none.",
-)
-# Titles of groups of options, and the groups with a help of their own.
-GROUPS = {"lr_monitor": "curve of the learning rate", "progress_bar": "progress bar", "trainer": "Lightning's Trainer"}
-GROUPS |= {"model": "model", "data": "data", "checkpoint": "checkpoints that are written"}
-DETAILS = {
-    "trainer": "Show the options of Lightning's Trainer, such as --trainer.max_epochs or --trainer.devices, and exit.",
-    "checkpoint": "Show the options of checkpoints, such as --checkpoint.monitor, and exit.",
-}
-PICTURES = {
-    "identify": "pictures, videos, or folders of them; - reads a picture from standard input",
-    "verify": "two picture files",
-}  # given without a name
-
-
-class Parser(LightningArgumentParser):
-    """LightningCLI's parser, with one-line errors and without abbreviated options; its help has groups of options."""
-
-    shown: list[argparse._ArgumentGroup] | None = None  # in the help; all, if not given
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, allow_abbrev=False, **kwargs)
-
-    @override
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        parser = getattr(ex, "subcommand_parser", None) or self
-        names = [option.lstrip("-") for action in parser._actions for option in action.option_strings or [action.dest]]
-        self.exit(2, f"error: {format_parser_error(message, names, COMMANDS)}\n")
-
-    @override
-    def format_help(self, *args: Any) -> str:
-        groups = self._action_groups
-        self._action_groups = self.shown or groups
-        try:
-            return super().format_help(*args)
-        finally:
-            self._action_groups = groups
-
-
-class GroupHelp(argparse.Action):
-    """Prints the help of one group of options, which stands in no other help, and exits."""
-
-    def __init__(self, option_strings: list[str], dest: str, group: argparse._ArgumentGroup, help: str) -> None:
-        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=help)
-        self.group = group
-
-    @override
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        parser.shown = [self.group]
-        parser.print_help()
-        parser.exit()
-
-
-class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Keeps the line breaks of the text below the options."""
 
 
 class CLI(LightningCLI):
@@ -183,17 +118,7 @@ class CLI(LightningCLI):
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        parser.usage = f"python -m lit_models {subcommand} [--config FILE] [--model CLASS] [--data CLASS] [options]"
-        parser.shown = list(parser._action_groups)
-        parser.shown[-1].title = "checkpoint that is read"
-        for name, group in parser.groups.items():
-            group.title = GROUPS.get(name, group.title)
-            if name in DETAILS:
-                parser.shown.remove(group)
-                parser.add_argument(f"--help.{name}", action=GroupHelp, group=group, help=DETAILS[name])
-        for action in parser._actions:
-            if action.dest == "ckpt_path":
-                action.help = CKPT_PATH[subcommand == "fit"]
+        arrange_help(parser, subcommand)
         if subcommand == "predict":
             parser.add_argument(
                 "--images",
@@ -459,25 +384,6 @@ def checkpoint_patterns(config: Any, fitting: bool) -> list[str]:
             f"--ckpt_path last and auto: where a run with {kind} keeps its checkpoints is not known: name one"
         )
     return others
-
-
-def summary(verb: Callable[..., None]) -> str:
-    """The first line of a command's docstring."""
-    return (verb.__doc__ or "").partition("\n")[0]
-
-
-def run_command(name: str, args: list[str]) -> None:
-    """Runs one of our own commands, whose options are the parameters of its function."""
-    verb = COMMANDS[name]
-    parser = Parser(prog=f"python -m lit_models {name}", description=summary(verb))
-    skip = {"pictures"} if name in PICTURES else set()
-    parser.add_function_arguments(verb, as_group=False, as_positional=name == "runs", skip=skip)
-    if name in PICTURES:
-        parser.add_argument("pictures", nargs="+", metavar="PICTURE", help=PICTURES[name])
-    for action in parser._actions:
-        if isinstance(action.default, bool):  # a flag by itself is enough
-            action.nargs, action.const = "?", True
-    verb(**parser.parse_args(args).as_dict())
 
 
 def configure_messages() -> None:
