@@ -1,6 +1,7 @@
 """Base classes of the data modules: loaders of whole batches that resume exactly, and augmentation on the device."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -184,6 +185,16 @@ class ImageDataModule(BatchDataModule):
         train, val = order[size:].sort().values, order[:size].sort().values
         self.train_set = BatchDataset(images[train], labels[train])
         self.val_set = BatchDataset(images[val], labels[val])
+
+
+def describe_classes(labels: Sequence[int], names: Sequence[str], noun: str) -> str:
+    """How many items there are, and of each class, in a few words where there are many classes."""
+    counts = Counter(labels)
+    text = f"{len(labels):,} {noun} of {len(names)} classes"
+    if len(names) <= 10:
+        return f"{text}: {', '.join(f'{counts[label]:,} {name}' for label, name in enumerate(names))}"
+    sizes = sorted((counts[label], name) for label, name in enumerate(names))
+    return f"{text}: {sizes[0][0]:,} ({sizes[0][1]}) to {sizes[-1][0]:,} ({sizes[-1][1]}) of each"
 
 
 def check_fractions(val_fraction: float, test_fraction: float) -> None:

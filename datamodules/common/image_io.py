@@ -111,9 +111,11 @@ def is_hidden(name: str) -> bool:
 
 
 def subfolders(folder: Path) -> list[str]:
-    """The names of the folders in a folder, and of links to folders, sorted, without hidden ones."""
+    """The names of the folders in a folder, sorted, without hidden ones, and links to where it lies itself."""
+    above = {folder.resolve(), *folder.resolve().parents, *map(Path.resolve, folder.absolute().parents)}
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if not is_hidden(entry.name) and entry.is_dir())
+        found = [entry for entry in entries if not is_hidden(entry.name) and entry.is_dir()]
+    return sorted(entry.name for entry in found if not (entry.is_symlink() and Path(entry.path).resolve() in above))
 
 
 def find_files(folder: Path) -> tuple[list[Path], Counter[str]]:
@@ -123,8 +125,7 @@ def find_files(folder: Path) -> tuple[list[Path], Counter[str]]:
     """
     files: list[Path] = []
     left_out: Counter[str] = Counter()
-    seen = {os.path.realpath(path) for path in (folder, *folder.absolute().parents)}
-    seen.update(map(str, folder.resolve().parents))
+    seen = {str(path.resolve()) for path in (folder, *folder.absolute().parents, *folder.resolve().parents)}
 
     def fail(error: OSError) -> None:
         raise error
