@@ -8,13 +8,14 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import fails
+from conftest import ROOT, fails
 from PIL import Image
 
 from datamodules import ImageFolderDataModule
 from datamodules.common import image_io
 from datamodules.common.class_folders import find_class_folders
 from datamodules.common.image_io import find_files, find_images
+from lit_models.cli import main as cli
 
 PETS = ("cat", "dog")
 
@@ -302,3 +303,24 @@ def test_find_images_follows_links(tmp_path):
     (tmp_path / "root").mkdir()
     (tmp_path / "root" / "link").symlink_to(tmp_path / "elsewhere")
     assert len(find_images(tmp_path / "root")) == 2
+
+
+def test_what_is_white_travels_with_the_checkpoint(tmp_path):
+    root = deep_pictures(tmp_path / "data", 12, "tiff")
+    run, config = tmp_path / "logs" / "cnn_folder" / "version_0", ROOT / "configs" / "cnn_folder.yaml"
+    flags = [f"--data.root={root}", "--data.grayscale=true", "--model.in_channels=1", "--model.num_classes=2"]
+    flags += ["--data.test_fraction=0", f"--trainer.default_root_dir={tmp_path / 'logs'}"]
+    assert cli.main(["fit", f"--config={config}", *flags, "--trainer.max_epochs=1"]) == 0
+    last = run / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["datamodule_hyper_parameters"]["max_value"] == 4095
+    # One dark picture by itself does not tell of how many bits it is.
+    dark = np.tile(np.linspace(0, 200, 32), (32, 1))
+    for name, scale, kind in (("8.png", 255 / 4095, np.uint8), ("12.png", 1, np.uint16)):
+        (tmp_path / "new").mkdir(exist_ok=True)
+        Image.fromarray((dark * scale).round().astype(kind)).save(tmp_path / "new" / name)
+    output = tmp_path / "out.csv"
+    assert cli.main(["predict", f"--ckpt_path={last}", f"--images={tmp_path / 'new'}", f"--output={output}"]) == 0
+    rows = [line.split(",")[2:] for line in output.read_text().splitlines()[1:]]
+    assert np.allclose(*np.array(rows, float), atol=1e-3)
+    # The run's own config has no max_value, which is no contradiction.
+    assert cli.main(["fit", f"--config={run / 'config.yaml'}", f"--ckpt_path={last}"]) == 0
