@@ -192,7 +192,8 @@ class ImageFolderDataModule(ImageDataModule):
             endings = Counter(path.suffix.lower() or "without an ending" for path in sorted(rest))
             self._check_endings(folder, len(images), Counter({e: n for e, n in endings.items() if e in PICTURES}))
             if not images and part == "train":
-                raise FileNotFoundError(f"no images in {folder}: fill the folder, or remove it")
+                only = f", but {format_list([f'{n} {kind}' for kind, n in endings.items()])}" if endings else ""
+                raise FileNotFoundError(f"no images in {folder}{only}: fill the folder, or remove it")
             files += [(path, self.class_names.index(name)) for path in images]
             left_out += others + endings
         for parent in {folder.parent for folder in folders.values()}:

@@ -248,6 +248,10 @@ def test_a_class_that_loses_most_of_its_pictures_is_an_error(tmp_path):
     for path in (tmp_path / "dog").glob("*.CR2"):
         path.rename(path.with_suffix(".txt"))  # which are no pictures
     loaded(tmp_path)
+    fill(tmp_path, "bird", ending=".csv")
+    with pytest.raises(FileNotFoundError, match=r"no images in .*bird, but 2 .csv: fill the folder, or remove it"):
+        loaded(tmp_path)
+    shutil.rmtree(tmp_path / "bird")
     for number in range(3):
         (tmp_path / "dog" / f"{number}.png").write_text("damaged")
     options = {"val_fraction": 0.0, "test_fraction": 0.0}
