@@ -74,6 +74,7 @@ class CIFAR10DataModule(ImageDataModule):
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         data = self._open(train, download=False)
         self.class_names, self.num_classes = data.classes, len(data.classes)
+        self.source = f"CIFAR-10 ({self.hparams.data_dir})"
         images = torch.from_numpy(data.data).permute(0, 3, 1, 2).contiguous()
         return images, torch.tensor(data.targets, dtype=torch.int64)
 

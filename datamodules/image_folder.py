@@ -1,9 +1,9 @@
 """Your own images: a folder with one subfolder per class, or with `train/`, `val/` and `test/` of those."""
 
-import contextlib
 import math
 import os
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -12,40 +12,55 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from datamodules.common.base import ImageDataModule, check_fractions
+from datamodules.common.base import ImageDataModule, check_fractions, describe_classes
+from datamodules.common.class_folders import find_class_folders
 from datamodules.common.image_io import (
+    HEIC,
     ImageFileDataset,
-    find_images,
+    find_files,
     image_extensions,
+    is_image,
     read_image,
     read_readable,
-    subfolders,
 )
 from datamodules.common.splits import stratified_split
 from datamodules.common.tensors import BatchDataset, random_affine, random_flip
-from lit_models.common.arguments import Fraction, NonNegativeFloat, NonNegativeInt, PositiveInt, check_arguments
+from lit_models.common.arguments import (
+    Fraction,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    check_arguments,
+)
+from lit_models.common.messages import format_list, inform, missing_extra, suggest
 
 LabeledFiles = list[tuple[Path, int]]
-PART_LIKE = {"train", "training", "val", "valid", "validation", "dev", "test", "testing"}
+# Endings of pictures and scans, most of which Pillow does not read; other files beside the pictures may be anything.
+PICTURES = {*HEIC, ".avif", ".webp", ".jp2", ".jxl", ".svg", ".exr", ".hdr", ".dng", ".cr2", ".cr3", ".nef", ".arw"}
+PICTURES |= {".orf", ".raf", ".rw2", ".raw", ".pdf", ".dcm", ".nii", ".npy", ".npz", ".mat"}
 
 
 class ImageFolderDataModule(ImageDataModule):
     """A folder of images: `(batch, 3 or 1, image_size, image_size)` uint8 images and int64 labels.
 
     `root` holds one subfolder per class, whose images may lie in further subfolders; classes are in alphabetical order.
-    Or it holds `train/`, `val/` and `test/`, each with the class folders: `train/` defines the classes, and `val/` and
-    `test/` are split off `train/` where they are missing. Splits are stratified, with at least one image of each class
-    in every part where there are enough. They depend on `split_seed` and the file names alone, so that added images
-    leave nearly all others in their parts.
+    Or it holds `train/`, `val/` and `test/`, or folders with similar names, each with the class folders: `train/`
+    defines the classes, and `val/` and `test/` are split off `train/` where they are missing, or hold images without
+    class folders. Splits are stratified, with at least one image of each class in every part where there are enough.
+    They depend on `split_seed` and the file names alone, so that added images leave nearly all others in their parts.
+    Links to files and folders are followed.
 
-    Every format that Pillow reads will do, of any size and mode: see `datamodules.common.image_io.open_image`. Images
-    are read and resized once, and kept in memory; if they need more than `memory_limit`, they are read once to find the
-    damaged ones, and then in every epoch by worker processes.
+    Every format that Pillow reads will do, of any size and mode: see `datamodules.common.image_io.open_image`; HEIC
+    with the extra `heic`. Images are read and resized once, and kept in memory; if they need more than `memory_limit`,
+    they are read once to find the damaged ones, and then in every epoch by worker processes.
 
     Args:
         root: The folder.
         image_size: Height and width of the images.
         grayscale: Read images with 1 channel instead of 3.
+        max_value: What is white in images deeper than 8 bits, 4095 for 12 bits. If not given, it is recognized over all
+            of them, as the largest number of 8, 10, 12, 14 or 16 bits, and stored in checkpoints.
         batch_size: Batch size per process.
         val_fraction: Fraction of every class for validation; 0 is none.
         test_fraction: Fraction of every class for the test; 0 is none.
@@ -62,17 +77,19 @@ class ImageFolderDataModule(ImageDataModule):
 
     Raises:
         FileNotFoundError: There is no such folder, or no image of a class.
-        ValueError: There are no class folders, or they don't fit together; too many files are damaged; an argument is
-            out of range.
+        ValueError: There are no class folders, or they don't fit together; too many files are damaged, or more than
+            half of a class; an argument is out of range.
     """
 
     resume_may_change = frozenset({"root", "memory_limit", "num_workers", "cache_on_device"})
+    from_data = frozenset({"max_value"})
 
     def __init__(
         self,
         root: str,
         image_size: PositiveInt = 48,
         grayscale: bool = False,
+        max_value: PositiveFloat | None = None,
         batch_size: PositiveInt = 64,
         val_fraction: Fraction = 0.1,
         test_fraction: Fraction = 0.1,
@@ -91,8 +108,12 @@ class ImageFolderDataModule(ImageDataModule):
         check_fractions(val_fraction, test_fraction)
         self.save_hyperparameters(logger=False)
         self.shape = (1 if grayscale else 3, image_size, image_size)
-        self.read = partial(read_image, side=image_size, channels=self.shape[0])
         self.num_readers = num_workers or os.cpu_count() or 1
+
+    @property
+    def read(self) -> partial[Tensor]:
+        """Reads an image file as `shape`, uint8."""
+        return partial(read_image, side=self.shape[1], channels=self.shape[0], max_value=self.hparams.max_value)
 
     @override
     def setup(self, stage: str) -> None:
@@ -103,12 +124,31 @@ class ImageFolderDataModule(ImageDataModule):
         if stage == "predict":  # with the names of the files instead of labels
             files = [path for path, _ in parts["test"]]
             self.test_set = ImageFileDataset(files, self.read, self.shape, self.num_readers)
-            return
-        self._load({name: parts[name] for name in needed})
+        else:
+            self._load({name: parts[name] for name in needed})
+        found = {part: [label for _, label in files] for part, files in parts.items()}
+        read = {part: getattr(self, f"{part}_set").labels.tolist() for part in needed if stage != "predict"}
+        for part in parts if stage == "fit" else needed:
+            if labels := (found | read)[part]:
+                inform(f"{self.hparams.root}: {part} {describe_classes(labels, self.class_names, 'images')}")
         if stage == "fit":
-            counts = self.train_set.labels.bincount(minlength=self.num_classes).tolist()
-            if lost := [name for name, count in zip(self.class_names, counts, strict=True) if not count]:
-                raise ValueError(f"none of the train images of {', '.join(lost)} can be read: mend or remove them")
+            self._check_classes(found["train"], read["train"])
+
+    def _check_classes(self, found: list[int], read: list[int]) -> None:
+        """Raises a ValueError where most images of a class are damaged; warns where classes are of uneven sizes."""
+        before, after = Counter(found), Counter(read)
+        damaged = {label: count - after[label] for label, count in before.items() if 2 * after[label] < count}
+        if damaged:
+            lost = [f"{count} of {before[label]} of {self.class_names[label]}" for label, count in damaged.items()]
+            raise ValueError(f"most train images of a class cannot be read, {format_list(lost)}: mend or remove them")
+        sizes = [(count, self.class_names[label]) for label, count in after.most_common()]
+        (most, name), (fewest, other) = sizes[0], sizes[-1]
+        if most >= 10 * fewest:
+            warnings.warn(
+                f"{most} train images are of {name}, {fewest} of {other}: set model.class_weights to balanced to have "
+                "all classes count alike, and look at balanced_accuracy",
+                stacklevel=2,
+            )
 
     @override
     def augment(self, images: Tensor) -> Tensor:
@@ -120,42 +160,59 @@ class ImageFolderDataModule(ImageDataModule):
         root = Path(self.hparams.root)
         if not root.is_dir():
             raise FileNotFoundError(f"no folder {root}: set data.root to the folder with your images")
-        folders = subfolders(root)
-        # A class may be called "train", but two of them are hardly called like parts.
-        if folders == ["train"] or sum(name.lower() in PART_LIKE for name in folders) > 1:
-            if wrong := [name for name in folders if name not in ("train", "val", "test")]:
-                raise ValueError(f"{root} has {wrong[0]}/ among its parts, which are called train/, val/ and test/")
-            if "train" not in folders:
-                raise ValueError(f"{root} has no train/ beside {' and '.join(folders)}")
-            part_folders = {name: root / name for name in folders}
-        else:
-            part_folders = {"train": root}
-        train = part_folders["train"]
-        self.class_names = subfolders(train)
-        self.num_classes = len(self.class_names)
+        folders = find_class_folders(root)
+        train = folders.parts["train"]
+        self.class_names, self.num_classes = sorted(train), len(train)
         if self.num_classes < 2:
-            raise ValueError(f"{train} has {self.num_classes} subfolder(s): it takes one per class, at least two")
-        extensions = image_extensions()
-        if loose := sum(path.suffix.lower() in extensions for path in train.iterdir() if path.is_file()):
-            warnings.warn(f"{loose} image(s) in {train} itself belong to no class: left out", stacklevel=2)
-        found = {part: self._label(folder) for part, folder in part_folders.items()}
-        filled = {label for _, label in found["train"]}
-        if empty := [name for label, name in enumerate(self.class_names) if label not in filled]:
-            raise FileNotFoundError(f"no images in {train / empty[0]}: fill the folder, or remove it")
-        if bare := [folder for part, folder in part_folders.items() if not found[part]]:
-            raise FileNotFoundError(f"no images in {bare[0]}: fill the folder, or remove it to have some split off")
+            where = next(iter(train.values())).parent if train else root
+            raise ValueError(f"{where} has {self.num_classes} subfolder(s): it takes one per class, at least two")
+        if folders.root != root:
+            inform(f"{root}: read from {folders.root}")
+        for folder in folders.unlabelled:
+            inform(f"{folder} holds images without classes, which are left out: predict --images {folder} labels them")
+        found = {part: self._label(part, classes) for part, classes in folders.parts.items()}
+        if bare := [part for part in found if not found[part]]:
+            folder = next((path.parent for path in folders.parts[bare[0]].values()), folders.root / bare[0])
+            raise FileNotFoundError(f"no images in {folder}: fill the folder, or remove it to have some split off")
         return found | self._split(found["train"], [part for part in ("val", "test") if part not in found])
 
-    def _label(self, folder: Path) -> LabeledFiles:
-        """The files of each class below a folder, with their labels."""
-        extensions, found = image_extensions(), []
-        for name in subfolders(folder):
+    def _label(self, part: str, folders: dict[str, Path]) -> LabeledFiles:
+        """The image files of a part, with their labels, from the folder of each class; says what is left out."""
+        extensions, files, left_out = image_extensions(), [], Counter()
+        paths = {folder.resolve(): name for name, folder in folders.items()}
+        for name, folder in folders.items():
             if name not in self.class_names:
-                raise ValueError(f"{folder / name}: train/ has no such class, only {', '.join(self.class_names)}")
-            label = self.class_names.index(name)
-            with contextlib.suppress(FileNotFoundError):  # an empty class, which only train/ must not have
-                found += [(path, label) for path in find_images(folder / name, extensions)]
-        return found
+                hint = suggest(name, self.class_names)
+                raise ValueError(f"{folder}: train/ has no such class, only {', '.join(self.class_names)}{hint}")
+            if paths[folder.resolve()] != name:
+                raise ValueError(f"{folder} is the folder of the class {paths[folder.resolve()]}, too: remove the link")
+            found, others = find_files(folder)
+            images = [path for path in found if is_image(path, extensions)]
+            rest = set(found) - set(images)
+            endings = Counter(path.suffix.lower() or "without an ending" for path in sorted(rest))
+            self._check_endings(folder, len(images), Counter({e: n for e, n in endings.items() if e in PICTURES}))
+            if not images and part == "train":
+                only = f", but {format_list([f'{n} {kind}' for kind, n in endings.items()])}" if endings else ""
+                raise FileNotFoundError(f"no images in {folder}{only}: fill the folder, or remove it")
+            files += [(path, self.class_names.index(name)) for path in images]
+            left_out += others + endings
+        for parent in {folder.parent for folder in folders.values()}:
+            if loose := sum(path.is_file() and is_image(path, extensions) for path in parent.iterdir()):
+                warnings.warn(f"{loose} image(s) in {parent} itself belong to no class: left out", stacklevel=2)
+        if left_out:
+            inform(f"{part}: left out {format_list([f'{n} {kind}' for kind, n in left_out.most_common()])}")
+        return files
+
+    def _check_endings(self, folder: Path, count: int, unread: Counter[str]) -> None:
+        """Warns of pictures that Pillow doesn't read, beside the `count` that it does; raises a ValueError for most."""
+        if not (lost := unread.total()):
+            return
+        extra = HEIC & unread.keys()
+        hint = missing_extra("heic", f"reading {min(extra)}") if extra else "convert them to PNG"
+        text = f"{lost} of {lost + count} pictures in {folder} are {', '.join(unread)}, which cannot be read: {hint}"
+        if lost > count:
+            raise ValueError(text)
+        warnings.warn(text, stacklevel=2)
 
     def _split(self, files: LabeledFiles, parts: list[str]) -> dict[str, LabeledFiles]:
         """Splits the parts that have no folder of their own off the training images."""
@@ -175,10 +232,19 @@ class ImageFolderDataModule(ImageDataModule):
         fits = len(paths) * math.prod(self.shape) <= self.hparams.memory_limit * 2**30
         images = torch.empty(len(paths) if fits else 0, *self.shape, dtype=torch.uint8)
         readable = torch.zeros(len(paths), dtype=torch.bool)
-        for index, image in read_readable(paths, self.read, self.num_readers, self.hparams.max_unreadable):
+        ranges: dict[Path, float] = {}  # what is white in each deep image, by itself
+        read = partial(self.read, ranges=ranges)
+        for index, image in read_readable(paths, read, self.num_readers, self.hparams.max_unreadable):
             readable[index] = True
             if fits:
                 images[index] = image
+        if ranges and self.hparams.max_value is None:
+            self.hparams.max_value = white = max(ranges.values())
+            inform(f"{len(ranges)} images are deeper than 8 bits: {white:g} is white; data.max_value sets another")
+            again = [i for i in readable.nonzero().flatten().tolist() if ranges.get(paths[i], white) != white]
+            wrong = [paths[i] for i in again] if fits else []
+            for number, image in read_readable(wrong, self.read, self.num_readers, max_unreadable=0):
+                images[again[number]] = image
         self.num_workers = 0 if fits else self.num_readers
         end = 0
         for name, files in parts.items():

@@ -11,7 +11,7 @@ Legend for 48x48: height and width are 48 -> 21 -> 10 -> 4.
 """
 
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,7 @@ class CNN(Classifier):
         mean: Mean of the images in 0..1, a number or one per channel. 0 with std 1 is the article's.
         std: Standard deviation of the images, likewise.
         class_names: Class names by label, for plots and predictions. The data module's, if not given.
+        class_weights: Weight of each class in the training loss, or "balanced" for the inverse of its frequency.
         optimizer: Factory: parameters -> optimizer.
         lr_scheduler: Factory: optimizer -> schedule. OneCycleLR rises to the optimizer's `lr`, and steps with the
             optimizer, as others do that take `total_steps` where none are given; the rest step after every epoch.
@@ -59,10 +60,11 @@ class CNN(Classifier):
         mean: float | list[float] = 0.0,
         std: PositiveFloat | list[PositiveFloat] = 1.0,
         class_names: list[str] | None = None,
+        class_weights: Literal["balanced"] | list[PositiveFloat] | None = None,
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=3e-4),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(in_channels, num_classes, mean, std, class_names, optimizer, lr_scheduler)
+        super().__init__(in_channels, num_classes, mean, std, class_names, optimizer, lr_scheduler, class_weights)
         check_arguments(CNN, locals())
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.sizes = range(1 if image_size else MIN_SIZE, sys.maxsize)

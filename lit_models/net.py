@@ -9,6 +9,8 @@ the flat features too, where there are none: each feature is dropped by itself h
 Legend: c1, c2 - channels of the two convolutions; 28 -> 24 -> 12 -> 8 -> 4 - height and width.
 """
 
+from typing import Literal
+
 import torch
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
@@ -32,6 +34,7 @@ class Net(Classifier):
         mean: Mean of the images in 0..1, a number or one per channel. MNIST's is 0.1307; 0 with std 1 is the article's.
         std: Standard deviation of the images, likewise. MNIST's is 0.3081.
         class_names: Class names by label, for plots and predictions. The data module's, if not given.
+        class_weights: Weight of each class in the training loss, or "balanced" for the inverse of its frequency.
         optimizer: Factory: parameters -> optimizer.
         lr_scheduler: Factory: optimizer -> schedule. OneCycleLR rises to the optimizer's `lr`, and steps with the
             optimizer, as others do that take `total_steps` where none are given; the rest step after every epoch.
@@ -50,10 +53,11 @@ class Net(Classifier):
         mean: float | list[float] = 0.0,
         std: PositiveFloat | list[PositiveFloat] = 1.0,
         class_names: list[str] | None = None,
+        class_weights: Literal["balanced"] | list[PositiveFloat] | None = None,
         optimizer: OptimizerCallable = lambda params: torch.optim.AdamW(params, lr=1e-3),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
-        super().__init__(in_channels, num_classes, mean, std, class_names, optimizer, lr_scheduler)
+        super().__init__(in_channels, num_classes, mean, std, class_names, optimizer, lr_scheduler, class_weights)
         check_arguments(Net, locals())
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.example_input_array = torch.zeros(1, in_channels, 28, 28, dtype=torch.uint8)

@@ -7,7 +7,11 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR, StepLR
 from torch.utils.data import DataLoader, StackDataset
 
-from lit_models import Net
+import lit_models
+from datamodules.common.base import ImageDataModule
+from datamodules.common.tensors import BatchDataset
+from lit_models import Classifier, Net
+from lit_models.training.data_checks import balanced_weights
 
 SGD = partial(torch.optim.SGD, lr=0.1)
 
@@ -99,3 +103,93 @@ def test_labels_outside_the_classes_are_refused(tmp_path):
 def test_as_many_names_as_classes():
     with pytest.raises(ValueError, match="2 class_names"):
         Net(class_names=["cat", "dog"])
+
+
+def evaluated(labels, predicted, names=None, num_classes=3):
+    """What a test logs of a model that predicts each image's first pixel, over batches of 4 images."""
+
+    class Fixed(Classifier):
+        def forward(self, images):
+            return nn.functional.one_hot(images[:, 0, 0, 0].long(), num_classes).float()
+
+    sgd = partial(torch.optim.SGD, lr=0.1)
+    model = Fixed(1, num_classes, 0.0, 1.0, names, sgd, None)
+    model.example_input_array = torch.zeros(1, 1, 2, 2, dtype=torch.uint8)
+    images = torch.tensor(predicted, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    loader = DataLoader(StackDataset(images, torch.tensor(labels)), batch_size=4)
+    trainer.test(model, loader, verbose=False)
+    tested = {name: value.item() for name, value in trainer.callback_metrics.items()}
+    trainer.validate(model, loader, verbose=False)
+    return tested, {name: value.item() for name, value in trainer.callback_metrics.items()}
+
+
+def test_every_class_counts_alike_in_the_balanced_accuracy():
+    labels, predicted = [0] * 7 + [1] * 2, [0] * 6 + [1] + [0, 1]  # of the third class there are none
+    tested, validated = evaluated(labels, predicted, ["dog", "cat \udcff", "bird"])
+    assert tested.pop("test/loss") == pytest.approx(validated.pop("val/loss"))
+    expected = {"accuracy": 7 / 9, "balanced_accuracy": (6 / 7 + 1 / 2) / 2}
+    assert validated == pytest.approx({f"val/{name}": value for name, value in expected.items()})
+    expected |= {"accuracy/dog": 6 / 7, "accuracy/cat ?": 1 / 2}
+    assert tested == pytest.approx({f"test/{name}": value for name, value in expected.items()})
+    many = evaluated(labels, predicted, num_classes=51)[0]
+    assert set(many) == {"test/loss", "test/accuracy", "test/balanced_accuracy"}
+
+
+def rare_data(dogs=57, cats=3):
+    """Grey squares: dogs and cats of two shades that noise makes overlap."""
+    draw = torch.Generator().manual_seed(0)
+    labels = torch.tensor([1] * dogs + [0] * cats)
+    shades = 100 + 60 * labels.view(-1, 1, 1, 1) + torch.randn(dogs + cats, 1, 28, 28, generator=draw) * 40
+    data = ImageDataModule()
+    data.save_hyperparameters({"batch_size": 20})
+    data.num_classes, data.class_names, data.shape = 2, ["cat", "dog"], (1, 28, 28)
+    data.train_set = data.val_set = data.test_set = BatchDataset(shades.clamp(0, 255).byte(), labels)
+    data.setup = lambda stage: None
+    return data
+
+
+@pytest.mark.parametrize(("weights", "found"), [(None, False), ("balanced", True), ([19.0, 1.0], True)])
+def test_rare_classes_are_learnt_with_weights(weights, found, tmp_path):
+    torch.manual_seed(0)
+    model = Net(1, 2, conv_dropout=0.0, dropout=0.0, mean=0.5, std=0.25, class_weights=weights)
+    options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(max_epochs=4, accelerator="cpu", default_root_dir=tmp_path, **options)
+    data = rare_data()
+    trainer.fit(model, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    trainer.test(model, datamodule=data, verbose=False)
+    metrics = trainer.callback_metrics
+    assert metrics["test/accuracy"] >= 0.95
+    assert (metrics["test/accuracy/cat"] > 0.9) == found
+    assert metrics["test/balanced_accuracy"].item() == pytest.approx(1.0 if found else 0.5)
+    loaded = lit_models.load(tmp_path / "model.ckpt")
+    assert loaded.hparams.class_weights == weights
+    assert lit_models.load(tmp_path / "model.ckpt", num_classes=3).num_classes == 3
+    trainer.test(loaded, data.test_dataloader(), verbose=False)
+    assert trainer.callback_metrics["test/loss"] == pytest.approx(metrics["test/loss"].item())
+
+
+def test_weights_are_those_of_the_training_loss_alone():
+    data = rare_data()
+    images, labels = data.train_set.__getitems__([0, 1, 58, 59])
+    model = Net(1, 2, conv_dropout=0.0, dropout=0.0, class_weights=[3, 1])
+    each = nn.functional.cross_entropy(model(images), labels, reduction="none")
+    expected = (each * torch.tensor([1.0, 1.0, 3.0, 3.0])).mean()
+    torch.testing.assert_close(model.training_step((images, labels), 0), expected)
+    model.validation_step((images, labels), 0)
+    torch.testing.assert_close(
+        model.means.totals["val"]["loss"] / 4, nn.functional.cross_entropy(model(images), labels)
+    )
+    torch.testing.assert_close(balanced_weights(model, data), torch.tensor([60 / (2 * 3), 60 / (2 * 57)]))
+
+
+def test_weights_that_cannot_be(tmp_path):
+    with pytest.raises(ValueError, match="3 class_weights are given, but num_classes is 2"):
+        Net(1, 2, class_weights=[1, 2, 3])
+    with pytest.raises(ValueError, match=r"class_weights is 0\.0: it must be above 0"):
+        Net(1, 2, class_weights=[1.0, 0.0])
+    with pytest.raises(ValueError, match="class_weights is 'even': it must be balanced"):
+        Net(1, 2, class_weights="even")
+    with pytest.raises(ValueError, match="but a plain data loader has no train_set with labels to count: give a list"):
+        fit(Net(class_weights="balanced"), tmp_path)

@@ -1,6 +1,7 @@
 """Base classes of the data modules: loaders of whole batches that resume exactly, and augmentation on the device."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,6 +15,7 @@ from datamodules.common.image_io import ImageFileDataset, find_images
 from datamodules.common.samplers import EpochSampler, EvenBatches, WholeBatches, world_and_rank
 from datamodules.common.tensors import BatchDataset
 from lit_models.common.arguments import plain_hyperparameters
+from lit_models.common.messages import inform
 
 
 class BatchDataModule(LightningDataModule):
@@ -151,6 +153,7 @@ class ImageDataModule(BatchDataModule):
     class_names: list[str]  # by label
     shape: tuple[int, int, int]  # of an image, (channels, height, width)
     read: Callable[[Path], Tensor]  # an image file as a uint8 tensor of that shape
+    source: str  # what `load` has read
 
     def augment(self, images: Tensor) -> Tensor:
         """Augmented training images, of the same shape; here, unchanged."""
@@ -174,10 +177,11 @@ class ImageDataModule(BatchDataModule):
 
     @override
     def setup(self, stage: str) -> None:
+        images, labels = self.load(train=stage in ("fit", "validate"))
         if stage not in ("fit", "validate"):
-            self.test_set = BatchDataset(*self.load(train=False))
+            self.test_set = BatchDataset(images, labels)
+            inform(f"{self.source}: {len(labels):,} test images, {self.num_classes} classes")
             return
-        images, labels = self.load(train=True)
         size, count = self.hparams.val_size, len(labels)
         if size >= count:
             raise ValueError(f"val_size is {size}: it must be between 0 and {count - 1} images")
@@ -185,6 +189,17 @@ class ImageDataModule(BatchDataModule):
         train, val = order[size:].sort().values, order[:size].sort().values
         self.train_set = BatchDataset(images[train], labels[train])
         self.val_set = BatchDataset(images[val], labels[val])
+        inform(f"{self.source}: {len(train):,} train and {size:,} val images, {self.num_classes} classes")
+
+
+def describe_classes(labels: Sequence[int], names: Sequence[str], noun: str) -> str:
+    """How many items there are, and of each class, in a few words where there are many classes."""
+    counts = Counter(labels)
+    text = f"{len(labels):,} {noun} of {len(names)} classes"
+    if len(names) <= 10:
+        return f"{text}: {', '.join(f'{counts[label]:,} {name}' for label, name in enumerate(names))}"
+    sizes = sorted((counts[label], name) for label, name in enumerate(names))
+    return f"{text}: {sizes[0][0]:,} ({sizes[0][1]}) to {sizes[-1][0]:,} ({sizes[-1][1]}) of each"
 
 
 def check_fractions(val_fraction: float, test_fraction: float) -> None:

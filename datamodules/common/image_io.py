@@ -1,24 +1,29 @@
 """Image files of any size and mode, read as uint8 tensors: as they are, or in the form of MNIST's digits."""
 
 import contextlib
+import importlib.util
 import os
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.utilities import rank_zero_only
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import pil_to_tensor
+
+from lit_models.common.messages import missing_extra
 
 MNIST_SIDE = 28
 MIN_STROKE = 0.2  # what is weaker, relative to the strongest stroke, is paper, shadow or JPEG noise
@@ -26,6 +31,9 @@ MAX_SIDE = 2000  # pixels along the longer side of a photograph
 # What Pillow's readers raise where a file is damaged, or isn't an image.
 UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, IndexError, RuntimeError, struct.error, zlib.error)
 UNREADABLE += (Image.DecompressionBombError,)
+HEIC = {".heic", ".heif", ".hif"}
+CLUTTER = {"__MACOSX", "@eaDir"}  # folders that macOS and NAS systems leave beside the files
+DEEP_RANGES = (255, 1023, 4095, 16383, 65535)  # what is white in 8, 10, 12, 14 and 16 bits
 
 
 @dataclass(eq=False)
@@ -97,47 +105,106 @@ def read_readable(
         warnings.warn(f"{some} and are left out: {named}", stacklevel=2)
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder of this name is not meant to be seen."""
+    return name.startswith(".") or name in CLUTTER
+
+
 def subfolders(folder: Path) -> list[str]:
-    """The names of the folders in a folder, sorted, without hidden ones."""
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    """The names of the folders in a folder, sorted, without hidden ones, and links to where it lies itself."""
+    above = {folder.resolve(), *folder.resolve().parents, *map(Path.resolve, folder.absolute().parents)}
+    with os.scandir(folder) as entries:
+        found = [entry for entry in entries if not is_hidden(entry.name) and entry.is_dir()]
+    return sorted(entry.name for entry in found if not (entry.is_symlink() and Path(entry.path).resolve() in above))
 
 
-def find_images(folder: str | Path, extensions: set[str] | None = None) -> list[Path]:
+def find_files(folder: Path) -> tuple[list[Path], Counter[str]]:
+    """The files in a folder and its subfolders, sorted, and how many others were left out, by the reason.
+
+    Links are followed, into each folder once, and never to one that holds the link itself.
+    """
+    files: list[Path] = []
+    left_out: Counter[str] = Counter()
+    seen = {str(path.resolve()) for path in (folder, *folder.absolute().parents, *folder.resolve().parents)}
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for here, folders, names in os.walk(folder, onerror=fail, followlinks=True):
+        entered = []
+        for name in sorted(folders):
+            target = os.path.realpath(os.path.join(here, name))
+            if is_hidden(name):
+                left_out["hidden"] += 1
+            elif target in seen:
+                left_out["links to folders that are read already"] += 1
+            else:
+                entered.append(name)
+                seen.add(target)
+        folders[:] = entered  # what os.walk goes on with
+        for name in names:
+            path = os.path.join(here, name)
+            if is_hidden(name):
+                left_out["hidden"] += 1
+            elif os.path.isfile(path):
+                files.append(Path(path))
+            else:
+                left_out["broken links" if os.path.islink(path) else "no files"] += 1
+    return sorted(files), left_out
+
+
+def find_images(folder: str | Path, extensions: Collection[str] | None = None) -> list[Path]:
     """The files in a folder and its subfolders, sorted, without hidden ones; of any extension, if none are given.
 
-    A file is taken by itself.
+    Links are followed, see `find_files`. A file is taken by itself.
     """
     root = Path(folder)
     if root.is_file():
         return [root]
     if not root.is_dir():
         raise FileNotFoundError(f"no folder {folder}")
-    paths = sorted(
-        path
-        for path in root.rglob("*")
-        if (extensions is None or path.suffix.lower() in extensions)
-        and path.is_file()
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-    )
+    paths = [path for path in find_files(root)[0] if extensions is None or is_image(path, extensions)]
     if not paths:
         raise FileNotFoundError(f"no images in {folder}")
     return paths
 
 
-def image_extensions() -> set[str]:
-    """The file extensions that Pillow can read, in lower case."""
-    return {extension for extension, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+def is_image(path: Path, extensions: Collection[str]) -> bool:
+    """Whether a file has one of the extensions, or none, but an image as its content."""
+    if suffix := path.suffix.lower():
+        return suffix in extensions
+    try:
+        open_file(path).close()
+    except UNREADABLE:
+        return False
+    return True
 
 
-def open_image(path: Path, channels: int, side: int | None = None) -> Image.Image:
+@cache
+def image_extensions() -> frozenset[str]:
+    """The file extensions that Pillow can read, in lower case, those of the extra `heic` too where it is installed."""
+    if importlib.util.find_spec("pillow_heif"):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    return frozenset(extension for extension, kind in Image.registered_extensions().items() if kind in Image.OPEN)
+
+
+def open_image(
+    path: Path,
+    channels: int,
+    side: int | None = None,
+    max_value: float | None = None,
+    ranges: dict[Path, float] | None = None,
+) -> Image.Image:
     """An image file in the mode "L" (1 channel) or "RGB" (3), upright.
 
     `side` is the least height and width that are needed: a JPEG file may be decoded at a fraction of its size. Without
     it, the image is a photograph, scaled down to at most `MAX_SIDE` pixels along its longer side.
 
-    Of an animation, the first frame. Transparent parts become white. 16 bits are scaled to 8 by their whole range.
-    32-bit numbers are taken to be in the smaller of 0..255 and 0..65535 that holds them, floating-point ones also in
-    0..1.
+    Of an animation, the first frame. Transparent parts become white. Numbers of more than 8 bits, whole or
+    floating-point, are scaled so that `max_value` is white. Without it, that is recognized in each image, see
+    `white_value`, and stored by its path in `ranges`, if they are given.
     """
     with open_file(path) as file:
         size = (2 * side, 2 * side) if side else [max(1, length * MAX_SIDE // max(file.size)) for length in file.size]
@@ -147,16 +214,24 @@ def open_image(path: Path, channels: int, side: int | None = None) -> Image.Imag
             image.thumbnail((MAX_SIDE, MAX_SIDE), Image.Resampling.BILINEAR, reducing_gap=None)
         if image.mode == "F":
             numbers = pil_to_tensor(image)[0].nan_to_num()
-            ranges = {"F": (1, 255, 65535), "I": (255, 65535)}.get(file.mode, (65535,))
-            top = next((top for top in ranges if numbers.max() <= top), 65535)
-            image = Image.fromarray(to_uint8(numbers / top)[0].numpy())
+            white = max_value or white_value(float(numbers.max()), floating=file.mode == "F")
+            if ranges is not None:
+                ranges[path] = white
+            image = Image.fromarray(to_uint8(numbers / white)[0].numpy())
         elif image.mode == "RGBA":
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         return image.convert("L" if channels == 1 else "RGB")
 
 
+def white_value(largest: float, floating: bool) -> float:
+    """What is white where `largest` is the largest value: that of the fewest bits which hold it, or 1 of floats."""
+    ranges = (1, *DEEP_RANGES) if floating else DEEP_RANGES
+    return next((top for top in ranges if largest <= top), largest)
+
+
 def open_file(path: Path) -> Image.Image:
     """Opens an image file of as many pixels as Pillow opens at all, without its warning of many."""
+    extensions = image_extensions()
     # Once and for all, unless there is a filter for it: warnings.catch_warnings isn't safe in threads.
     if not any(kind is Image.DecompressionBombWarning for _, _, kind, _, _ in warnings.filters):
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -164,6 +239,10 @@ def open_file(path: Path) -> Image.Image:
         return Image.open(path)
     except Image.DecompressionBombError as error:
         raise ValueError(f"it has more than {2 * Image.MAX_IMAGE_PIXELS} pixels: scale it down first") from error
+    except UnidentifiedImageError as error:
+        if path.suffix.lower() in HEIC - extensions:
+            raise ValueError(missing_extra("heic", f"reading {path.suffix}")) from error
+        raise
 
 
 def load_upright(file: Image.Image) -> Image.Image:
@@ -178,9 +257,11 @@ def load_upright(file: Image.Image) -> Image.Image:
     return file.convert("RGB") if file.mode in ("1", "P") else file
 
 
-def read_image(path: Path, side: int, channels: int) -> Tensor:
+def read_image(
+    path: Path, side: int, channels: int, max_value: float | None = None, ranges: dict[Path, float] | None = None
+) -> Tensor:
     """An image file as `(channels, side, side)`, uint8: the largest square in its middle, scaled; see `open_image`."""
-    image = open_image(path, channels, side)
+    image = open_image(path, channels, side, max_value, ranges)
     return pil_to_tensor(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC))
 
 

@@ -188,6 +188,8 @@ def build_model(
         hyperparameters["num_classes"] = num_classes
         if "class_names" in hyperparameters:
             hyperparameters["class_names"] = None
+        if isinstance(hyperparameters.get("class_weights"), list):
+            hyperparameters["class_weights"] = None
     with one_line_errors(path, name):
         model = kind(**hyperparameters)
         state, own = checkpoint["state_dict"], model.state_dict()

@@ -141,6 +141,22 @@ def match_classes(model: "Classifier", data: Any) -> None:
         )
 
 
+def balanced_weights(model: "Classifier", data: Any) -> Tensor:
+    """The weight of each class `(num_classes,)`: the inverse of its frequency in a data module's training labels.
+
+    Over all images, the mean weight is 1.
+    """
+    labels = getattr(getattr(data, "train_set", None), "labels", None)
+    if not isinstance(labels, Tensor):
+        source = "a plain data loader" if data is None else type(data).__name__
+        raise ValueError(
+            f"class_weights is balanced, but {source} has no train_set with labels to count: give a list of weights, "
+            "one per class"
+        )
+    counts = labels.cpu().bincount(minlength=model.num_classes)[: model.num_classes]
+    return len(labels) / (counts.clamp(min=1) * (counts > 0).sum())
+
+
 def match_scale(model: "LitModule", saved: dict[str, Any]) -> None:
     """Warns where a checkpoint's model has another mean or std; the model takes over what it has not."""
     for name in ("mean", "std"):

@@ -26,10 +26,15 @@ def escape_names(names: Sequence[str]) -> list[str]:
     return [name.encode("utf-8", "replace").decode().replace("$", r"\$") for name in names]
 
 
+def shorten(name: str) -> str:
+    """A name of at most 22 letters, cut in the middle."""
+    return name if len(name) <= 22 else f"{name[:11]}…{name[-10:]}"
+
+
 def plot_confusion_matrix(counts: Tensor, names: list[str]) -> Figure:
     """Confusion matrix `(true, predicted)`, shaded by the fraction of the true class; over 50 classes without text."""
     names, classes = escape_names(names), len(names)
-    side = min(max(4.0, 0.45 * classes), 20.0)
+    side = min(max(4.0, 0.45 * classes) + 0.08 * max(map(len, names)), 20.0)
     axes = new_axes(side, side)
     fractions = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
     # The square root makes one in a thousand visible beside the 99 in a hundred on the diagonal.
@@ -52,26 +57,34 @@ def plot_misclassified(
 ) -> Figure:
     """The most confidently misclassified images, with predicted class, its probability, and true class.
 
-    `confidence` is negative where the prediction is correct; `images` `(count, channels, height, width)` are uint8 in
-    0..255 or float in 0..1.
+    Long names are cut in the middle; the confusion matrix has them in full. `confidence` is negative where the
+    prediction is correct; `images` `(count, channels, height, width)` are uint8 in 0..255 or float in 0..1.
     """
-    names, wrong = escape_names(names), int((confidence >= 0).sum())
+    wrong = int((confidence >= 0).sum())
     columns = min(5, max(1, wrong))
     rows = max(1, math.ceil(wrong / columns))
     _, channels, height, width = images.shape
     images = images.float() / (1 if images.is_floating_point() else 255)
     if channels not in (1, 3):  # which cannot be shown as colors
         images, channels = images.mean(dim=1, keepdim=True), 1
-    margin = max(2, height // 3)  # for the caption, in pixels of the image
-    sheet = torch.ones(rows * (height + margin), columns * (width + margin), channels)
-    axes = new_axes(1.3 * columns, 1.3 * rows + 0.4)
+    shown, long = escape_names([shorten(name) for name in names]), max(map(len, names)) > 4
+    break_or_space = "\n" if long else " "
+    captions = [
+        f"{shown[guess]} {sure:.0%}{break_or_space}({shown[label]})"
+        for guess, sure, label in zip(*(part[:wrong].tolist() for part in (predicted, confidence, labels)), strict=True)
+    ]
+    side = max(height, width)  # an inch
+    cell_height = height + (side // 2 if long else side // 3)
+    cell_width = width + (side * 3 // 2 if long else side // 3)
+    sheet = torch.ones(rows * cell_height, columns * cell_width, channels)
+    axes = new_axes(max(2.6, columns * cell_width / side), rows * cell_height / side + 0.4)
     axes.set_axis_off()
     axes.set_title("predicted, its probability (true)" if wrong else "no mistakes", fontsize=10)
-    for index in range(wrong):
-        top, left = index // columns * (height + margin) + margin, index % columns * (width + margin) + margin // 2
-        sheet[top : top + height, left : left + width] = images[index].permute(1, 2, 0)
-        caption = f"{names[predicted[index]]} {confidence[index]:.0%} ({names[labels[index]]})"
-        axes.text(left + width / 2, top - 1, caption, ha="center", va="bottom", fontsize=9)
+    for index, caption in enumerate(captions):
+        bottom, left = (index // columns + 1) * cell_height, index % columns * cell_width + (cell_width - width) // 2
+        sheet[bottom - height : bottom, left : left + width] = images[index].permute(1, 2, 0)
+        text = axes.text(left + width / 2, bottom - height - 1, caption, ha="center", va="bottom", fontsize=9 - long)
+        text.set_in_layout(False)  # which would make room for it by shrinking the images
     axes.imshow(sheet.squeeze(2).clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
     return axes.figure
 

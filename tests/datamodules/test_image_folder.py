@@ -73,22 +73,12 @@ def test_train_may_be_the_name_of_a_class(tmp_path):
     assert loaded(tmp_path).class_names == ["car", "train"]
 
 
-def test_unknown_part_or_class_is_refused(pets, tmp_path):
+def test_unknown_class_is_refused(pets, tmp_path):
     root = tmp_path / "parts"
     root.mkdir()
     pets.rename(root / "train")
-    draw(root / "val" / "bird" / "one.png", (0, 0, 0))
-    with pytest.raises(ValueError, match="bird: train/ has no such class, only cat, dog"):
-        loaded(root)
-    (root / "val").rename(root / "valid")
-    with pytest.raises(ValueError, match="has valid/ among its parts"):
-        loaded(root)
-    (root / "valid").rename(root / "val")
-    (root / "train").rename(root / "test")
-    with pytest.raises(ValueError, match="has no train/ beside test and val"):
-        loaded(root)
-    (root / "test").rename(root / "Train")
-    with pytest.raises(ValueError, match="has Train/ among its parts"):
+    draw(root / "val" / "Cat" / "one.png", (0, 0, 0))
+    with pytest.raises(ValueError, match="Cat: train/ has no such class, only cat, dog; did you mean 'cat'"):
         loaded(root)
 
 
@@ -159,7 +149,7 @@ def test_damaged_files_are_named_and_left_out(pets, memory_limit):
 def test_class_without_readable_image_is_refused(pets):
     for path in (pets / "dog").iterdir():
         damage(path, "text")
-    with pytest.raises(ValueError, match="none of the train images of dog can be read"):
+    with pytest.raises(ValueError, match="cannot be read, 8 of 8 of dog: mend or remove them"):
         loaded(pets, max_unreadable=100)
 
 

@@ -1,5 +1,6 @@
 import gzip
 import hashlib
+import logging
 import lzma
 import struct
 from functools import partial
@@ -19,14 +20,19 @@ def idx(array):
     return struct.pack(f">BBBB{array.dim()}I", 0, 0, 8, array.dim(), *array.shape) + bytes(array.flatten().tolist())
 
 
-def write_mnist(folder, count=20, labels=None, prefix="", ending=""):
+def write_mnist(folder, count=20, labels=None, prefix="", dot=False, compress=False):
     folder.mkdir(parents=True, exist_ok=True)
     draw = torch.Generator().manual_seed(0)
+
+    def write(name, array):
+        content, name = idx(array), name.replace("-idx", ".idx") if dot else name
+        (folder / (name + ".gz" * compress)).write_bytes(gzip.compress(content) if compress else content)
+
     for part in ("train", "t10k") if not prefix else ("train", "test"):
         images = torch.randint(0, 256, (count, 28, 28), dtype=torch.uint8, generator=draw)
         digits = torch.arange(count) % 10 if labels is None else labels
-        (folder / f"{prefix}{part}-images-idx3-ubyte{ending}").write_bytes(idx(images))
-        (folder / f"{prefix}{part}-labels-idx1-ubyte{ending}").write_bytes(idx(digits))
+        write(f"{prefix}{part}-images-idx3-ubyte", images)
+        write(f"{prefix}{part}-labels-idx1-ubyte", digits)
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +159,52 @@ def test_own_files(tmp_path, compress):
         assert (len(data.train_set), len(data.val_set)) == (16, 4)
 
 
+@pytest.mark.parametrize("compress", [False, True])
+def test_files_with_a_dot_in_their_names(tmp_path, compress):
+    write_mnist(tmp_path, dot=True, compress=compress)
+    data = MNISTDataModule(data_dir=str(tmp_path), verify=False, val_size=4)
+    data.setup("fit")
+    assert sorted(data.train_set.labels.tolist() + data.val_set.labels.tolist()) == sorted([*range(10)] * 2)
+
+
+@pytest.mark.parametrize("classes", [3, 36])
+def test_own_files_have_as_many_classes_as_their_labels_say(classes, tmp_path, caplog):
+    write_mnist(tmp_path, count=72, labels=torch.arange(72) % classes)
+    (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx(torch.zeros(72, dtype=torch.uint8)))
+    with caplog.at_level(logging.INFO, "lit_models"):
+        for stage in ("fit", "test"):
+            data = MNISTDataModule(data_dir=str(tmp_path), verify=False, val_size=8)
+            data.setup(stage)
+            assert data.class_names == [str(label) for label in range(classes)]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"MNIST ({tmp_path}): 64 train and 8 val images, {classes} classes",
+        f"MNIST ({tmp_path}): 72 test images, {classes} classes",
+    ]
+    with pytest.raises(ValueError, match=f"has {classes} classes, but num_classes of Net is 10: to train"):
+        Trainer(accelerator="cpu", logger=False, enable_progress_bar=False).test(Net(), datamodule=data)
+
+
+def test_labels_with_gaps_are_warned_of(tmp_path):
+    write_mnist(tmp_path, labels=torch.tensor([1, 3] * 10))
+    data = MNISTDataModule(data_dir=str(tmp_path), verify=False, val_size=4)
+    with pytest.warns(UserWarning, match="no image has the label 0, 2: each number from 0 to the largest label"):
+        data.setup("fit")
+    assert data.num_classes == 4
+
+
+def test_labels_of_four_bytes(tmp_path):
+    write_mnist(tmp_path)
+    for name, labels in (("train", [*range(5)] * 4), ("t10k", [2**30] * 20)):
+        header = struct.pack(">BBBBI", 0, 0, 12, 1, 20)
+        (tmp_path / f"{name}-labels-idx1-ubyte").write_bytes(header + struct.pack(">20i", *labels))
+    data = MNISTDataModule(data_dir=str(tmp_path), verify=False, val_size=4)
+    with (
+        pytest.warns(UserWarning, match="no image has the label 5, 6, 7, 8, 9, "),
+        pytest.raises(ValueError, match=f"label {2**30} at 0, outside"),
+    ):
+        data.setup("test")
+
+
 def damage(file, how):
     content = file.read_bytes()
     if how == "truncated":
@@ -179,7 +231,7 @@ def test_altered_files_and_wrong_labels_are_refused(tmp_path):
         MNISTDataModule(data_dir=str(tmp_path)).setup("fit")
     write_mnist(tmp_path, labels=torch.tensor([3, 12] * 10))
     with pytest.raises(ValueError, match=r"train-labels-idx1-ubyte: label 12 at 1, outside 0\.\.9"):
-        MNISTDataModule(data_dir=str(tmp_path), verify=False, val_size=4).setup("fit")
+        MNISTDataModule("KMNIST", data_dir=str(tmp_path), val_size=4).setup("fit")
     for name in ("train-images-idx3-ubyte", "t10k-images-idx3-ubyte"):
         (tmp_path / name).unlink()
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(b"x" * 1000)[:-9])
@@ -198,15 +250,24 @@ def test_altered_files_and_wrong_labels_are_refused(tmp_path):
         ("KMNIST", "KMNIST", "", 10),
         ("EMNIST-letters", "EMNIST", "emnist-letters-", 26),
         ("EMNIST-digits", "EMNIST", "emnist-digits-", 10),
+        ("EMNIST-mnist", "EMNIST", "emnist-mnist-", 10),
+        ("EMNIST-balanced", "EMNIST", "emnist-balanced-", 47),
+        ("EMNIST-bymerge", "EMNIST", "emnist-bymerge-", 47),
+        ("EMNIST-byclass", "EMNIST", "emnist-byclass-", 62),
     ],
 )
-def test_variants_through_torchvision(tmp_path, variant, folder, prefix, classes):
-    labels = torch.arange(20) % 10 + (variant == "EMNIST-letters")
-    write_mnist(tmp_path / folder / "raw", labels=labels, prefix=prefix)
-    data = MNISTDataModule(variant, data_dir=str(tmp_path), val_size=4)
-    data.setup("fit")
-    assert data.num_classes == len(data.class_names) == classes
-    assert data.train_set.labels.min() == 0
+def test_variants_in_any_folder_of_theirs(tmp_path, variant, folder, prefix, classes):
+    labels = torch.arange(70) % classes + (variant == "EMNIST-letters")
+    write_mnist(tmp_path / folder / "raw", count=70, labels=labels, prefix=prefix, compress=variant == "EMNIST-mnist")
+    for data_dir in (tmp_path, tmp_path / folder, tmp_path / folder / "raw"):
+        data = MNISTDataModule(variant, data_dir=str(data_dir), val_size=4, download=True)
+        data.prepare_data()  # which has nothing to do
+        data.setup("fit")
+        data.setup("test")
+        assert data.num_classes == len(data.class_names) == classes
+        assert data.test_set.labels.tolist() == [label % classes for label in range(70)]
+    if variant == "EMNIST-balanced":
+        assert "".join(data.class_names) == "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabdefghnqrt"
     if variant == "FashionMNIST":
         assert data.class_names[9] == "Ankle boot"
     if variant == "EMNIST-letters":

@@ -84,6 +84,32 @@ def test_mistakes_of_images_without_colours():
     assert len(figures.plot_misclassified(*wrong, ["cat", "dog"]).axes[0].texts) == 1
 
 
+BREEDS = [
+    "Staffordshire_bullterrier",
+    "American_Staffordshire_terrier",
+    "German_short-haired_pointer",
+    "STAFFORDSHIRE_BULLTERRIER",
+]
+
+
+@pytest.mark.parametrize("names", [["0", "1"], ["plane", "horse"], ["automobile", "motorcycle", "dog"], BREEDS])
+@pytest.mark.parametrize("count", [1, 4, 20])
+def test_captions_of_mistakes_do_not_overprint_one_another(names, count):
+    labels = torch.arange(count) % len(names)
+    images = torch.rand(count, 3, 32, 32)
+    predicted = (labels + 1) % len(names)
+    figure = figures.plot_misclassified(torch.ones(count), predicted, labels, images, names)
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in (*figure.axes[0].texts, figure.axes[0].title)]
+    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
+    assert all(box.x0 >= 0 and box.x1 <= figure.bbox.width for box in boxes)
+    shown = figure.axes[0].get_window_extent().width / len(names)
+    assert shown > 20  # pixels: the captions have not shrunk the images
+    first, last = names[predicted[0]][:10], names[predicted[0]][-10:]
+    assert figure.axes[0].texts[0].get_text().startswith(first)
+    assert last in figure.axes[0].texts[0].get_text()
+
+
 def test_names_are_shown_as_they_are():
     names = ["$a_$", "b\udcff"]
     figure = figures.plot_confusion_matrix(torch.eye(2), names)
