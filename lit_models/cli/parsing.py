@@ -19,7 +19,8 @@ def monitored_plateau(text: str) -> str:
 def plateaus_with_monitor() -> Iterator[None]:
     """Reads config files through `monitored_plateau`: jsonargparse checks a class's options as it finds it."""
     load = get_loader("yaml")
-    set_loader("yaml", lambda text: load(monitored_plateau(text)), (yaml.YAMLError,))
+    # The TypeError is what jsonargparse raises for a single question mark.
+    set_loader("yaml", lambda text: load(monitored_plateau(text)), (yaml.YAMLError, TypeError))
     try:
         yield
     finally:
