@@ -4,18 +4,28 @@ Legend: T - number of rows of the series; F - of its columns; context_length, ho
 """
 
 import math
+from decimal import Decimal
+from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from datamodules.common.base import BatchDataModule, check_fractions
-from datamodules.common.csv_series import continue_times, read_csv
+from datamodules.common.csv_series import Series, read_series
+from datamodules.common.csv_table import CHARACTERS
 from datamodules.common.tensors import indices_on
+from datamodules.common.times import TimeFormat, find_steps
 from datamodules.mackey_glass import mackey_glass
 from lit_models.common.arguments import Fraction, PositiveInt, check_arguments
+from lit_models.common.messages import inform
+
+FILE_OPTIONS = ("columns", "header", "time_column", "time_format", "group_column", "group", "separator", "decimal")
+FILE_OPTIONS += ("thousands", "missing", "fill")  # of `read_series`
 
 
 class TimeSeriesDataModule(BatchDataModule):
@@ -23,17 +33,31 @@ class TimeSeriesDataModule(BatchDataModule):
 
     The first rows train, the next validate, the last test, and every window lies within its part. Values are float32
     in the file's own units; `mean` and `std` are over the training rows alone, for the model to scale by. `predict`
-    gets one window whose target is all test rows and `horizon` unknown ones after them, NaN.
+    gets one window of each series, whose target is all its test rows and `horizon` unknown ones after them, NaN.
 
     Args:
-        path: A CSV file with one row per time step, oldest first, separated by commas, semicolons or tabs. The
-            Mackey-Glass series, if not given.
-        columns: Names of the columns to use; without a header, they are called 1, 2, 3 and so on. All, if not given.
-        header: Whether the first row names the columns. If not given, it does if it has no number.
-        time_column: Name of the column with the times, which `predict` copies. The row's number in the file, if not
-            given, counted from 1 with the header, as in errors.
-        context_length: Number of rows that a forecast looks back on.
-        horizon: Number of rows to forecast.
+        path: A CSV file with one row per time step. The Mackey-Glass series, if not given.
+        columns: Columns to use, by name, or by number counted from 1. If not given, all but those of the time and the
+            group.
+        header: Whether the first row names the columns. If not given, it does if there is a word above a number or a
+            time, or nothing but words.
+        time_column: Column with the times, by which the rows are sorted, and which `predict` continues. If not given,
+            a column of times, or of rising numbers that is called year, day, time or the like, else the row's number
+            in the file, counted from 1 with the header, as in errors.
+        time_format: How times are written, as in Python's `strptime`, such as %d/%m/%Y. If not given, it must be clear
+            from the whole column.
+        group_column: Column that tells several series apart. Each is split into parts, and no window holds two.
+        group: Values of `group_column` to use. All, if not given.
+        separator: Character between the cells, also `tab` or `space`. If not given, the comma, semicolon, tab or
+            vertical bar that the rows have equally often.
+        decimal: Character before decimals; a point, if not given, and it cannot be one between thousands.
+        thousands: Character between groups of three digits, also `space`.
+        missing: Texts that stand for no value, such as ?, beside nothing, NaN, NA, N/A, null and none.
+        fill: What to put where values or times are missing: the previous values, or a line to the next. If not given,
+            a missing value is an error, and missing times a warning.
+        context_length: Number of rows that a forecast looks back on. 50, if not given, or less where the parts are
+            short.
+        horizon: Number of rows to forecast. 20, if not given, or less where the parts are short.
         stride: Number of rows from the start of a window to that of the next.
         batch_size: Batch size per process.
         val_fraction: Fraction of the rows for validation; 0 is none.
@@ -47,12 +71,14 @@ class TimeSeriesDataModule(BatchDataModule):
         num_features: Number of columns, F.
         mean: Mean of each column over the training rows.
         std: Standard deviation of each column over the training rows.
-        times: Set for `predict`: the time of each row, and of the `horizon` rows after the last.
+        step: Step from row to row in words, such as "month (last day)", "weekday", "15 minutes" or, of numbers, "1";
+            None where there is none, or several series differ.
+        times: Set for `predict`: the time of each row of a series, and of the `horizon` rows after its last.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It has no such column; a value is missing or not a number; a column is constant; a part is shorter
-            than a window; an argument is out of range.
+        ValueError: It has no such column; a value is missing or not a number; times are not understood, or repeated; a
+            column is constant; a part is shorter than a window; an argument is out of range.
     """
 
     task = "forecasting"
@@ -63,9 +89,17 @@ class TimeSeriesDataModule(BatchDataModule):
         path: str | None = None,
         columns: str | int | list[str | int] | None = None,
         header: bool | None = None,
-        time_column: str | None = None,
-        context_length: PositiveInt = 50,
-        horizon: PositiveInt = 20,
+        time_column: str | int | None = None,
+        time_format: str | None = None,
+        group_column: str | int | None = None,
+        group: str | int | list[str | int] | None = None,
+        separator: str | None = None,
+        decimal: Literal[".", ","] | None = None,
+        thousands: str | None = None,
+        missing: str | int | list[str | int] | None = None,
+        fill: Literal["previous", "interpolate"] | None = None,
+        context_length: PositiveInt | None = None,
+        horizon: PositiveInt | None = None,
         stride: PositiveInt = 1,
         batch_size: PositiveInt = 32,
         val_fraction: Fraction = 0.15,
@@ -77,58 +111,143 @@ class TimeSeriesDataModule(BatchDataModule):
         super().__init__()
         check_arguments(TimeSeriesDataModule, locals())
         check_fractions(val_fraction, test_fraction)
-        if path is None and any(option is not None for option in (columns, header, time_column)):
-            raise ValueError("columns, header and time_column are a file's: give its path too")
+        self.save_hyperparameters(logger=False)
+        given = [name for name in FILE_OPTIONS if self.hparams[name] is not None]
+        if path is None and given:
+            raise ValueError(f"{', '.join(given)}: of a file, so give its path too")
         if path is not None and (length, series_seed) != (10_000, 0):
             raise ValueError("length and series_seed are the Mackey-Glass series': leave them out, or path")
-        self.save_hyperparameters(logger=False)
+        check_characters(separator, decimal, thousands)
+        if group is not None and group_column is None:
+            raise ValueError("group is one of the values of group_column: give that too")
 
     @override
     def setup(self, stage: str) -> None:
         hp = self.hparams
         if hp.path is None:
-            values = mackey_glass(hp.length, seed=hp.series_seed)[:, None]  # (T, F)
-            self.column_names, times = ["x"], [str(row) for row in range(hp.length)]
+            values = mackey_glass(hp.length, seed=hp.series_seed)[:, None].numpy()  # (T, F)
+            form, texts = TimeFormat("a number", Decimal, str), [str(row) for row in range(hp.length)]
+            all_series, self.column_names = (
+                [Series(None, values, texts, form, find_steps([*map(Decimal, texts)]))],
+                ["x"],
+            )
+            inform(f"Mackey-Glass series: {hp.length:,} rows")
         else:
-            columns = [hp.columns] if isinstance(hp.columns, str | int) else hp.columns
-            columns = None if columns is None else [str(name) for name in columns]
-            values, self.column_names, times = read_csv(Path(hp.path), columns, hp.header, hp.time_column)
-        rows, self.num_features = values.shape
-        test = rows - round(rows * hp.test_fraction)
-        val = test - round(rows * hp.val_fraction)
-        scale = values[:val].std(dim=0, correction=0)
-        self.mean, self.std = values[:val].mean(dim=0).tolist(), scale.tolist()
+            all_series, self.column_names = self._read()
+        self.num_features = len(self.column_names)
+        steps = {one.steps and one.steps.name for one in all_series}
+        self.step = steps.pop() if len(steps) == 1 else None
+        parts: dict[str, list[tuple[int, int]]] = {"train": [], "val": [], "test": []}  # of the rows of all series
+        start = 0
+        for one in all_series:
+            rows = len(one.values)
+            test = rows - round(rows * hp.test_fraction)
+            bounds = [start, start + test - round(rows * hp.val_fraction), start + test, start + rows]
+            for spans, span in zip(parts.values(), pairwise(bounds), strict=True):
+                spans.append(span)
+            start += rows
+        values = torch.from_numpy(np.concatenate([one.values for one in all_series]))
+        self._set_scale(torch.cat([values[start:end] for start, end in parts["train"]]))
+        self.series = values.float()
+        shortest = min(end - start for spans in parts.values() for start, end in spans if start < end)
+        fitted = "" if shortest >= 70 or None not in (hp.context_length, hp.horizon) else f", to fit {shortest} rows"
+        hp.context_length, hp.horizon = window_size(shortest, hp.context_length, hp.horizon)
+        if stage == "predict":
+            self._prepare_prediction(all_series, parts["test"])
+            return
+        said = []
+        for name, spans in parts.items():
+            asked = name in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}[stage]
+            lengths = [end - start for start, end in spans]
+            if asked and not any(lengths) and stage != "fit":
+                raise ValueError(
+                    f"there are no rows to {name} on: data.{name}_fraction is {hp[f'{name}_fraction']:g} of "
+                    f"{len(values)} row(s)"
+                )
+            for one, length in zip(all_series, lengths, strict=True):
+                if asked and 0 < length < hp.context_length + hp.horizon:
+                    raise self._too_short(f"the {name} part", one, length, hp.context_length + hp.horizon)
+            last = hp.context_length + hp.horizon - 1  # row of a window
+            starts = torch.cat([torch.arange(start, max(start, end - last), hp.stride) for start, end in spans])
+            said.append(f"{name} {sum(lengths):,} rows, {len(starts):,} windows")
+            if asked:
+                setattr(self, f"{name}_set", WindowDataset(self.series, starts, hp.context_length, hp.horizon))
+        inform(f"{'; '.join(said)}; context_length {hp.context_length}, horizon {hp.horizon}{fitted}")
+
+    @override
+    def predict_dataloader(self) -> DataLoader:
+        return self._loader(self.test_set, batch_size=1)  # series are not of the same length
+
+    def target_labels(self, batch_idx: int) -> list[dict[str, str]]:
+        """The group, if there are any, and time of each row of the target of a batch to predict."""
+        return self.labels[batch_idx]
+
+    def _read(self) -> tuple[list[Series], list[str]]:
+        options = {name: self.hparams[name] for name in FILE_OPTIONS if self.hparams[name] is not None}
+        for name in {"columns", "group", "missing"} & options.keys():
+            several = options[name] if isinstance(options[name], list | tuple) else [options[name]]
+            options[name] = [str(item) for item in several]
+        for name in {"time_column", "group_column"} & options.keys():
+            options[name] = str(options[name])
+        return read_series(Path(self.hparams.path), **options)
+
+    def _set_scale(self, values: Tensor) -> None:
+        """Mean and standard deviation of the columns over the training rows, `(rows, F)`."""
+        scale = values.std(dim=0, correction=0)
+        self.mean, self.std = values.mean(dim=0).tolist(), scale.tolist()
         for name, mean, std in zip(self.column_names, self.mean, self.std, strict=True):
             if std <= max(1e-5 * abs(mean), 1e-30):  # float32 would make steps of it
                 raise ValueError(
-                    f"column {name!r} is constant over the {val} training rows, or next to it ({mean:g}, "
+                    f"column {name!r} is constant over the {len(values)} training rows, or next to it ({mean:g}, "
                     f"standard deviation {std:g}): it has no scale; leave it out of data.columns, or subtract an offset"
                 )
-        self.series = values.float()
-        if stage == "predict":
-            if test < hp.context_length:
-                raise self._too_short("the part before the test rows", test, hp.context_length)
-            self.times = times + continue_times(times, hp.horizon)
-            series = torch.cat([self.series, torch.full((hp.horizon, self.num_features), math.nan)])
-            start = torch.tensor([test - hp.context_length])
-            self.test_set = WindowDataset(series, start, hp.context_length, horizon=len(series) - test)
-            return
-        parts = {"train": (0, val), "val": (val, test), "test": (test, rows)}
-        for name in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}[stage]:
-            start, end = parts[name]
-            last = end - hp.context_length - hp.horizon  # where a window can start
-            starts = torch.arange(start, max(start, last + 1), hp.stride)
-            if start == end and stage != "fit":
-                raise ValueError(f"there are no rows to {name} on: data.{name}_fraction is 0")
-            if not len(starts) and start < end:
-                raise self._too_short(f"the {name} part", end - start, hp.context_length + hp.horizon)
-            setattr(self, f"{name}_set", WindowDataset(self.series, starts, hp.context_length, hp.horizon))
 
-    def _too_short(self, part: str, rows: int, needed: int) -> ValueError:
+    def _prepare_prediction(self, all_series: list[Series], tests: list[tuple[int, int]]) -> None:
+        """One window for each series, whose target is all its test rows and the horizon after them."""
+        hp, windows = self.hparams, []
+        self.times, self.labels = [], []
+        unknown = torch.full((hp.horizon, self.num_features), math.nan)
+        for one, (test, end) in zip(all_series, tests, strict=True):
+            before = len(one.values) - (end - test)
+            if before < hp.context_length:
+                raise self._too_short("the part before the test rows", one, before, hp.context_length)
+            context, target = self.series[test - hp.context_length : test], torch.cat([self.series[test:end], unknown])
+            windows.append((context, target))
+            times = one.times + one.later_times(hp.horizon)
+            group = {} if one.group is None else {str(hp.group_column): one.group}
+            self.times += times
+            self.labels.append([group | {"time": time} for time in times[before:]])
+        self.test_set = SeriesDataset(windows)
+        rows = sum(end - test for test, end in tests)
+        inform(f"one step ahead over {rows:,} test rows, then {hp.horizon} rows beyond the end of each series")
+
+    def _too_short(self, part: str, series: Series, rows: int, needed: int) -> ValueError:
+        of = "the series" if series.group is None else f"series {series.group!r}"
+        context_length, horizon = window_size(rows, None, None)
+        fit = f", such as {context_length} and {horizon}" if context_length + horizon <= rows else ""
         return ValueError(
-            f"{part} of the series has {rows} rows, and one window takes {needed}: make data.context_length "
-            f"({self.hparams.context_length}) or data.horizon ({self.hparams.horizon}) smaller, or give more rows"
+            f"{part} of {of} has {rows} rows, and one window takes {needed}: make data.context_length "
+            f"({self.hparams.context_length}) or data.horizon ({self.hparams.horizon}) smaller{fit}, or give more rows"
         )
+
+
+def window_size(rows: int, context_length: int | None, horizon: int | None) -> tuple[int, int]:
+    """Context length and horizon, where they are not given: 50 and 20, or what leaves a part of `rows` some windows."""
+    if rows < (context_length or 50) + (horizon or 20):
+        context_length = context_length or max(1, (rows - (horizon or rows // 5)) * 3 // 4)
+        horizon = horizon or max(1, (rows - context_length) // 2)
+    return context_length or 50, horizon or 20
+
+
+def check_characters(separator: str | None, decimal: str | None, thousands: str | None) -> None:
+    """Raises a ValueError where what separates cells, decimals and thousands is no character, or one for two."""
+    given = {"separator": separator, "thousands": thousands}
+    given = {name: CHARACTERS.get(value, value) for name, value in given.items() if value is not None}
+    for name, value in given.items():
+        if len(value) != 1 or value.isalnum() or value in '"\r\n+-':
+            raise ValueError(f"{name} is {value!r}: it must be one character, such as ; or the word tab or space")
+    if thousands is not None and given["thousands"] in (decimal or ".", given.get("separator")):
+        raise ValueError(f"thousands is {thousands!r}, which is the decimal character or the separator too")
 
 
 class WindowDataset(Dataset[tuple[Tensor, Tensor]]):
@@ -151,3 +270,19 @@ class WindowDataset(Dataset[tuple[Tensor, Tensor]]):
     def to(self, device: torch.device) -> "WindowDataset":
         """The same dataset in a device's memory."""
         return WindowDataset(self.series.to(device), self.starts.to(device), self.context_length, self.horizon)
+
+
+class SeriesDataset(Dataset[tuple[Tensor, Tensor]]):
+    """One window for each series, `(context_length, F)` and target `(rows, F)`, fetched one by one."""
+
+    def __init__(self, windows: list[tuple[Tensor, Tensor]]) -> None:
+        self.windows = windows
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """Context `(1, context_length, F)` and target `(1, rows, F)`."""
+        (index,) = indices
+        context, target = self.windows[index]
+        return context[None], target[None]

@@ -150,12 +150,14 @@ class RNN(LitModule):
         return self._evaluate("test", batch)
 
     def predict_step(self, batch: Window, batch_idx: int) -> list[dict[str, Any]]:
-        """One row per time step: `time`, and of each column its value, None where unknown, and its prediction."""
+        """A row per time step: its group, if any, `time`, and of each column value, None if unknown, and forecast."""
         prediction = self.continue_series(*context_and_target(self, batch))
         data, (windows, rows, _) = self.trainer.datamodule, prediction.shape
         columns = getattr(data, "column_names", None) or [str(i + 1) for i in range(batch[1].shape[2])]
-        times = list(getattr(data, "times", range(1, rows + 1)))[-rows:] * windows
-        return time_rows(times, columns, batch[1].flatten(0, 1), prediction.flatten(0, 1))
+        labels = [{"time": row} for row in range(1, rows + 1)] * windows
+        if hasattr(data, "target_labels"):
+            labels = data.target_labels(batch_idx)
+        return time_rows(labels, columns, batch[1].flatten(0, 1), prediction.flatten(0, 1))
 
     @override
     def epoch_metrics(self, stage: str) -> dict[str, Any]:

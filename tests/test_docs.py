@@ -133,6 +133,8 @@ def own_data(folder):
     (folder / "digits").symlink_to(ROOT / "datamodules" / "files")
     rows = [f"{day},{100 + day % 7},{200 + day % 5}" for day in range(600)]
     (folder / "sales.csv").write_text("\n".join(["day,sales,visitors", *rows]))
+    rows = [f"{day},{shop},{100 + day % 7}" for shop in ("north", "south") for day in range(100)]
+    (folder / "shops.csv").write_text("\n".join(["day,shop,sales", *rows]))
 
 
 def people(folder):

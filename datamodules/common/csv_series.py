@@ -1,153 +1,297 @@
-"""Numbers and times from CSV files, and times that continue after the last."""
+"""Series from CSV files: their columns and groups, in the order of time, with gaps filled where that is asked."""
 
-import contextlib
-import csv
-from collections.abc import Callable, Sequence
-from datetime import date, datetime, timedelta
-from itertools import pairwise
+import re
+from collections.abc import Sequence
+from itertools import chain, groupby, pairwise
 from pathlib import Path
-from statistics import mode
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 
-from lit_models.common.messages import suggest
+from datamodules.common.csv_table import CHARACTERS, MISSING, NumberFormat, Table, read_table
+from datamodules.common.times import NUMBER, Steps, TimeError, TimeFormat, find_steps, is_time, later_times, read_times
+from lit_models.common.messages import format_list, inform, suggest
 
-MISSING = {"", "nan", "na", "n/a", "null", "none"}  # in lower case
+# Columns of numbers with these names are times, if they only rise or only fall.
+TIME_NAMES = {"year", "quarter", "month", "week", "date", "day", "hour", "minute", "second", "time", "timestamp"}
+TIME_NAMES |= {"datetime", "period", "ds", "t", "step"}
 
 
-def read_csv(
-    path: Path, columns: Sequence[str] | None, header: bool | None, time_column: str | None
-) -> tuple[Tensor, list[str], list[str]]:
-    """The numbers `(rows, columns)` of a CSV file in float64, the names of the columns, and the time of each row.
+CLOCK = re.compile(r"\d{1,2}[:.]\d\d([:.]\d\d)?")
 
-    Without `columns`, all but `time_column` are read; without `header`, the first row is one if it has no number;
-    without `time_column`, the time of a row is its number in the file.
+
+class Series(NamedTuple):
+    """One series of a file, in the order of time."""
+
+    group: str | None  # its name, where a file has several
+    values: np.ndarray  # (rows, columns)
+    times: list[str]  # of the rows
+    time_format: TimeFormat
+    steps: Steps | None  # from row to row
+
+    def later_times(self, count: int) -> list[str]:
+        """The `count` times after the last row."""
+        return later_times(self.steps, self.time_format, count)
+
+
+class Times(NamedTuple):
+    """The times of a file's rows."""
+
+    column: int | None  # None where a row's time is its number in the file
+    texts: list[str]
+    values: list[Any]
+    form: TimeFormat
+
+
+def read_series(
+    path: Path,
+    columns: Sequence[str] | None = None,
+    header: bool | None = None,
+    time_column: str | None = None,
+    time_format: str | None = None,
+    group_column: str | None = None,
+    group: Sequence[str] | None = None,
+    separator: str | None = None,
+    decimal: str | None = None,
+    thousands: str | None = None,
+    missing: Sequence[str] = (),
+    fill: str | None = None,
+) -> tuple[list[Series], list[str]]:
+    """The series of a CSV file, one for each value of `group_column`, and the names of their columns.
+
+    Says what was read. Without `columns`, these are all that have neither times, nor groups, nor nameless row numbers;
+    without `time_column`, one that has times is looked for.
     """
-    rows = read_cells(path)
-    top = [cell.strip() for cell in rows[0]] if rows else []
-    if header is None:
-        header = all(to_number(cell) is None for cell in top) and not all(cell.lower() in MISSING for cell in top)
-    names = top if header else [str(column + 1) for column in range(len(top))]
-    first = 2 if header else 1  # the row of the first values, counted from 1 as a spreadsheet does
-    rows = rows[first - 1 :]
-    if not rows:
-        raise ValueError(f"{path} has no rows of values")
-    columns = [name for name in names if name != time_column] if columns is None else list(columns)
-    if not columns or len(set(columns)) < len(columns):
+    numbers = NumberFormat(
+        decimal or ".", CHARACTERS.get(thousands, thousands), MISSING | {text.lower() for text in missing}
+    )
+    table = read_table(path, separator, header, numbers)
+    doubtful = decimal is None and thousands is None and table.separator == ";"
+    chosen = [table.find(name, "data.columns") for name in columns or ()]
+    by = None if group_column is None else table.find(group_column, "data.group_column")
+    times = read_time_column(table, time_column, time_format, set(chosen), by)
+    if columns is None:
+        chosen = [at for at in range(len(table.names)) if at not in (times.column, by) and not is_row_count(table, at)]
+    names = [table.names[at] for at in chosen]
+    if not chosen or len(set(chosen)) < len(chosen) or {times.column, by} & set(chosen):
         raise ValueError(
-            f"{path}: the columns to use are {', '.join(columns) or 'none'}; name each once in data.columns"
+            f"{path}: the columns to use are {format_list(names) or 'none'}; name each once in data.columns, and none "
+            "of them in data.time_column or data.group_column"
         )
-    for name in [*columns, time_column]:
-        if name is not None and name not in names:
-            raise ValueError(f"{path} has no column {name!r}; its columns are {', '.join(names)}{suggest(name, names)}")
-    indices, values = {name: names.index(name) for name in columns}, []
-    for row, cells in enumerate(rows, start=first):
-        for name, index in indices.items():
-            text = cells[index].strip()
-            values.append(to_number(text))
-            if values[-1] is None:
-                raise ValueError(f"{path}, row {row}, column {name!r}: {explain(text, row)}")
-    times = [str(row) for row in range(first, first + len(rows))]
-    if time_column is not None:
-        times = [cells[names.index(time_column)].strip() for cells in rows]
-    known = read_times(times)
-    if known is not None and known[0][0] > known[0][-1]:
-        raise ValueError(f"{path} has the newest row first: sort it by {time_column!r}, oldest first")
-    return torch.tensor(values, dtype=torch.float64).view(len(rows), len(columns)), columns, times
-
-
-def read_cells(path: Path) -> list[list[str]]:
-    """The cells of a CSV file, all rows of the same length, without empty rows at the end.
-
-    The separator is the comma, semicolon or tab that is most frequent in the first row.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"no file {path}: set data.path to your CSV file")
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            separator = max(",;\t", key=file.readline().count)
-            file.seek(0)
-            rows = list(csv.reader(file, delimiter=separator, strict=True))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not text in UTF-8: save it so ({error})") from error
-    except csv.Error as error:
-        raise ValueError(f"{path} is not a CSV file: {error}") from error
-    while rows and not any(rows[-1]):
-        rows.pop()
-    for row, cells in enumerate(rows, start=1):  # pandas fills short rows up silently
-        if len(cells) != len(rows[0]):
-            raise ValueError(
-                f"{path}, row {row}: {len(cells)} cell(s), but {len(rows[0])} in the first row; look for a missing "
-                f"value, a stray quote, or a {separator!r} that is not meant to separate"
+    values = np.stack([read_numbers(table, at, numbers, fill, doubtful) for at in chosen], axis=1)
+    groups = {None: list(range(len(values)))} if by is None else group_rows(table, by, group)
+    series, notes = [], []
+    for name, rows in groups.items():
+        order = sorted(rows, key=times.values.__getitem__)
+        again = next((pair for pair in pairwise(order) if times.values[pair[0]] == times.values[pair[1]]), None)
+        if again is not None:
+            raise ValueError(repeated_time(table, times, by, again))
+        if order != rows:
+            notes.append(
+                "sorted, the newest came first" if order == rows[::-1] else "sorted, the times went to and fro"
             )
-        if any("\n" in cell for cell in cells):
-            raise ValueError(f"{path}, row {row}: a line break in a cell; look for a stray quote")
-    return rows
+        steps = None if times.column is None and by is not None else find_steps([times.values[row] for row in order])
+        one = Series(name, values[order], [times.texts[row] for row in order], times.form, steps)
+        series.append(one if fill is None else fill_gaps(one, fill, table, order, names))
+    used = {*chosen, times.column, by}
+    if absent := int(np.isnan(values).sum()):
+        notes.append(f"{absent} missing value(s) filled in ({fill})")
+    if added := sum(len(one.times) for one in series) - sum(map(len, groups.values())):
+        notes.append(f"{added} row(s) added for missing times ({fill})")
+    if left := [name or "(no name)" for at, name in enumerate(table.names) if at not in used]:
+        notes.append(f"left out: {format_list(left)}")
+    rows = sorted(chain.from_iterable(groups.values()), key=times.values.__getitem__)
+    first, last = times.texts[rows[0]], times.texts[rows[-1]]
+    steps = sorted({one.steps.name for one in series if one.steps is not None})
+    inform(
+        f"{path}: {sum(len(one.times) for one in series):,} rows of {format_list(names)}"
+        + (f" in {len(series)} series ({format_list(list(groups))})" if by is not None else "")
+        + (
+            f", row {first} to {last}"
+            if times.column is None
+            else f", {first} to {last}, step {format_list(steps) or '?'}"
+        )
+        + "".join(f"; {note}" for note in dict.fromkeys(notes))
+    )
+    warn_of_gaps(path, series)
+    if by is None and (column := blocks(table, used)) is not None:
+        words = list(dict.fromkeys(table.column(column)))
+        rank_zero_warn(
+            f"{path} is read as one series: if column {table.names[column]!r} tells {len(words)} apart "
+            f"({format_list(words)}), set data.group_column to it"
+        )
+    return series, names
 
 
-def to_number(text: str) -> float | None:
-    """A number that is finite in float32, or None."""
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if abs(value) <= torch.finfo(torch.float32).max else None
+def warn_of_gaps(path: Path, series: list[Series]) -> None:
+    """Warns of times that are missing, and of steps that vary, since every row counts as one step."""
+    uneven = [one for one in series if one.steps is not None and not one.steps.regular]
+    if uneven:
+        group = f" of {format_list([one.group for one in uneven])}" if uneven[0].group is not None else ""
+        rank_zero_warn(
+            f"{path}: the times{group} are not evenly spaced (often by {uneven[0].steps.name}), but every row counts "
+            "as one step: give a file with a row for each step, if that matters"
+        )
+    gaps = [one.times[row] for one in series if one.steps is not None for row in one.steps.gaps]
+    if gaps:
+        missing = sum(one.steps.missing for one in series if one.steps is not None)
+        rank_zero_warn(
+            f"{path}: {missing} time(s) are missing in {len(gaps)} gap(s), the first after {gaps[0]}: the rows around "
+            "a gap count as neighbours; data.fill, previous or interpolate, adds the rows"
+        )
 
 
-def explain(text: str, row: int) -> str:
-    """What is wrong with a cell that is not a number, and how to mend it."""
-    if text.lower() in MISSING:
-        return "the value is missing: fill the gap, or leave the row out"
-    hint = "choose the columns of numbers with data.columns; data.time_column names that of the time"
-    if row == 1:
-        hint = "set data.header to true if the row names the columns"
-    elif to_number(text.replace(",", ".")) is not None:
-        hint = "write decimals with a point"
-    return f"{text!r} is not a number, or not a finite one; {hint}"
-
-
-def read_compact_date(text: str) -> date | None:
-    """A date such as 20240131; None or a ValueError for other text."""
-    return datetime.strptime(text, "%Y%m%d").date() if len(text) == 8 else None
-
-
-# How times are read and written, the most specific first; what has another format is None, or a ValueError.
-TIME_FORMATS: list[tuple[Callable[[str], Any], Callable[[Any], str]]] = [
-    (read_compact_date, lambda day: day.strftime("%Y%m%d")),
-    (int, str),
-    (to_number, lambda time: f"{time:.15g}"),
-    (date.fromisoformat, str),
-    (datetime.fromisoformat, str),
-]
-
-
-def read_times(times: Sequence[str]) -> tuple[list[Any], Callable[[Any], str]] | None:
-    """Times as numbers or dates, if all have the same format, and the function that writes that format."""
-    for read, write in TIME_FORMATS:
-        with contextlib.suppress(ValueError, TypeError):
-            values = [read(time) for time in times]
-            if None not in values and max(values) is not None:  # a TypeError for dates with and without a time zone
-                return values, write
+def blocks(table: Table, used: set[int | None]) -> int | None:
+    """A column of words that come in blocks, one below the other, so that they may tell several series apart."""
+    for column, first in enumerate(table.rows[0]):
+        if column not in used and not NUMBER.fullmatch(first) and not is_time(first):
+            words = [word for word, _ in groupby(table.column(column))]
+            if 1 < len(words) == len(set(words)) <= len(table.rows) / 2:
+                return column
     return None
 
 
-def continue_times(times: Sequence[str], count: int) -> list[str]:
-    """The `count` times after the last, by the most frequent step, or of months; +1, +2, ... where none is known."""
-    known, ahead = read_times(times), range(1, count + 1)
-    unknown = [f"+{step}" for step in ahead]
-    if known is None or len(times) < 2:
-        return unknown
-    values, write = known
-    steps = [after - before for before, after in pairwise(values)]
-    step = mode(steps)
+def read_time_column(table: Table, name: str | None, time_format: str | None, taken: set[int], by: int | None) -> Times:
+    """The times of the column of a name; without one, of the first that has times or rising numbers of a time's name.
+
+    Where there is none, the numbers of the rows.
+    """
+    if name is not None:
+        return times_of(table, table.find(name, "data.time_column"), time_format)
+    by = blocks(table, taken) if by is None else by
+    groups = [""] * len(table.rows) if by is None else table.column(by)
+    order = sorted(range(len(groups)), key=groups.__getitem__)
+    found, errors = {}, {}
+    for at, column in enumerate(table.names):
+        head = [row[at] for row in table.rows[:20]]
+        likely, named = sum(map(is_time, head)) >= len(head) / 2, column.lower() in TIME_NAMES
+        if at in {*taken, by} or not (likely or named or time_format):
+            continue
+        try:
+            times = times_of(table, at, time_format)
+        except ValueError as error:
+            errors.setdefault(likely, error)
+            continue
+        pairs = [
+            (times.values[one], times.values[other]) for one, other in pairwise(order) if groups[one] == groups[other]
+        ]
+        directions = {(after > before) - (after < before) for before, after in pairs}
+        if times.form.name != "a number" or (named and directions in ({1}, {-1})):
+            found.setdefault(named, times)
+    if found:
+        return found.get(True) or found[False]
+    if time_format is not None:
+        raise ValueError(f"{table.path} has no column of times like {time_format!r}: name it in data.time_column")
+    if True in errors:
+        raise errors[True]
+    if False in errors:
+        rank_zero_warn(f"{errors[False]}; the rows are taken in their order in the file")
+    rows = [str(table.first + row) for row in range(len(table.rows))]
+    return Times(None, rows, *read_times(rows))
+
+
+def times_of(table: Table, column: int, time_format: str | None) -> Times:
+    """The times of a column; a ValueError names the row that isn't understood."""
+    texts = table.column(column)
     try:
-        if isinstance(values[0], date) and len({day.day for day in values}) == 1 and min(steps) >= timedelta(28):
-            months = [day.year * 12 + day.month - 1 for day in values]
-            step = mode(after - before for before, after in pairwise(months))
-            later = [months[-1] + step * n for n in ahead]
-            return [write(values[-1].replace(year=month // 12, month=month % 12 + 1)) for month in later]
-        return [write(values[-1] + step * n) for n in ahead]
-    except (OverflowError, ValueError):  # past the last date there is
-        return unknown
+        return Times(column, texts, *read_times(texts, time_format))
+    except TimeError as error:
+        raise ValueError(f"{table.place(error.row, column)}: {error}") from error
+
+
+def is_row_count(table: Table, column: int) -> bool:
+    """Whether a column is nameless and empty, or numbers the rows, as pandas writes its index."""
+    texts, nameless = table.column(column), not table.names[column] or table.names[column].startswith("Unnamed: ")
+    counts = [[str(start + row) for row in range(len(texts))] for start in (0, 1)]
+    return nameless and (not any(texts) or texts in counts)
+
+
+def read_numbers(table: Table, column: int, numbers: NumberFormat, fill: str | None, doubtful: bool) -> np.ndarray:
+    """The numbers of a column, NaN where they are missing and are to be filled in.
+
+    Where points may be `doubtful`, a ValueError says that all could be between thousands.
+    """
+    texts = table.column(column)
+    if doubtful and all(re.fullmatch(r"[+-]?\d{1,3}\.\d{3}", text) for text in texts):
+        raise ValueError(
+            f"{table.place(0, column)}: {texts[0]!r} may be a fraction or thousands, as all numbers there: set "
+            "data.decimal or data.thousands to '.'"
+        )
+    values = numbers.read_column(texts)
+    if isinstance(values, int):
+        hint = "set data.header to true if the row names the columns" if table.first + values == 1 else None
+        raise ValueError(f"{table.place(values, column)}: {numbers.explain(texts[values], hint)}")
+    if fill is None and np.isnan(values).any():
+        raise ValueError(
+            f"{table.place(int(np.isnan(values).argmax()), column)}: the value is missing: leave the row out, or set "
+            "data.fill to previous or interpolate"
+        )
+    return values
+
+
+def group_rows(table: Table, column: int, chosen: Sequence[str] | None) -> dict[str, list[int]]:
+    """The rows of each group, or of those that are chosen."""
+    rows: dict[str, list[int]] = {}
+    for row, name in enumerate(table.column(column)):
+        if not name:
+            raise ValueError(f"{table.place(row, column)}: the group is missing: name it, or leave the row out")
+        rows.setdefault(name, []).append(row)
+    for name in chosen or ():
+        if name not in rows:
+            raise ValueError(
+                f"{table.path} has no group {name!r} in column {table.names[column]!r}, but {format_list(list(rows))}"
+                f"{suggest(name, rows)}: set data.group to one of them"
+            )
+    return {name: rows[name] for name in chosen or rows}
+
+
+def repeated_time(table: Table, times: Times, by: int | None, rows: tuple[int, int]) -> str:
+    """That two rows have the same time, and the column that may say which series each is of."""
+    first, second = sorted(rows)
+    message = (
+        f"{table.path}, rows {table.first + first} and {table.first + second}: both are of the time "
+        f"{times.texts[first]!r}; leave one of them out"
+    )
+    clock = next((name for name, text in zip(table.names, table.rows[0], strict=True) if CLOCK.fullmatch(text)), None)
+    if clock is not None:
+        return f"{message}, or write date and {clock!r} into one column"
+    if by is not None:
+        return f"{message}, or choose a column for data.group_column that tells them apart"
+    columns = [at for at in range(len(table.names)) if at != times.column]
+    columns = [at for at in columns if len(set(zip(table.column(at), times.values, strict=True))) == len(table.rows)]
+    columns = [table.names[at] for at in columns if len(set(table.column(at))) <= len(table.rows) / 2]
+    if columns:
+        return f"{message}, or, if {columns[0]!r} tells several series apart, set data.group_column to it"
+    return f"{message}, or, if a column tells several series apart, name it in data.group_column"
+
+
+def fill_gaps(series: Series, fill: str, table: Table, order: list[int], names: list[str]) -> Series:
+    """A series without gaps: rows for the times that are missing, and numbers, interpolated or the previous ones."""
+    values, times, steps = series.values, series.times, series.steps
+    if steps is not None and steps.missing:
+        if steps.missing > len(times):
+            raise ValueError(
+                f"{table.path}: data.fill would add {steps.missing} rows to {len(times)}, of a step of {steps.name}: "
+                "leave it out, or give a file without such gaps"
+            )
+        rows = np.array(steps.positions) - steps.positions[0]
+        values = np.full((rows[-1] + 1, values.shape[1]), np.nan)
+        values[rows] = series.values
+        filled = range(steps.positions[0], steps.positions[-1] + 1)
+        known = dict(zip(steps.positions, times, strict=True))
+        times = [known[at] if at in known else series.time_format.write(steps.at(at)) for at in filled]
+        steps = steps._replace(positions=list(filled))
+    where = np.arange(len(values))
+    for name, column in zip(names, values.T, strict=True):
+        known = where[~np.isnan(column)]
+        before, after = len(known) and known[0] == 0, len(known) and known[-1] == where[-1]
+        if not before or (fill == "interpolate" and not after):
+            row, side = (order[-1], "after") if before else (order[0], "before")
+            raise ValueError(
+                f"{table.path}, row {table.first + row}, column {name!r}: the value is missing, and there is none "
+                f"{side} it to fill it in from: leave such rows at the start or the end out"
+            )
+        latest = np.searchsorted(known, where, side="right") - 1
+        column[:] = np.interp(where, known, column[known]) if fill == "interpolate" else column[known[latest]]
+    return series._replace(values=values, times=times, steps=steps)

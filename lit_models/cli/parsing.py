@@ -32,7 +32,8 @@ def loading_configs() -> Iterator[None]:
             return [expanded(item) for item in value]
         return expand_home([value])[0] if isinstance(value, str) else value
 
-    set_loader("yaml", lambda text: expanded(load(monitored_plateau(text))), (yaml.YAMLError,))
+    # The TypeError is what jsonargparse raises for a single question mark.
+    set_loader("yaml", lambda text: expanded(load(monitored_plateau(text))), (yaml.YAMLError, TypeError))
     try:
         yield
     finally:

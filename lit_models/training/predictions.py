@@ -27,13 +27,15 @@ def class_rows(key: str, values: Sequence[Any], names: Sequence[str], probabilit
     ]
 
 
-def time_rows(times: Sequence[Any], columns: Sequence[str], truth: Tensor, forecast: Tensor) -> list[dict[str, Any]]:
-    """One row per time: of each column of `(rows, columns)` its value, None where it is NaN, and its forecast."""
-    header = unique_names(["time", *(name for column in columns for name in (column, f"{column}_forecast"))])
+def time_rows(
+    labels: Sequence[dict[str, Any]], columns: Sequence[str], truth: Tensor, forecast: Tensor
+) -> list[dict[str, Any]]:
+    """One row per time: its labels, and of each column of `(rows, columns)` its value, None for NaN, and forecast."""
+    header = unique_names([*labels[0], *(name for column in columns for name in (column, f"{column}_forecast"))])
     known = [[None if np.isnan(x) else x for x in row] for row in truth.cpu().numpy()]
     return [
-        dict(zip(header, [time, *(cell for pair in zip(*row, strict=True) for cell in pair)], strict=True))
-        for time, *row in zip(times, known, forecast.cpu().numpy(), strict=True)
+        dict(zip(header, [*label.values(), *(cell for pair in zip(*row, strict=True) for cell in pair)], strict=True))
+        for label, *row in zip(labels, known, forecast.cpu().numpy(), strict=True)
     ]
 
 
