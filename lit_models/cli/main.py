@@ -32,7 +32,7 @@ from typing_extensions import override
 from lit_models.cli.commands import COMMANDS, HelpFormatter, Parser, arrange_help, run_command, summary
 from lit_models.cli.errors import format_error  # imports all classes, to be known by name
 from lit_models.cli.parsing import check_yaml, classes_first, expand_home, loading_configs, monitored_plateau
-from lit_models.common.messages import format_metric, log
+from lit_models.common.messages import StderrHandler, format_metric, log
 from lit_models.training.callbacks import ProgressBar, Throughput
 from lit_models.training.checkpoint import AtomicCheckpointIO, read_checkpoint
 from lit_models.training.hardware import check_hardware, compile_available, keep_freed_memory
@@ -388,7 +388,7 @@ def checkpoint_patterns(config: Any, fitting: bool) -> list[str]:
 
 def configure_messages() -> None:
     """Hides other libraries' advice, and prints what is said of a run, and warnings, in one line each."""
-    log.handlers = [logging.StreamHandler()]
+    log.handlers = [StderrHandler()]
     log.setLevel(logging.INFO)
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # LightningCLI calls what jsonargparse renamed
     warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"

@@ -3,6 +3,7 @@
 import difflib
 import importlib.util
 import logging
+import sys
 from collections.abc import Iterable, Sequence
 
 from lightning.pytorch.utilities import rank_zero_only
@@ -10,11 +11,17 @@ from lightning.pytorch.utilities import rank_zero_only
 log = logging.getLogger("lit_models")
 
 
+class StderrHandler(logging.StreamHandler):
+    """Writes to what is `sys.stderr` at the time."""
+
+    stream = property(lambda self: sys.stderr, lambda self, stream: None)
+
+
 @rank_zero_only
 def inform(message: str) -> None:
     """Logs at INFO, in the first process, what was read or decided; to stderr, where no logging is configured."""
     if not log.hasHandlers():
-        log.addHandler(logging.StreamHandler())
+        log.addHandler(StderrHandler())
         log.setLevel(logging.INFO)
     log.info(message)
 
