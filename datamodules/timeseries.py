@@ -83,6 +83,7 @@ class TimeSeriesDataModule(BatchDataModule):
 
     task = "forecasting"
     resume_may_change = frozenset({"path", "cache_on_device"})
+    from_data = frozenset({"context_length", "horizon"})  # hyperparameters that, where None, fit the file
 
     def __init__(
         self,

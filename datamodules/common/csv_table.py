@@ -151,8 +151,10 @@ def read_table(path: Path, separator: str | None, header: bool | None, numbers: 
     except csv.Error as error:
         raise ValueError(f"{path} is not a CSV file: {error}") from error
     if reader.line_num != len(rows):
-        row = next(row for row, cells in enumerate(rows, start=first) if any("\n" in cell for cell in cells))
-        raise ValueError(f"{path}, row {row}: a line break in a cell; look for a stray quote")
+        broken = (
+            row for row, cells in enumerate(rows, start=first) if any(re.search(r"[\r\n]", cell) for cell in cells)
+        )
+        raise ValueError(f"{path}, row {next(broken, first)}: a line break in a cell; look for a stray quote")
     while rows and not any(rows[-1]):
         rows.pop()
     rows = without_last_separators(rows)

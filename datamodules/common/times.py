@@ -25,6 +25,11 @@ TWO_DIGIT_YEARS = [
     *(order.replace(" ", gap) for order in ("%d %m %y", "%m %d %y", "%y %m %d") for gap in "./-"),
     *("%d-%b-%y", "%d %b %y", "%y-%b-%d", "%b-%y", "%b %y", "%y-%b"),
 ]
+SIGNS = {"%Y": r"\d{4}", "%y": r"\d\d", "%m": r"\d\d?", "%d": r"\d\d?", "%b": r"[^\W\d]+", "%B": r"[^\W\d]+"}
+SHAPES = {  # `strptime` takes its time
+    name: re.compile(re.sub("%.", lambda sign: SIGNS[sign[0]], name.replace(".", r"\.")))
+    for name in (*DATES, *TWO_DIGIT_YEARS)
+}
 COMPACT = {6: "%Y%m", 8: "%Y%m%d", 10: "%Y%m%d%H", 12: "%Y%m%d%H%M", 14: "%Y%m%d%H%M%S"}  # by the number of digits
 NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 QUARTER = re.compile(r"(?P<year>\d{4})[- ]?Q(?P<part>[1-4])|Q(?P<first>[1-4])[-/ ]?(?P<last>\d{4})")
@@ -135,7 +140,8 @@ def formats_of(text: str) -> Iterator[TimeFormat]:
             suffix += ":%S" * bool(clock["second"]) + ".%f" * bool(clock["fraction"])
             suffix += (clock["half"] or "")[:-2] + "%p" * bool(clock["half"])
             suffix += (clock["blank"] or "") + "%z" * bool(clock["zone"]) + (clock["utc"] or "")
-        for date in (*DATES, *TWO_DIGIT_YEARS):
+        day = text[: clock.start()] if clock else text
+        for date in (date for date, shape in SHAPES.items() if shape.fullmatch(day)):
             yield from (form for form in strptime_formats(date, suffix, text) if form.read_all([text]))
 
 

@@ -138,10 +138,10 @@ def check_resume(asked: Any, recorded: Any, path: str, resuming: bool) -> None:
     data = resolve_name(asked.data.class_path) if asked.get("data") else None
     ignored = {f"model.{name}" for name in getattr(model, "resume_may_change", ())}
     ignored |= {f"data.{name}" for name in getattr(data, "resume_may_change", DATA_LOCATIONS)}
-    taken = {
-        f"{key}.{name}" for key, kind in (("model", model), ("data", data)) for name in getattr(kind, "from_data", ())
-    }
-    ignored |= {name for name in taken if new.get(name) is None}
+    for section, kind in (("model", model), ("data", data)):  # what is taken from the data, where it is not given
+        ignored |= {
+            f"{section}.{name}" for name in getattr(kind, "from_data", ()) if new.get(f"{section}.{name}") is None
+        }
     differing = sorted(key for key in old.keys() | new.keys() if key not in ignored and old.get(key) != new.get(key))
     changed = [f"{key}: {old.get(key)} -> {new.get(key)}" for key in differing]
     if changed:
