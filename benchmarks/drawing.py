@@ -4,7 +4,7 @@ import io
 from collections.abc import Callable
 
 import numpy as np
-from PIL import Image, ImageChops, ImageFilter
+from PIL import Image, ImageFilter
 
 Array = np.ndarray
 Random = np.random.Generator
@@ -139,7 +139,9 @@ def thinned(ink: Array) -> Array:
             count = sum(part.astype(int) for part in near)
             steps = sum((~near[i] & near[(i + 1) % 8]).astype(int) for i in range(8))
             up, right, down, left = near[0], near[2], near[4], near[6]
-            free = ~(up & right & down) & ~(right & down & left) if first else ~(up & right & left) & ~(up & down & left)
+            free = (
+                ~(up & right & down) & ~(right & down & left) if first else ~(up & right & left) & ~(up & down & left)
+            )
             gone = image & (count >= 2) & (count <= 6) & (steps == 1) & free
             image &= ~gone
             changed |= bool(gone.any())
@@ -199,6 +201,11 @@ def scan(digit: Image.Image, random: Random, sigma: float = 0) -> Image.Image:
     return noise(picture(np.asarray(digit, dtype=np.float32) / 255, 215, 0), random, sigma)
 
 
+def coloured(digit: Image.Image, random: Random, *pen: float) -> Image.Image:
+    """A pen of a colour."""
+    return picture(sheet(digit, random), np.full((400, 400, 3), 250, dtype=np.float32), np.array(pen))
+
+
 def jpeg(image: Image.Image, quality: int) -> Image.Image:
     """The picture after JPEG."""
     content = io.BytesIO()
@@ -250,10 +257,8 @@ WAYS: dict[str, Callable[[Image.Image, Random], Image.Image]] = {
     "exif": turned,
     "chalk": chalk,
     "pencil": pencil,
-    "red": lambda digit, random: picture(sheet(digit, random), np.full((400, 400, 3), 250.0), np.array((210, 30, 40.0))),
-    "yellow": lambda digit, random: picture(
-        sheet(digit, random), np.full((400, 400, 3), 250.0), np.array((250, 220, 40.0))
-    ),
+    "red": lambda digit, random: coloured(digit, random, 210, 30, 40),
+    "yellow": lambda digit, random: coloured(digit, random, 250, 220, 40),
     "colour photo": photograph,
     "low contrast": lambda digit, random: noise(picture(sheet(digit, random), 200, 160), random, 3),
     "blurred": lambda digit, random: picture(enlarged(digit, 280)).filter(ImageFilter.GaussianBlur(8)),

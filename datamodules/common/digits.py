@@ -63,6 +63,10 @@ def read_digits(path: Path) -> tuple[Tensor, list[str]]:
     area: Area = (0, 0, *image.size)
     ink = find_ink(image, area)
     shapes = find_shapes(ink)
+    if len(shapes) == 1 and (sheet := sheet_of_paper(shapes[0], image)) is not None:
+        area = around(sheet, area, ink.shape, margin=-0.08)
+        ink = find_ink(image, area)
+        shapes = find_shapes(ink)
     while shapes:
         whole = torch.stack(shapes).any(0)
         closer = around(bounds(whole), area, ink.shape)
@@ -124,9 +128,7 @@ def as_it_is(image: Image.Image) -> Tensor | None:
 
 def find_ink(image: Image.Image, area: Area) -> Tensor:
     """How much ink there is in an area, `(height, width)`, 0..1, with the longer side of `SIDE` pixels."""
-    left, top, right, bottom = area
-    size = [max(TILE, round(length * SIDE / max(right - left, bottom - top))) for length in (right - left, bottom - top)]
-    small = image.resize(tuple(size), Image.Resampling.BICUBIC, area, reducing_gap=2)
+    small = image.resize(size_of(area), Image.Resampling.BICUBIC, area, reducing_gap=2)
     tone = pil_to_tensor(small).float() / 255
     tiles = F.avg_pool2d(tone[None], TILE, ceil_mode=True, count_include_pad=False)[0]
     if is_light(tiles.mean(0)):
@@ -188,31 +190,36 @@ def find_shapes(ink: Tensor) -> list[Tensor]:
     parts = [labels == number for number in numbers[counts >= 0.03 * counts.max()]] if len(numbers) else []
     boxes = [bounds(part) for part in parts]
     height, width = labels.shape
-    lines = [
-        rows.stop - rows.start == height or columns.stop - columns.start == width
-        for rows, columns in boxes
-    ]
-    if not all(lines):  # else one without a margin
-        parts, boxes = ([one for one, line in zip(of, lines, strict=True) if not line] for of in (parts, boxes))
-    tallest = max((rows.stop - rows.start for rows, _ in boxes), default=0)
-    shapes: list[list[int]] = []
+    line = [rows.stop - rows.start == height or columns.stop - columns.start == width for rows, columns in boxes]
+    if not all(line):  # else it is a digit without a margin
+        parts, boxes = ([one for one, drop in zip(of, line, strict=True) if not drop] for of in (parts, boxes))
+    tall = max((rows.stop - rows.start for rows, _ in boxes), default=0)
+    shapes: list[list[int]] = []  # of each the parts, the tallest first
     for index in sorted(range(len(parts)), key=lambda index: boxes[index][0].start - boxes[index][0].stop):
-        rows, columns = boxes[index]
-        gaps = [max(apart(boxes[other], boxes[index]) for other in shape[:1]) for shape in shapes]
-        nearest = min(range(len(shapes)), key=gaps.__getitem__) if shapes else None
-        if nearest is None or (rows.stop - rows.start >= 0.5 * tallest and gaps[nearest] > 0.04 * tallest):
+        gaps = [gap(boxes[shape[0]], boxes[index], tall) for shape in shapes]
+        if not gaps or (boxes[index][0].stop - boxes[index][0].start >= 0.5 * tall and min(gaps) > 0.04 * tall):
             shapes.append([index])
-        elif gaps[nearest] < 0.5 * tallest:
-            shapes[nearest].append(index)
-    masks = [torch.stack([parts[index] for index in shape]).any(0) for shape in shapes]
-    masks.sort(key=lambda mask: (bounds(mask)[0].start // max(1, tallest), bounds(mask)[1].start))
+        elif min(gaps) < 0.5 * tall:
+            shapes[gaps.index(min(gaps))].append(index)
+    masks = in_reading_order([torch.stack([parts[index] for index in shape]).any(0) for shape in shapes])
     grown = [F.max_pool2d(mask[None].float(), 3, 1, 1)[0] > 0 for mask in masks]
     return [mask.repeat_interleave(2, 0).repeat_interleave(2, 1)[: ink.shape[0], : ink.shape[1]] for mask in grown]
 
 
-def apart(first: Slices, second: Slices) -> int:
-    """How far two boxes are from one another, along the axis that keeps them apart."""
-    return max(max(a.start, b.start) - min(a.stop, b.stop) for a, b in zip(first, second, strict=True))
+def gap(first: Slices, second: Slices, tall: int) -> float:
+    """How far two boxes are from one another; above one another, strokes of a digit may be further apart."""
+    down, across = (max(a.start, b.start) - min(a.stop, b.stop) for a, b in zip(first, second, strict=True))
+    return max(across, down - 0.25 * tall)
+
+
+def in_reading_order(masks: list[Tensor]) -> list[Tensor]:
+    """Masks row by row, a row being what begins above the end of its highest, and from left to right."""
+    lines: list[list[Tensor]] = []
+    for mask in sorted(masks, key=lambda mask: bounds(mask)[0].start):
+        if not lines or bounds(mask)[0].start >= bounds(lines[-1][0])[0].stop:
+            lines.append([])
+        lines[-1].append(mask)
+    return [mask for line in lines for mask in sorted(line, key=lambda mask: bounds(mask)[1].start)]
 
 
 def components(mask: Tensor) -> Tensor:
@@ -235,10 +242,20 @@ def bounds(mask: Tensor) -> Slices | None:
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
-def around(box: Slices, area: Area, shape: torch.Size) -> Area:
-    """What lies around a box of the picture that was seen of an area, with a margin."""
+def sheet_of_paper(shape: Tensor, image: Image.Image) -> Slices | None:
+    """The box of a shape that is light, large and full, as a sheet on a table is and hardly a digit."""
+    rows, columns = box = bounds(shape)
+    height, width = rows.stop - rows.start, columns.stop - columns.start
+    tone = pil_to_tensor(image.convert("L").resize(shape.shape[::-1]))[0].float()
+    full = min(height, width) > 0.3 * SIDE and shape.sum() > 0.8 * height * width
+    inside = bounds(F.pad(shape[2:-2, 2:-2], (2, 2, 2, 2))) == box
+    return box if full and inside and tone[shape].mean() > tone[~shape].mean() else None
+
+
+def around(box: Slices, area: Area, shape: torch.Size, margin: float = 0.4) -> Area:
+    """What lies around a box of the picture that was seen of an area, with a margin, relative to its longer side."""
     (top, bottom), (left, right) = ((side.start, side.stop) for side in box)
-    margin = 0.4 * max(bottom - top, right - left)
+    margin *= max(bottom - top, right - left)
     scale = (area[2] - area[0]) / shape[1]
     return (
         max(area[0], area[0] + (left - margin) * scale),
@@ -257,15 +274,17 @@ def on_border(box: Slices, area: Area, shape: torch.Size, size: tuple[int, int])
 
 def seen_from(mask: Tensor, area: Area, closer: Area) -> Tensor:
     """A mask of what was seen of an area as it is in a part of that."""
-    height, width = mask.shape
-    scale = width / (area[2] - area[0])
-    box = [(closer[0] - area[0]) * scale, (closer[1] - area[1]) * scale]
-    box += [(closer[2] - area[0]) * scale, (closer[3] - area[1]) * scale]
-    longer = max(closer[2] - closer[0], closer[3] - closer[1])
-    size = [max(TILE, round(length * SIDE / longer)) for length in (closer[2] - closer[0], closer[3] - closer[1])]
-    grown = F.max_pool2d(mask[None].float(), 3, 1, 1)[0]
-    part = Image.fromarray(grown.numpy()).resize(tuple(size), Image.Resampling.BILINEAR, [min(max(v, 0), e) for v, e in zip(box, (width, height) * 2)])
-    return pil_to_tensor(part)[0] > 0.25
+    scale = mask.shape[1] / (area[2] - area[0])
+    box = [(side - start) * scale for side, start in zip(closer, area[:2] * 2, strict=True)]
+    box = [min(max(side, 0), end) for side, end in zip(box, mask.shape[::-1] * 2, strict=True)]
+    grown = Image.fromarray(F.max_pool2d(mask[None].float(), 3, 1, 1)[0].numpy())
+    return pil_to_tensor(grown.resize(size_of(closer), Image.Resampling.BILINEAR, box))[0] > 0.25
+
+
+def size_of(area: Area) -> tuple[int, int]:
+    """Width and height at which an area is looked at."""
+    sides = (area[2] - area[0], area[3] - area[1])
+    return tuple(max(TILE, round(side * SIDE / max(sides))) for side in sides)
 
 
 def upright(strokes: Tensor) -> Tensor:
