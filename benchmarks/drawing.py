@@ -239,6 +239,30 @@ def specks(digit: Image.Image, random: Random) -> Image.Image:
     return picture(ink, 245, 30)
 
 
+def row(digits: list[Image.Image], random: Random) -> Image.Image:
+    """Digits beside one another, of several sizes, in uneven light."""
+    page, left = np.zeros((400, 1200), dtype=np.float32), int(random.integers(20, 60))
+    for digit in digits:
+        ink = trimmed(enlarged(digit, int(random.integers(130, 190)), 2))
+        top = int(random.integers(90, 130))
+        page[top : top + ink.shape[0], left : left + ink.shape[1]] = ink
+        left += ink.shape[1] + int(random.integers(14, 60))
+    light = 235 - 80 * ramp(400, 1200, random.uniform(0, 2 * np.pi))
+    return noise(picture(page, light, 0.2 * light), random, 3)
+
+
+def empty(random: Random) -> Image.Image:
+    """A blank sheet in uneven light."""
+    light = 235 - 100 * ramp(400, 400, random.uniform(0, 2 * np.pi))
+    return noise(Image.fromarray(light.astype(np.uint8)), random, 4)
+
+
+def cut(digit: Image.Image, random: Random) -> Image.Image:
+    """A digit of which a part is beyond the border."""
+    ink = trimmed(enlarged(digit, 300, 2))
+    return picture(pasted(ink[: 2 * len(ink) // 3], 400, 400, 400 - 2 * len(ink) // 3, 60), 240, 30)
+
+
 WAYS: dict[str, Callable[[Image.Image, Random], Image.Image]] = {
     "clean": lambda digit, random: picture(enlarged(digit, 280)),
     "light on dark": lambda digit, random: picture(enlarged(digit, 280), 20, 240),

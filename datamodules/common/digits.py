@@ -26,7 +26,8 @@ from datamodules.common.image_io import MNIST_SIDE, ImageFileDataset, load_uprig
 BOX = 20  # pixels along the longer side of MNIST's digits
 SIDE = 160  # pixels along the longer side at which a picture is looked at
 TILE = 4  # of those along a side of the tiles in which the paper is estimated
-MIN_CONTRAST = 0.06  # of ink, relative to the paper; what is weaker is paper
+MIN_CONTRAST = 0.08  # of ink, relative to the paper; what is weaker is paper
+SPECK = 5  # pixels along the longer side of what is at most dirt
 SLANTS = (-0.5, 0.1)  # of the middle 80% of MNIST's digits, as x over y, downwards: most lean to the right
 THIN, MEDIUM = 1.7, 2.2  # strokes that are too thin, of 20 pixels, and what they become
 
@@ -85,11 +86,11 @@ def read_digits(path: Path) -> tuple[Tensor, list[str]]:
             said.append("touches the border")
         if columns.stop - columns.start > 1.7 * (rows.stop - rows.start):
             said.append("very wide")
+        strokes = ink * shape
         if len(shapes) > 1:
             closer = around((rows, columns), area, ink.shape)
-            strokes = find_ink(image, closer) * seen_from(shape, area, closer)
-        else:
-            strokes = ink * shape
+            again = find_ink(image, closer) * seen_from(shape, area, closer)
+            strokes = again if again.max() > 0.5 else strokes
         digits.append(place(upright(strokes)))
         notes.append("; ".join(said))
     return torch.stack(digits), notes
@@ -131,10 +132,11 @@ def find_ink(image: Image.Image, area: Area) -> Tensor:
     small = image.resize(size_of(area), Image.Resampling.BICUBIC, area, reducing_gap=2)
     tone = pil_to_tensor(small).float() / 255
     tiles = F.avg_pool2d(tone[None], TILE, ceil_mode=True, count_include_pad=False)[0]
-    if is_light(tiles.mean(0)):
-        tone, tiles = 1 - tone, 1 - tiles
-    tone, tiles = tone.clamp(min=0.02), tiles.clamp(min=0.02)
-    paper = closing(tiles, radius=max(tiles.shape) // 4)
+    plane = plane_of_border(tiles.mean(0))
+    if (tiles.mean(0) - plane).pow(3).sum() > 0:  # strokes are lighter than the paper
+        tone, tiles, plane = 1 - tone, 1 - tiles, 1 - plane
+    tone, tiles, plane = tone.clamp(min=0.02), tiles.clamp(min=0.02), plane.clamp(min=0.02)
+    paper = closing(tiles / plane, radius=max(tiles.shape) // 4) * plane
     for _ in range(3):
         depth = (1 - tiles / paper).amax(0)
         marked = depth > 0.35 * depth.max().clamp(min=MIN_CONTRAST)
@@ -146,13 +148,13 @@ def find_ink(image: Image.Image, area: Area) -> Tensor:
     color = depth[:, strength >= strength.max() / 4].mean(1)
     ink = torch.einsum("chw,c->hw", depth, color) / color.square().sum().clamp(min=1e-6)
     noise = ink[ink < 0.3].abs().median()
-    if color.max() < MIN_CONTRAST or noise > 0.15:
+    if color.max() < MIN_CONTRAST or noise > 0.08:
         return torch.zeros_like(ink)
     return ((ink / ink[ink > 0.5].median() - 0.3) / 0.4).clamp(0, 1)
 
 
-def is_light(tone: Tensor) -> bool:
-    """Whether strokes are lighter than the paper, a plane through the border of `(height, width)`."""
+def plane_of_border(tone: Tensor) -> Tensor:
+    """The plane, `(height, width)`, through most of the border of a picture of that size: paper in sloping light."""
     height, width = tone.shape
     y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
     terms = torch.stack([torch.ones_like(x), x, y], dim=-1)
@@ -162,7 +164,7 @@ def is_light(tone: Tensor) -> bool:
     for _ in range(5):  # the least absolute deviation, by reweighting: strokes may touch the border
         plane = torch.linalg.lstsq(terms[border] * weights, tone[border][:, None] * weights).solution
         weights = (tone[border][:, None] - terms[border] @ plane).abs().add(0.02).rsqrt()
-    return bool((tone - (terms @ plane)[..., 0]).pow(3).sum() > 0)
+    return (terms @ plane)[..., 0]
 
 
 def closing(image: Tensor, radius: int) -> Tensor:
@@ -190,10 +192,12 @@ def find_shapes(ink: Tensor) -> list[Tensor]:
     parts = [labels == number for number in numbers[counts >= 0.03 * counts.max()]] if len(numbers) else []
     boxes = [bounds(part) for part in parts]
     height, width = labels.shape
-    line = [rows.stop - rows.start == height or columns.stop - columns.start == width for rows, columns in boxes]
-    if not all(line):  # else it is a digit without a margin
-        parts, boxes = ([one for one, drop in zip(of, line, strict=True) if not drop] for of in (parts, boxes))
+    of_paper = [is_line(box, height, width) for box in boxes]
+    parts, boxes = ([one for one, drop in zip(of, of_paper, strict=True) if not drop] for of in (parts, boxes))
     tall = max((rows.stop - rows.start for rows, _ in boxes), default=0)
+    wide = max((columns.stop - columns.start for _, columns in boxes), default=0)
+    if max(tall, wide) <= SPECK / 2:
+        return []
     shapes: list[list[int]] = []  # of each the parts, the tallest first
     for index in sorted(range(len(parts)), key=lambda index: boxes[index][0].start - boxes[index][0].stop):
         gaps = [gap(boxes[shape[0]], boxes[index], tall) for shape in shapes]
@@ -204,6 +208,12 @@ def find_shapes(ink: Tensor) -> list[Tensor]:
     masks = in_reading_order([torch.stack([parts[index] for index in shape]).any(0) for shape in shapes])
     grown = [F.max_pool2d(mask[None].float(), 3, 1, 1)[0] > 0 for mask in masks]
     return [mask.repeat_interleave(2, 0).repeat_interleave(2, 1)[: ink.shape[0], : ink.shape[1]] for mask in grown]
+
+
+def is_line(box: Slices, height: int, width: int) -> bool:
+    """Whether a box reaches from one side of the picture to the other, narrow as a line or the edge of a sheet."""
+    high, wide = (side.stop - side.start for side in box)
+    return (high == height and wide < 0.25 * width) or (wide == width and high < 0.25 * height)
 
 
 def gap(first: Slices, second: Slices, tall: int) -> float:
@@ -289,7 +299,7 @@ def size_of(area: Area) -> tuple[int, int]:
 
 def upright(strokes: Tensor) -> Tensor:
     """A digit `(height, width)` in the middle of a square, turned back if it is tilted too far, not too thin."""
-    rows, columns = bounds(strokes > 0.3) or bounds(strokes >= 0)
+    rows, columns = bounds(strokes > 0.3)
     digit = strokes[rows, columns]
     height, width = digit.shape
     side = 2 * max(height, width)
@@ -318,7 +328,7 @@ def upright(strokes: Tensor) -> Tensor:
 
 def place(strokes: Tensor) -> Tensor:
     """A digit `(height, width)`, 0..1, in MNIST's form: `(1, 28, 28)`, uint8."""
-    rows, columns = bounds(strokes > 0.3) or bounds(strokes >= 0)
+    rows, columns = bounds(strokes > 0.3)
     digit = strokes[rows, columns]
     size = [max(1, round(length * BOX / max(digit.shape))) for length in digit.shape]
     digit = F.interpolate(digit[None, None], size, mode="bilinear", antialias=True)[0, 0]
