@@ -1,8 +1,8 @@
 """One's own digits: MNIST's test digits drawn anew in many ways, and read as `predict --images` reads them.
 
 A network is trained by `mnist.yaml`. For each seed, 100 of the test digits are drawn at random, put on paper, boards
-and canvases (`benchmarks.drawing`), read and classified. The same for pages of several digits, which count as right if all
-are, in their order; for empty pages and cut digits, which are to be noted; and for MNIST's pictures as they are.
+and canvases (`benchmarks.drawing`), read and classified. The same for pages of several digits, which count as right if
+all are, in their order; for empty pages and cut digits, which are to be noted; and for MNIST's pictures as they are.
 """
 
 import io

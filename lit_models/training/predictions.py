@@ -101,7 +101,8 @@ class PredictionWriter(BasePredictionWriter):
         self.files |= {row.get("file") for row in prediction}
         for row in prediction:
             for note in filter(None, row.get("note", "").split("; ")):
-                self.noted.setdefault(note, set()).add(row["file"])
+                kind = "several digits" if " of " in note else note
+                self.noted.setdefault(kind, set()).add(row["file"])
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
