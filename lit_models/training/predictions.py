@@ -24,7 +24,7 @@ def class_rows(key: str, values: Sequence[Any], names: Sequence[str], probabilit
     known = [value if isinstance(value, dict) else {key: value} for value in values] or [{}] * len(probabilities)
     labels = probabilities.argmax(dim=1).tolist()
     return [
-        {key: own[key] for key in own.keys() & {key}}
+        ({key: own[key]} if own else {})
         | {"label": names[label]}
         | {name: round(value, 6) for name, value in zip(columns, row, strict=True)}
         | {name: value for name, value in own.items() if name != key}
