@@ -240,6 +240,21 @@ def mnist(results: Results) -> list[str]:
     ]
 
 
+def digits(results: Results) -> list[str]:
+    """One's own digits, drawn in many ways."""
+    ways, pages, own = (results.part("digits", part) for part in ("ways", "pages", "own"))
+    lines = [
+        [way, spread(right, percent(0), "%"), spread(ways["ms"][way], number(0), " ms")]
+        for way, right in ways["right"].items()
+    ]
+    lines += [[f"pages: {kind}", spread(right, percent(0), "%"), ""] for kind, right in pages["right"].items()]
+    return [
+        *rows(["", f"right, of {ways['digits']}", "reading one"], *lines),
+        "",
+        f"MNIST's own test pictures: {percent(2)(own['accuracy'])}%.",
+    ]
+
+
 def classifiers(results: Results) -> list[str]:
     """The other classifiers on MNIST."""
     cnn, gru = results.part("cnn", "cnn_mnist"), results.part("rnn", "rows")
@@ -451,6 +466,7 @@ TABLES: dict[str, Callable[[Results], list[str]]] = {
     for table in (
         overview,
         mnist,
+        digits,
         classifiers,
         loading,
         mackey_glass,

@@ -124,7 +124,10 @@ class Classifier(LitModule):
         return self._step("test", batch, batch_idx)[1]
 
     def predict_step(self, batch: Tensor | tuple[Tensor, Any], batch_idx: int) -> list[dict[str, Any]]:
-        """One row per image: `file`, or `index` if a writer wants it, `label`, and the probability of each class."""
+        """One row per image: `file`, or `index` if a writer wants it, `label`, and the probability of each class.
+
+        Instead of its file, an image may have a dictionary of `file` and more columns, which end the row.
+        """
         images, files = images_and_names(self, batch)
         if batch_idx == 0:  # it waits for the device
             warn_of_range(self, images)

@@ -1,4 +1,4 @@
-"""Image files of any size and mode, read as uint8 tensors: as they are, or in the form of MNIST's digits."""
+"""Image files of any size and mode, read as uint8 tensors."""
 
 import contextlib
 import importlib.util
@@ -295,27 +295,6 @@ def scale_to(image: Tensor, side: int) -> Tensor:
     height, width = image.shape
     size = [max(1, round(length * side / max(height, width))) for length in (height, width)]
     return F.interpolate(image[None, None], size=size, mode="bilinear", antialias=True)[0, 0]
-
-
-def read_digit(path: Path) -> Tensor:
-    """A digit or letter in MNIST's form: `(1, 28, 28)` uint8, light on dark, scaled to 20x20, centered by its mass."""
-    image = read_grayscale(path)
-    if image.shape == (MNIST_SIDE, MNIST_SIDE):  # cut out already, and perhaps one of MNIST's own: inverted at most
-        return to_uint8(1 - image if border_pixels(image).median() > 0.5 else image)
-    strokes = light_on_dark(image)
-    rows, columns = strokes.amax(1).nonzero(), strokes.amax(0).nonzero()
-    if not len(rows):
-        return torch.zeros(1, MNIST_SIDE, MNIST_SIDE, dtype=torch.uint8)
-    digit = scale_to(strokes[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], side=20)
-    canvas = torch.zeros(MNIST_SIDE, MNIST_SIDE)
-    weights = digit / digit.sum()
-    corner = []
-    for length, mass in zip(digit.shape, (weights.sum(1), weights.sum(0)), strict=True):
-        center = float(mass @ torch.arange(length).float())
-        corner.append(min(max(round(MNIST_SIDE / 2 - center), 0), MNIST_SIDE - length))
-    top, left = corner
-    canvas[top : top + digit.shape[0], left : left + digit.shape[1]] = digit
-    return to_uint8(canvas)
 
 
 def read_garment(path: Path) -> Tensor:

@@ -216,8 +216,6 @@ class CLI(LightningCLI):
         if every is not None and every < 1:
             raise ValueError(f"checkpoint_every_n_steps is {every}: it must be at least 1")
         check_hardware(self._get(self.config, "trainer"))
-        if self._get(self.config, "trainer").log_every_n_steps is None:  # then RunRecord chooses it
-            warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
 
     def _logger(self) -> TensorBoardLogger:
         config = self.config[self.subcommand]
@@ -396,6 +394,7 @@ def configure_messages() -> None:
     warnings.filterwarnings("ignore", category=TracerWarning)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # in-memory data need none
     warnings.filterwarnings("ignore", message=".*Total length of `list` across ranks is zero.*")  # no validation set
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")  # RunRecord chooses it
     warnings.filterwarnings("ignore", message="Your `IterableDataset` has `__len__` defined.*")  # it has no workers
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")  # a resumed run's own folder
     warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need.*")  # to test, they don't

@@ -13,17 +13,23 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from typing_extensions import override
 
-from lit_models.common.messages import format_list, unique_names
+from lit_models.common.messages import format_list, inform, unique_names
 
 
 def class_rows(key: str, values: Sequence[Any], names: Sequence[str], probabilities: Tensor) -> list[dict[str, Any]]:
-    """One row per image: its value of `key`, if there are any, its label, and the probability of each class."""
-    columns = unique_names(["file", "index", "label", *names])[3:]
-    keys = [{key: value} for value in values] or [{}] * len(probabilities)
+    """One row per image: its value of `key`, if there are any, its label, and the probability of each class.
+
+    A value may be a dictionary of several columns: `key`, and others that end the row.
+    """
+    columns = unique_names(["file", "index", "note", "label", *names])[4:]
+    known = [value if isinstance(value, dict) else {key: value} for value in values] or [{}] * len(probabilities)
     labels = probabilities.argmax(dim=1).tolist()
     return [
-        own | {"label": names[label]} | {name: round(value, 6) for name, value in zip(columns, row, strict=True)}
-        for own, label, row in zip(keys, labels, probabilities.tolist(), strict=True)
+        ({key: own[key]} if own else {})
+        | {"label": names[label]}
+        | {name: round(value, 6) for name, value in zip(columns, row, strict=True)}
+        | {name: value for name, value in own.items() if name != key}
+        for own, label, row in zip(known, labels, probabilities.tolist(), strict=True)
     ]
 
 
@@ -95,6 +101,8 @@ class PredictionWriter(BasePredictionWriter):
             raise OSError(f"cannot write {self.output} ({error.strerror}): give another file with --output") from error
         self.writer = csv.writer(self.file)
         self.rows = 0
+        self.files: set[Any] = set()
+        self.noted: dict[str, set[Any]] = {}  # the files by note
 
     @override
     def write_on_batch_end(
@@ -125,6 +133,11 @@ class PredictionWriter(BasePredictionWriter):
             )
         self.writer.writerows(map(format_cell, row.values()) for row in rows)
         self.rows += len(rows)
+        self.files |= {row.get("file") for row in rows}
+        for row in rows:
+            for note in filter(None, row.get("note", "").split("; ")):
+                kind = "several digits" if " of " in note else note
+                self.noted.setdefault(kind, set()).add(row["file"])
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -139,6 +152,10 @@ class PredictionWriter(BasePredictionWriter):
             self.partial.unlink()
             raise ValueError(f"none of the files could be read as a picture, so {self.output} is not written")
         self.partial.replace(self.output)
+        if self.noted:
+            count = len(set.union(*self.noted.values()))
+            said = ", ".join(f"{note} ({len(files)})" for note, files in self.noted.items())
+            inform(f"{count} of {len(self.files)} pictures have a note: {said}; see the column note")
         rank_zero_info(f"Wrote {self.rows} rows to {self.output}")
 
 

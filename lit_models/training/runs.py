@@ -91,8 +91,8 @@ class RunRecord(SaveConfigCallback):
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.first_step = trainer.global_step
-        if self.config.trainer.log_every_n_steps is None:  # an epoch of small data may be shorter than Lightning's 50
-            trainer.log_every_n_steps = int(min(trainer.log_every_n_steps, trainer.num_training_batches))
+        # An epoch of small data may be shorter than the interval.
+        trainer.log_every_n_steps = int(min(trainer.log_every_n_steps, trainer.num_training_batches))
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,13 +1,14 @@
-"""Image files of any kind, as images in MNIST's form and as squares."""
+"""Image files of any kind, as digits in MNIST's form and as squares."""
 
 import csv
 
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from datamodules import MNISTDataModule
-from datamodules.common.image_io import ImageFileDataset, find_images, read_digit, read_image
+from datamodules.common.digits import DigitFileDataset, read_digits
+from datamodules.common.image_io import find_images, read_image
 from lit_models.cli import main as cli
 from lit_models.training import figures
 
@@ -25,14 +26,7 @@ def glyph(digit):
 
 
 def read(path):
-    return read_digit(path).float()
-
-
-def test_mnist_images_are_kept_and_inverted_ones_restored(digit, glyph, tmp_path):
-    glyph.save(tmp_path / "own.png")
-    ImageOps.invert(glyph).save(tmp_path / "inverted.png")
-    assert torch.equal(read(tmp_path / "own.png"), digit.float())
-    assert torch.equal(read(tmp_path / "inverted.png"), digit.float())
+    return read_digits(path)[0][0].float()
 
 
 def write(kind, glyph, path):
@@ -66,11 +60,6 @@ def test_any_size_mode_and_color_ends_like_mnist(kind, digit, glyph, tmp_path):
     assert torch.corrcoef(both)[0, 1] > 0.85
 
 
-def test_blank_paper_is_black(tmp_path):
-    Image.new("L", (50, 50), 255).save(tmp_path / "blank.png")
-    assert not read(tmp_path / "blank.png").any()
-
-
 def test_unreadable_files_are_named_and_skipped(glyph, tmp_path):
     (tmp_path / "below").mkdir()
     glyph.resize((99, 50)).save(tmp_path / "below" / "B.PNG")
@@ -78,10 +67,10 @@ def test_unreadable_files_are_named_and_skipped(glyph, tmp_path):
     (tmp_path / "cut.png").write_bytes((tmp_path / "a.png").read_bytes()[:60])
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / ".hidden").touch()
-    data = ImageFileDataset(find_images(tmp_path), read_digit, (1, 28, 28))
+    data = DigitFileDataset(find_images(tmp_path), read_digits, (1, 28, 28))
     with pytest.warns(UserWarning, match="cannot read") as warned:
-        images, names = data.__getitems__(list(range(len(data))))
-    assert [name.removeprefix(f"{tmp_path}/") for name in names] == ["a.png", "below/B.PNG"]
+        images, rows = data.__getitems__(list(range(len(data))))
+    assert [row["file"].removeprefix(f"{tmp_path}/") for row in rows] == ["a.png", "below/B.PNG"]
     assert images.shape == (2, 1, 28, 28)
     assert sorted(str(warning.message).split(":")[0].split("/")[-1] for warning in warned) == ["cut.png", "notes.txt"]
 

@@ -1,0 +1,113 @@
+"""Digits on paper, boards and canvases, in MNIST's form."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from benchmarks import drawing
+from datamodules import MNISTDataModule
+from datamodules.common.digits import find_shapes, read_digits
+from lit_models.cli import main as cli
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = MNISTDataModule()
+    data.setup("test")
+    return data.test_set.images[:12]
+
+
+@pytest.fixture(scope="module")
+def glyphs(digits):
+    return [Image.fromarray(digit[0].numpy()) for digit in digits]
+
+
+def read(picture):
+    content = io.BytesIO()
+    picture.save(content, "PNG", exif=picture.info.get("exif", b""))
+    content.seek(0)
+    return read_digits(content)
+
+
+def likeness(image, digit):
+    return float(torch.corrcoef(torch.stack([image.flatten().float(), digit.flatten().float()]))[0, 1])
+
+
+@pytest.mark.parametrize("way", drawing.WAYS.keys() - {"tilted"})
+def test_however_it_is_drawn_a_digit_ends_like_mnists(way, digits, glyphs):
+    least = 0.65 if way in ("thin", "hair", "thick") else 0.8  # whose strokes are not MNIST's
+    random = np.random.default_rng(0)
+    for digit, glyph in zip(digits[:1], glyphs, strict=False):
+        images, notes = read(drawing.WAYS[way](glyph, random))
+        assert notes == (["touches the border"] if way == "no margin" else [""])
+        assert likeness(images[0], digit) > least
+
+
+def test_a_thin_pen_is_as_wide_as_mnists(digits, glyphs):
+    random = np.random.default_rng(0)
+    thin = sum(float(read(drawing.WAYS["hair"](glyph, random))[0].float().mean()) for glyph in glyphs[:4])
+    assert thin > 0.6 * float(digits[:4].float().mean((1, 2, 3)).sum())
+
+
+def test_a_tilted_digit_is_turned_back(digits, glyphs):
+    image = read(drawing.picture(drawing.enlarged(glyphs[2], 200)).rotate(-35, fillcolor=255, expand=True))[0]
+    as_it_is = torch.from_numpy(np.asarray(glyphs[2].rotate(-35)).copy())
+    assert likeness(image, digits[2]) > likeness(as_it_is, digits[2]) + 0.1
+
+
+def test_mnists_pictures_are_kept_and_inverted_ones_restored(digits, glyphs):
+    for digit, glyph in zip(digits, glyphs, strict=True):
+        assert torch.equal(read(glyph)[0][0], digit)
+        assert torch.equal(read(ImageOps.invert(glyph))[0][0], digit)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_several_digits_are_read_from_left_to_right(seed, digits, glyphs):
+    images, notes = read(drawing.row(glyphs[seed : seed + 4], np.random.default_rng(seed)))
+    assert notes == [f"{number} of 4 in this picture" for number in (1, 2, 3, 4)]
+    assert all(likeness(image, digit) > 0.8 for image, digit in zip(images, digits[seed : seed + 4], strict=True))
+
+
+def test_strokes_of_one_digit_stay_together():
+    ink = torch.zeros(160, 160)
+    ink[60:130, 50:58] = ink[122:130, 50:90] = 1  # a 5 without its bar
+    ink[40:48, 60:100] = 1  # its bar
+    ink[5:7, 150:152] = 1  # dirt
+    (shape,) = find_shapes(ink)
+    assert shape[44, 80]
+    assert shape[100, 54]
+    assert not shape[6, 151]
+
+
+@pytest.mark.parametrize("tone", [0, 128, 255])
+def test_a_blank_page_is_noted(tone):
+    for size in ((1, 1), (28, 28), (300, 200)):
+        images, notes = read(Image.new("L", size, tone))
+        assert (images.shape, int(images.max()), notes) == ((1, 1, 28, 28), 0, ["no strokes found"])
+
+
+def test_a_cut_digit_is_noted(glyphs):
+    assert read(drawing.cut(glyphs[0], np.random.default_rng(0)))[1] == ["touches the border"]
+
+
+def test_notes_end_the_rows_and_are_counted(glyphs, last, tmp_path, capsys, caplog):
+    random = np.random.default_rng(0)
+    (tmp_path / "own").mkdir()
+    Image.new("L", (90, 90), 255).save(tmp_path / "own" / "blank.png")
+    drawing.row(glyphs[:3], random).save(tmp_path / "own" / "number.png")
+    glyphs[0].save(tmp_path / "own" / "seven.png")
+    output = tmp_path / "F.csv"
+    with caplog.at_level("INFO", logger="lit_models"):
+        assert cli.main(["predict", f"--ckpt_path={last}", f"--images={tmp_path / 'own'}", f"--output={output}"]) == 0
+    with output.open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["file", "label", *map(str, range(10)), "note"]
+    names = [(row["file"].split("/")[-1], row["note"]) for row in rows]
+    several = [("number.png", f"{number} of 3 in this picture") for number in (1, 2, 3)]
+    assert names == [("blank.png", "no strokes found"), *several, ("seven.png", "")]
+    said = caplog.text + capsys.readouterr().err
+    assert "2 of 3 pictures have a note: no strokes found (1), several digits (1); see the column note" in said
