@@ -83,7 +83,7 @@ class TimeSeriesDataModule(BatchDataModule):
 
     task = "forecasting"
     resume_may_change = frozenset({"path", "cache_on_device"})
-    from_data = frozenset({"context_length", "horizon"})  # hyperparameters that, where None, fit the file
+    from_data = frozenset({"context_length", "horizon"})
 
     def __init__(
         self,

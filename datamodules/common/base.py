@@ -31,6 +31,7 @@ class BatchDataModule(LightningDataModule):
 
     task: ClassVar[str]  # what the data are for, such as "classification"; compared with the model's
     resume_may_change: ClassVar[frozenset[str]]  # hyperparameters that say where data are and how they are read
+    from_data: ClassVar[frozenset[str]] = frozenset()  # hyperparameters that, where None, are found in the data
     train_set: Dataset
     val_set: Dataset
     test_set: Dataset

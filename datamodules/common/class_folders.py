@@ -59,6 +59,12 @@ def find_class_folders(root: Path) -> ClassFolders:
                 f"{root} has the same folders, {format_list(shared)}, in {format_list(names)}: if the latter are its "
                 "parts, call them train/, val/ and test/; if they are its classes, move their pictures up into them"
             )
+    for name, found in below.items():
+        if inside := sorted({*names} & {*found} - {name}):
+            raise ValueError(
+                f"{root / name} holds {format_list(inside)}, as {root} itself does: if these are parts, call them train/, "
+                "val/ and test/; else move the pictures to one place"
+            )
     if shared:
         rank_zero_warn(
             f"the classes of {root}, {format_list(names)}, have the same subfolders, {format_list(shared)}, whose "

@@ -43,9 +43,8 @@ class Table(NamedTuple):
             )
         if name.isdecimal() and 1 <= int(name) <= len(self.names):
             return int(name) - 1
-        raise ValueError(
-            f"{self.path} has no column {name!r}; its columns are {format_list(self.names)}{suggest(name, self.names)}"
-        )
+        hint = suggest(name, self.names) or ("; set data.separator" if len(self.names) == 1 else "")
+        raise ValueError(f"{self.path} has no column {name!r}; its columns are {format_list(self.names)}{hint}")
 
     def place(self, row: int, column: int) -> str:
         """File, row and column of a cell, for messages."""

@@ -85,6 +85,7 @@ def test_the_only_folder_in_the_root_is_the_root(tmp_path, caplog):
         (["test/cat", "test/dog"], "no train/ beside test"),
         (["train/cat", "train/dog", "extra/cat"], "extra/ beside train, which is no known part"),
         (["train/cat", "train/dog", "training_set/cat"], "train/ and training_set/, both named like train/"),
+        (["cat", "dog", "more/cat"], "data/more holds cat, as"),
         (["cat/train", "cat/test", "cat/more", "dog/train", "dog/test"], "train in its classes, but other folders too"),
     ],
 )
