@@ -44,7 +44,8 @@ class EpisodeVideo(Callback):
             return
         frames: list[np.ndarray] = []
         with contextlib.closing(make_env(**pl_module.env_settings, render=True)) as env:
-            play_episode(env, pl_module.act, pl_module.seed_for("eval"), frames)
+            seed, most = pl_module.seed_for("eval"), pl_module.hparams.eval_max_steps
+            play_episode(env, pl_module.policy, seed, frames, most)
             content = encode_gif(frames, env.metadata.get("render_fps", 30))
         height, width, _ = frames[0].shape
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)

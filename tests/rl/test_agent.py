@@ -142,8 +142,14 @@ class OnPolicy(Agent):
             "rollout_steps": 1,
             "eval_episodes": 2,
         }
-        fixed = {"env_options": None, "vectorization": "sync", "grayscale": False, "frame_stack": 1}
-        off = {"gradient_steps": 1, "max_grad_norm": None, "eval_video": False, "test_episodes": 2}
+        fixed = {"env_options": None, "wrappers": None, "vectorization": "sync", "grayscale": False, "frame_stack": 1}
+        off = {
+            "eval_max_steps": 1000,
+            "gradient_steps": 1,
+            "max_grad_norm": None,
+            "eval_video": False,
+            "test_episodes": 2,
+        }
         self.save_hyperparameters(options | fixed | off)
         self.inspect_env()
         self.network = nn.Linear(4, 2)
