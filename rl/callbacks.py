@@ -25,7 +25,8 @@ class ReturnPlot(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: "Agent") -> None:
         from lit_models.training import figures, plots  # matplotlib takes half a second to import
 
-        for writer in plots.tensorboard_writers(trainer) if hasattr(pl_module, "train_returns") else []:
+        returns = [*getattr(pl_module, "train_returns", ()), *getattr(pl_module, "eval_returns", ())]
+        for writer in plots.tensorboard_writers(trainer) if returns else []:
             figure = figures.plot_returns(pl_module.train_returns, pl_module.eval_returns)
             writer.add_figure("returns", figure, pl_module.env_steps)
 

@@ -235,11 +235,13 @@ def check_spaces(env_id: str, env: gymnasium.Env, agent: str, action_spaces: tup
 def describe_env(env: gymnasium.Env) -> str:
     """The kinds of observations and actions of an environment, and its time limit, in words."""
     observation, action, most = env.observation_space, env.action_space, env.spec.max_episode_steps
-    shape = "x".join(map(str, observation.shape))
-    seen = f"images of {shape}" if is_image(observation) else f"{shape} numbers of {observation.dtype}"
-    chosen = f"one of {action.n} actions" if isinstance(action, spaces.Discrete) else f"actions in {action}"
-    limit = f"at most {most:,} steps" if most else "no limit to their steps"
-    return f"{env.spec.id}: observations are {seen}, {chosen}, episodes have {limit}"
+    size, raw = "x".join(map(str, observation.shape)), env.unwrapped.observation_space
+    seen = f"images of {size} pixels" if is_image(observation) else f"{size} numbers ({observation.dtype})"
+    if not isinstance(raw, spaces.Box):
+        seen = f"{size} numbers (flattened from {raw if len(str(raw)) < 50 else type(raw).__name__})"
+    chosen = f"{action.n} actions" if isinstance(action, spaces.Discrete) else f"actions in {action}"
+    limit = f"at most {most:,} steps per episode" if most else "no step limit (env_options.max_episode_steps)"
+    return f"{env.spec.id}: observations of {seen}, {chosen}, {limit}"
 
 
 def describe_vectorization(envs: VectorEnv) -> str:

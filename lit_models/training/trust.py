@@ -167,6 +167,8 @@ class Command:
                     self._collect({key: file.read_text(errors="replace")}, file.parent)
             elif key == "modules":
                 self.modules.add(value)
+            elif key == "wrappers" or names_wrapper(keys):
+                self.modules |= wrapper_modules({"wrappers": value})
             elif (key == "env_id" and ":" in value) or (key in CLASSES and DOTTED.fullmatch(value)):
                 self.modules |= {value if is_importable(value) else module_of(value)}
 
