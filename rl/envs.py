@@ -48,7 +48,7 @@ def env_errors(env_id: str, when: str = "", envs: VectorEnv | None = None) -> It
     except error.UnregisteredEnv as reason:
         raise ValueError(f"there is no environment '{env_id}'{find_env(env_id, reason)}") from reason
     except Exception as reason:
-        if isinstance(reason, ModuleNotFoundError) and reason.name == "ale_py":
+        if isinstance(reason, ModuleNotFoundError) and env_id.startswith("ale_py:") and "ale_py" in str(reason):
             raise ValueError(missing_extra("atari", env_id)) from reason
         if isinstance(reason, EOFError | ConnectionError) and (status := end_processes(envs)):
             raise ValueError(

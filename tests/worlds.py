@@ -76,7 +76,7 @@ class Screen(gymnasium.Env):
 
 
 class Odd(gymnasium.Env):
-    """Observations that are given, or drawn from a space; a reward that is given; episodes of some steps, or endless."""
+    """Observations are drawn from a space, or given; so is the reward; episodes are of some steps, or endless."""
 
     action_space = spaces.Discrete(2)
     pay = 1  # of the class

@@ -335,7 +335,10 @@ def test_agent_says_which_actions_it_takes():
     [
         ({"env_id": "CartPol-v1"}, "there is no environment 'CartPol-v1'; did you mean 'CartPole-v"),
         ({"env_id": "worlds:Wags-v0"}, "there is no environment 'worlds:Wags-v0'; did you mean 'worlds:Wages-v0'"),
-        ({"env_id": "Atari/Pong-v5"}, r"Atari is known once .* named before a colon: my_module:Atari/Pong-v5"),
+        (
+            {"env_id": "Atari/Pong-v5"},
+            "registers Atari has to be imported, by its name before a colon: my_module:Atari/Pong-v5",
+        ),
         ({"env_id": "Unheard-v0"}, "'Unheard-v0': .* One of your own is my_module:Name-v0"),
         ({"env_id": "CartPole-v7"}, "there is no environment 'CartPole-v7'; did you mean 'CartPole-v1' or"),
         (
@@ -423,7 +426,7 @@ def test_videos_need_a_folder(tmp_path):
         ),
         (
             {"env_id": "Odd-v0", "env_options": {"reward": 1e39}},
-            r"Odd-v0 at step 0: environment 0 of 4 returned the reward 1e\+39, of which float32 holds none beyond 3.4e38",
+            r"Odd-v0 at step 0: environment 0 of 4 returned the reward 1e\+39, of which float32 holds none",
         ),
         ({"env_id": "Odd-v0", "env_options": {"reward": math.nan}}, "Odd-v0 at step 0: .* returned the reward nan"),
         ({"env_id": "Odd-v0", "env_options": {"reward": 1e30}, "loss": "mse"}, "train/loss is inf at environment step"),
@@ -627,9 +630,7 @@ def test_checkpoint_before_nan_is_kept(tmp_path):
     agent = small_agent()
     with (
         pytest.warns(UserWarning, match="last.ckpt is not written, and stays"),
-        pytest.raises(
-            ValueError, match=r"train/loss is (inf|nan) at environment step 180: the last checkpoint is from"
-        ),
+        pytest.raises(ValueError, match=r"train/loss is (inf|nan) at environment step 180: the last"),
     ):
         trainer.fit(agent)
     kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
@@ -705,7 +706,7 @@ def test_wrappers_travel_in_the_checkpoint(tmp_path, capsys, monkeypatch):
         {"class_path": "FlattenObservation", "init_args": {"x": {"class_path": "a.B"}}}
     ]
     torch.save(content, tmp_path / "nested.ckpt")
-    with pytest.raises(ValueError, match="'a.B' in env_options or wrappers: a class there"):
+    with pytest.raises(ValueError, match=r"'a.B' in env_options or wrappers: a class there"):
         lit_models.load(tmp_path / "nested.ckpt")
 
 
@@ -721,7 +722,7 @@ def test_channels_first_are_stacked_as_channels():
 def test_boards_of_bytes_are_pointed_to_flattening(monkeypatch):
     spec = EnvSpec("Board-v0", entry_point=worlds.Odd, kwargs={"space": spaces.Box(0, 2, (8, 8), np.uint8)})
     monkeypatch.setitem(gymnasium.registry, "Board-v0", spec)
-    with pytest.raises(ValueError, match="images of 8x8 pixels are too small: .*FlattenObservation"):
+    with pytest.raises(ValueError, match=r"images of 8x8 pixels are too small: .*FlattenObservation"):
         small_agent(env_id="Board-v0")
     assert small_agent(env_id="Board-v0", wrappers=["FlattenObservation"]).observation_space.shape == (64,)
 
@@ -745,7 +746,7 @@ def test_namespace_that_needs_an_import():
     code = "from rl import DQN; DQN('ALE/Pong-v5')"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert "'ALE/Pong-v5': ALE is known once its package is imported, " in done.stderr
+    assert "'ALE/Pong-v5': the package that registers ALE has to be imported, " in done.stderr
     assert done.stderr.rstrip().endswith("before a colon: ale_py:ALE/Pong-v5")
 
 
