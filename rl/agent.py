@@ -230,8 +230,8 @@ class Agent(LitModule):
         for name, total in self.means.totals.get("train", {}).items():
             if not math.isfinite(total):
                 raise ValueError(
-                    f"train/{name} is {total.item()} at environment step {self.env_steps}: the last checkpoint is from "
-                    "before; begin anew with a lower model.optimizer.lr, model.max_grad_norm, or smaller rewards"
+                    f"train/{name} is {total.item()} at environment step {self.env_steps}: lower model.optimizer.lr, "
+                    "set model.max_grad_norm, or have smaller rewards (checkpoints hold finite weights alone)"
                 )
 
     @override

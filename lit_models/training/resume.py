@@ -76,6 +76,8 @@ class RunCheckpoint(ModelCheckpoint):
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or not has_finite_weights(trainer):
+            return
         super().on_validation_end(trainer, pl_module)
         self._also_save_last(trainer, after_epoch=False)
 
@@ -139,7 +141,7 @@ def has_finite_weights(trainer: Trainer) -> bool:
     finite = all(bool(parameter.isfinite().all()) for parameter in trainer.lightning_module.parameters())
     finite = trainer.strategy.reduce_boolean_decision(finite)
     if not finite:
-        rank_zero_warn("Weights are infinite or NaN: last.ckpt is not written, and stays as it was before")
+        rank_zero_warn("Weights are infinite or NaN: no checkpoint is written, and those from before are kept")
     return finite
 
 

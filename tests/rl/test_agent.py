@@ -337,7 +337,7 @@ def test_agent_says_which_actions_it_takes():
         ({"env_id": "worlds:Wags-v0"}, "there is no environment 'worlds:Wags-v0'; did you mean 'worlds:Wages-v0'"),
         (
             {"env_id": "Atari/Pong-v5"},
-            "registers Atari has to be imported, by its name before a colon: my_module:Atari/Pong-v5",
+            "registers Atari has to be imported, .* before a colon: my_module:Atari/Pong-v5",
         ),
         ({"env_id": "Unheard-v0"}, "'Unheard-v0': .* One of your own is my_module:Name-v0"),
         ({"env_id": "CartPole-v7"}, "there is no environment 'CartPole-v7'; did you mean 'CartPole-v1' or"),
@@ -426,7 +426,7 @@ def test_videos_need_a_folder(tmp_path):
         ),
         (
             {"env_id": "Odd-v0", "env_options": {"reward": 1e39}},
-            r"Odd-v0 at step 0: environment 0 of 4 returned the reward 1e\+39, of which float32 holds none",
+            r"Odd-v0 at step 0: environment 0 of 4 returned the reward 1.e\+39, of which float32 holds none",
         ),
         ({"env_id": "Odd-v0", "env_options": {"reward": math.nan}}, "Odd-v0 at step 0: .* returned the reward nan"),
         ({"env_id": "Odd-v0", "env_options": {"reward": 1e30}, "loss": "mse"}, "train/loss is inf at environment step"),
@@ -614,7 +614,7 @@ def test_sigterm_ends_playing(when, tmp_path, monkeypatch):
     with pytest.raises(SIGTERMException):
         getattr(trainer, when if when in ("test", "predict") else "fit")(agent)
     assert (tmp_path / "last.ckpt").is_file() == (when == "validation")
-    assert agent.env_steps == {"validation": 296, "warm-up": 4 * 300}.get(when, 0)
+    assert agent.env_steps == {"validation": 296, "warm-up": 4 * 301}.get(when, 0)
 
 
 def test_checkpoint_before_nan_is_kept(tmp_path):
@@ -627,10 +627,10 @@ def test_checkpoint_before_nan_is_kept(tmp_path):
                 batch.reward.fill_(math.inf)
 
     trainer = Trainer(max_epochs=2, num_sanity_val_steps=0, callbacks=[Broken(), checkpoint], **QUIET)
-    agent = small_agent()
+    agent = small_agent(loss="mse")
     with (
-        pytest.warns(UserWarning, match="last.ckpt is not written, and stays"),
-        pytest.raises(ValueError, match=r"train/loss is (inf|nan) at environment step 180: the last"),
+        pytest.warns(UserWarning, match="no checkpoint is written, and those from before are kept"),
+        pytest.raises(ValueError, match=r"train/loss is (inf|nan) at environment step 180: lower model"),
     ):
         trainer.fit(agent)
     kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
