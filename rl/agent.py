@@ -61,6 +61,7 @@ class Agent(LitModule):
         self.env_steps, self.gradient_steps = 0, 0  # so far, of all processes
         self.train_returns: list[tuple[int, float]] = []  # (env_steps, mean of the training episodes) of every epoch
         self.eval_returns: list[tuple[int, float]] = []  # (env_steps, mean of the greedy episodes) of every validation
+        self.env_constants: dict[str, Any] = {}  # at the start of training
         self.rollout_length = 0  # steps of every environment since the last training step
         self.buffer: ReplayBuffer | None = None
         self.eval_envs: VectorEnv | None = None

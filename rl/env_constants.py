@@ -73,8 +73,8 @@ def fresh_constants(**settings: Any) -> dict[str, Any]:
 
 
 def find_changes(old: dict[str, Any], **settings: Any) -> str:
-    """What has changed in an environment since its constants were `old`, in words; empty, if nothing."""
-    if not (changed := changed_constants(old, new := fresh_constants(**settings))):
+    """What has changed in an environment since its constants were `old`, in words; empty, if nothing, or not known."""
+    if not old or not (changed := changed_constants(old, new := fresh_constants(**settings))):
         return ""
     drawn = changed_constants(new, fresh_constants(**settings))  # whenever one is made, which tells nothing
     return format_list([f"{name}: {values}" for name, values in changed.items() if name not in drawn])

@@ -31,7 +31,8 @@ REFUSED |= {
     ("dqn_pong", "env_id"): "AtariPreprocessing|frame-skipping|cannot make CartPole-v1",
     ("dqn_pong", "frameskip"): "Disable frame-skipping",
 }
-OTHERS = {"AtariPreprocessing": "GrayscaleObservation"} | {
+OTHERS = {"tanh": "relu", "mse": "huber", "pixel": "permuted_pixel", "olivetti": "lfw", "lfw": "olivetti"}
+OTHERS |= {"AtariPreprocessing": "GrayscaleObservation"}
     "tanh": "relu",
     "mse": "huber",
     "pixel": "permuted_pixel",
