@@ -33,12 +33,6 @@ REFUSED |= {
 }
 OTHERS = {"tanh": "relu", "mse": "huber", "pixel": "permuted_pixel", "olivetti": "lfw", "lfw": "olivetti"}
 OTHERS |= {"AtariPreprocessing": "GrayscaleObservation"}
-    "tanh": "relu",
-    "mse": "huber",
-    "pixel": "permuted_pixel",
-    "olivetti": "lfw",
-    "lfw": "olivetti",
-}
 
 
 def keywords(section: dict, option: str) -> Iterator[tuple[str, object]]:
