@@ -340,9 +340,11 @@ def cartpole(results: Results) -> list[str]:
 def agents(results: Results) -> list[str]:
     """DQN on other environments."""
     lines = []
-    for name, config in (("MountainCar", "mountaincar"), ("LunarLander", "lunarlander"), ("Acrobot", "acrobot")):
+    names = {"MountainCar": 1, "LunarLander": 1, "Acrobot": 1, "FrozenLake": 3}  # decimals of their returns
+    for name, decimals in names.items():
+        config = name.lower()
         found = results.part("dqn", f"dqn_{config}", f" --only ours --config dqn_{config}.yaml")
-        returns = ", ".join(map(number(1), found["final_return"]))
+        returns = ", ".join(map(number(decimals), found["final_return"]))
         link = results.link(f"configs/dqn_{config}.yaml")
         lines.append([name, link, returns, spread(found["seconds"], number(0), " s")])
     return rows(["environment", "config", "return at the end, of each seed", "training"], *lines)

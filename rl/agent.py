@@ -11,20 +11,26 @@ from gymnasium.vector import VectorEnv
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.strategies import FSDPStrategy
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 from typing_extensions import override
 
+from lit_models.common.messages import inform
 from lit_models.module import LitModule
 from lit_models.training.schedule import LRSchedulerCallable, monitored
 from rl.buffers import ReplayBuffer
 from rl.callbacks import EpisodeVideo, ReturnPlot
+from rl.env_constants import find_changes, fresh_constants
 from rl.env_state import get_env_state, set_env_state
-from rl.envs import check_spaces, is_vectorized, make_env, make_vector_env
+from rl.envs import check_spaces, describe_env, describe_vectorization, make_env, make_vector_env, own_vector_form
 from rl.evaluation import play_episode, play_episodes
 from rl.rollout import Collector, Step
 
+ENV_SETTINGS = ("env_id", "env_options", "wrappers", "grayscale", "frame_stack")
+# Seeds of environments are below 2^31, as some want them, also when the number of one or of an episode is added.
+SEEDS = 2**31 - 2**20
 COUNTERS = ("env_steps", "gradient_steps", "train_returns", "eval_returns")  # over the whole run
 
 
@@ -36,10 +42,10 @@ class Agent(LitModule):
     `training_step`, with manual optimization, which counts its `gradient_steps`, adds to `means`, and calls
     `step_schedules`.
 
-    It has these keywords, which the base reads from its hyperparameters: `env_id`, `env_options`, `num_envs`,
-    `vectorization`, `grayscale`, `frame_stack`, `rollout_steps`, `gradient_steps`, `max_grad_norm`, `steps_per_epoch`,
-    `eval_episodes`, `eval_video`, `test_episodes`, and with replay `save_replay`. Curves are drawn over the environment
-    steps of all processes, among them those that only reset an environment.
+    It has these keywords, which the base reads from its hyperparameters: those of `ENV_SETTINGS`, `num_envs`,
+    `vectorization`, `rollout_steps`, `gradient_steps`, `max_grad_norm`, `steps_per_epoch`, `eval_episodes`,
+    `eval_max_steps`, `eval_video`, `test_episodes`, and with replay `save_replay`. Curves are drawn over the
+    environment steps of all processes, among them those that only reset an environment.
     """
 
     task = "reinforcement learning"
@@ -47,7 +53,7 @@ class Agent(LitModule):
     lr_monitor = False  # the learning rate is logged over environment steps
     resume_may_change = frozenset({"save_replay"})
     action_spaces: ClassVar[tuple[type[spaces.Space], ...]]  # the kinds that it takes
-    resume_must_match: ClassVar[tuple[str, ...]] = ("num_envs",)  # hyperparameters
+    resume_must_match: ClassVar[tuple[str, ...]] = (*ENV_SETTINGS, "num_envs", "vectorization")  # hyperparameters
 
     def __init__(self, optimizer: OptimizerCallable, lr_scheduler: LRSchedulerCallable | None) -> None:
         super().__init__(optimizer, lr_scheduler)
@@ -55,17 +61,19 @@ class Agent(LitModule):
         self.env_steps, self.gradient_steps = 0, 0  # so far, of all processes
         self.train_returns: list[tuple[int, float]] = []  # (env_steps, mean of the training episodes) of every epoch
         self.eval_returns: list[tuple[int, float]] = []  # (env_steps, mean of the greedy episodes) of every validation
+        self.env_constants: dict[str, Any] = {}  # at the start of training
+        self.rollout_length = 0  # steps of every environment since the last training step
         self.buffer: ReplayBuffer | None = None
         self.eval_envs: VectorEnv | None = None
         self.video_folder: str | None = None  # where `predict` writes videos, if anywhere
 
     def inspect_env(self) -> None:
         """Makes an environment, to see whether there is one, and takes over its spaces."""
-        names = ("env_id", "env_options", "grayscale", "frame_stack")
-        self.env_settings = {name: self.hparams[name] for name in names}
+        self.env_settings = {name: self.hparams[name] for name in ENV_SETTINGS}
         with contextlib.closing(make_env(**self.env_settings)) as env:
             check_spaces(self.hparams.env_id, env, type(self).__name__, self.action_spaces)
             self.observation_space, self.action_space = env.observation_space, env.action_space
+            self.description = describe_env(env)
         space = self.observation_space
         self.example_input_array = torch.from_numpy(np.zeros((1, *space.shape), dtype=space.dtype))
 
@@ -92,8 +100,13 @@ class Agent(LitModule):
     @torch.no_grad()
     def act(self, observation: np.ndarray | Tensor) -> np.ndarray:
         """The greedy actions `(batch, ...)` for observations `(batch, ...)`, or one for one."""
-        observation = torch.as_tensor(observation, device=self.device)
+        observation, shape = torch.as_tensor(observation, device=self.device), self.observation_space.shape
         single = observation.dim() < self.example_input_array.dim()
+        if observation.shape[0 if single else 1 :] != shape:
+            raise ValueError(
+                f"an observation has the shape {tuple(observation.shape)}, not {shape}: play in an environment of "
+                "rl.envs.make_env(**agent.env_settings)"
+            )
         action = self.greedy(observation[None] if single else observation).cpu().numpy()
         return action[0] if single else action
 
@@ -117,7 +130,7 @@ class Agent(LitModule):
             network.compile(*args, **options)
 
     def setup(self, stage: str) -> None:
-        """Makes the training environments and the buffer of this process."""
+        """Makes the training environments and the buffer of this process, and says what is played."""
         name = type(self).__name__
         if self.trainer.datamodule is not None:
             raise ValueError(
@@ -130,18 +143,22 @@ class Agent(LitModule):
             )
         super().setup(stage)
         if stage != "fit":
+            inform(self.description)
             return
+        self.env_constants = fresh_constants(**self.env_settings)
         seed = self.seed_for("train")
         self.rng = np.random.default_rng(seed)
         self.buffer = self.make_buffer(seed)
         options = {name: self.hparams[name] for name in ("num_envs", "vectorization")}
-        self.collector = Collector(make_vector_env(**options, **self.env_settings), seed)
+        envs = make_vector_env(**options, **self.env_settings)
+        inform(f"{self.description}; {describe_vectorization(envs)}")
+        self.collector = Collector(envs, seed)
 
     def seed_for(self, purpose: str) -> int:
         """A seed from the run's, another one for every purpose, `train`, `eval` or `test`, and process."""
         number = ("train", "eval", "test").index(purpose)
         sequence = np.random.SeedSequence([torch.initial_seed() % 2**64, number, self.global_rank])
-        return int(sequence.generate_state(1)[0])
+        return int(sequence.generate_state(1)[0]) % SEEDS
 
     @override
     def plots(self) -> list[Callback]:
@@ -164,10 +181,19 @@ class Agent(LitModule):
         steps = self.hparams.gradient_steps
         return min(planned, math.ceil(trainer.max_steps / steps) * steps)  # a training step takes all of its own
 
+    def policy(self, observation: np.ndarray) -> np.ndarray:
+        """The greedy actions of an evaluation, which ends where the process is to end."""
+        if self.trainer.received_sigterm:  # Lightning looks after a batch
+            raise SIGTERMException
+        return self.act(observation)
+
     def step_envs(self, action: np.ndarray) -> Step:
         """Steps the training environments, and counts it."""
+        if self.rollout_length >= self.hparams.rollout_steps and self.trainer.received_sigterm:
+            raise SIGTERMException  # in a warm-up; a rollout is finished, so that a resumed run is exact
         step = self.collector.collect(action, self.env_steps)
         self.env_steps += self.hparams.num_envs * self.trainer.world_size
+        self.rollout_length += 1
         return step
 
     def step_schedules(self, interval: str) -> None:
@@ -204,6 +230,16 @@ class Agent(LitModule):
         if self.buffer is not None and self.hparams.save_replay:
             size = self.buffer.nbytes / 1e6
             rank_zero_info(f"A checkpoint takes up to {size:,.1f} MB for the replay: model.save_replay")
+
+    @override
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.rollout_length = 0
+        for name, total in self.means.totals.get("train", {}).items():
+            if not math.isfinite(total):
+                raise ValueError(
+                    f"train/{name} is {total.item()} at environment step {self.env_steps}: lower model.optimizer.lr, "
+                    "set model.max_grad_norm, or have smaller rewards (checkpoints hold finite weights alone)"
+                )
 
     @override
     def on_train_epoch_end(self) -> None:
@@ -257,7 +293,9 @@ class Agent(LitModule):
         """Plays a greedy episode, and returns one row: its number, seed, return, length, and whether it terminated."""
         episode = batch.item()
         seed = self.seed_for("test") + episode
-        total, length, terminated = play_episode(self.predict_env, self.act, seed)
+        total, length, terminated = play_episode(
+            self.predict_env, self.policy, seed, max_steps=self.hparams.eval_max_steps
+        )
         return [{"episode": episode, "seed": seed, "return": total, "length": length, "terminated": terminated}]
 
     @override
@@ -275,7 +313,7 @@ class Agent(LitModule):
     @override
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        checkpoint |= {name: getattr(self, name) for name in COUNTERS}
+        checkpoint |= {name: getattr(self, name) for name in (*COUNTERS, "env_constants")}
 
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -285,6 +323,11 @@ class Agent(LitModule):
             raise ValueError(f"the checkpoint's agent plays {saved}, not {given}")
         for name in COUNTERS:
             setattr(self, name, checkpoint[name])
+        if self._trainer and (found := find_changes(checkpoint.get("env_constants", {}), **self.env_settings)):
+            message = f"{given} is not as it was at the checkpoint ({found})"
+            if self.trainer.training:
+                raise ValueError(f"{message}: undo that, or start a new run without --ckpt_path")
+            rank_zero_warn(f"{message}: returns are those of the environment as it is now")
 
     def training_state(self) -> dict[str, Any]:
         """What a checkpoint holds of this process, beyond weights and counters, to resume exactly."""
@@ -311,17 +354,16 @@ class Agent(LitModule):
             rank_zero_info(f"The state of {self.hparams.env_id} cannot be saved: its environments start new episodes")
             if self.buffer is not None:
                 self.buffer.drop_pending()
-            self.collector.reset((self.seed_for("train") + self.env_steps) % 2**32)  # not the first episodes again
+            self.collector.reset((self.seed_for("train") + self.env_steps) % SEEDS)  # not the first episodes again
         self.rng = set_env_state(self.rng, state["rng"])
 
     def _evaluate(self, episodes: int, purpose: str) -> tuple[np.ndarray, np.ndarray]:
-        hp = self.hparams
+        hp, settings = self.hparams, self.env_settings
         if self.eval_envs is None:
-            vectorized = is_vectorized(hp.env_id, hp.grayscale, hp.frame_stack)
             # One environment per episode is fastest where they are arrays; else each waits for the longest.
-            count = min(episodes, 100 if vectorized else hp.num_envs)
-            self.eval_envs = make_vector_env(num_envs=count, **self.env_settings)
-        return play_episodes(self.eval_envs, self.act, episodes, self.seed_for(purpose))
+            own = own_vector_form(num_envs=min(episodes, 100), **settings)
+            self.eval_envs = own or make_vector_env(num_envs=min(episodes, hp.num_envs), **settings)
+        return play_episodes(self.eval_envs, self.policy, episodes, self.seed_for(purpose), hp.eval_max_steps)
 
     def _log(self, metrics: dict[str, Any]) -> None:
         device = self.device if self.trainer.world_size > 1 else None  # where processes exchange it

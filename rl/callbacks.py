@@ -25,7 +25,8 @@ class ReturnPlot(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: "Agent") -> None:
         from lit_models.training import figures, plots  # matplotlib takes half a second to import
 
-        for writer in plots.tensorboard_writers(trainer) if hasattr(pl_module, "train_returns") else []:
+        returns = [*getattr(pl_module, "train_returns", ()), *getattr(pl_module, "eval_returns", ())]
+        for writer in plots.tensorboard_writers(trainer) if returns else []:
             figure = figures.plot_returns(pl_module.train_returns, pl_module.eval_returns)
             writer.add_figure("returns", figure, pl_module.env_steps)
 
@@ -44,7 +45,8 @@ class EpisodeVideo(Callback):
             return
         frames: list[np.ndarray] = []
         with contextlib.closing(make_env(**pl_module.env_settings, render=True)) as env:
-            play_episode(env, pl_module.act, pl_module.seed_for("eval"), frames)
+            seed, most = pl_module.seed_for("eval"), pl_module.hparams.eval_max_steps
+            play_episode(env, pl_module.policy, seed, frames, most)
             content = encode_gif(frames, env.metadata.get("render_fps", 30))
         height, width, _ = frames[0].shape
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)

@@ -11,6 +11,7 @@ Legend: N - environments, G - gradient steps per training step, B - transitions 
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from functools import partial
 from typing import Annotated, Any, Literal
 
@@ -32,14 +33,14 @@ from rl.networks import Activation, QNetwork, is_image
 
 
 class DQN(Agent):
-    """Deep Q-learning in any gymnasium environment with discrete actions and a `Box` of observations.
+    """Deep Q-learning in any gymnasium environment with discrete actions.
 
-    It brings its own data: `Trainer(max_epochs=50).fit(DQN("CartPole-v1"))`. A training step takes several optimizer
-    steps, since a Trainer's step costs more than one of so small a network.
+    It brings its own data: `Trainer(max_epochs=50).fit(DQN("CartPole-v1"))`.
 
     Args:
-        env_id: Gymnasium id. Observations are used as they are; `uint8` of two dimensions or more are images.
+        env_id: Gymnasium id. Observations of `uint8` with two dimensions or more are images; others are flattened.
         env_options: Keywords of the environment, such as `max_episode_steps`.
+        wrappers: Wrappers, innermost first: class paths, gymnasium's by name, or with `class_path` and `init_args`.
         num_envs: Number of training environments, N.
         vectorization: Training environments without a vectorized form run in one process (`sync`) or many (`async`).
         grayscale: Convert images to grayscale.
@@ -68,6 +69,7 @@ class DQN(Agent):
         epsilon_steps: Environment steps over which the exploration rate falls linearly from 1.
         steps_per_epoch: Environment steps per epoch, rounded to whole training steps.
         eval_episodes: Greedy episodes per validation and process.
+        eval_max_steps: Steps of a greedy episode that is taken for one without end, which is an error.
         eval_video: Show one of them in TensorBoard; needs the extra `video`.
         test_episodes: Greedy episodes of `test` and `predict`.
         save_replay: Save the replay buffer in checkpoints; a resumed run fills a new one otherwise.
@@ -80,12 +82,13 @@ class DQN(Agent):
 
     output_name = "values"
     action_spaces = (spaces.Discrete,)
-    resume_must_match = ("num_envs", "buffer_size", "n_steps", "gamma", "prioritized")
+    resume_must_match = (*Agent.resume_must_match, "buffer_size", "n_steps", "gamma", "prioritized")
 
     def __init__(
         self,
         env_id: str = "CartPole-v1",
         env_options: dict[str, Any] | None = None,
+        wrappers: list[str | dict[str, Any]] | None = None,
         num_envs: PositiveInt = 8,
         vectorization: Literal["sync", "async"] = "sync",
         grayscale: bool = False,
@@ -114,6 +117,7 @@ class DQN(Agent):
         epsilon_steps: NonNegativeInt = 10_000,
         steps_per_epoch: PositiveInt = 2_000,
         eval_episodes: PositiveInt = 20,
+        eval_max_steps: PositiveInt = 100_000,
         eval_video: bool = False,
         test_episodes: PositiveInt = 100,
         save_replay: bool = True,
@@ -129,13 +133,10 @@ class DQN(Agent):
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.inspect_env()
         self.num_actions, self.action_start = int(self.action_space.n), int(self.action_space.start)
-        space = self.observation_space
-        numbers = (space.shape, is_image(space), self.num_actions, hidden_sizes, activation, layer_norm, dueling)
-        self.network = QNetwork(*numbers)
-        self.target = QNetwork(*numbers).requires_grad_(False)
-        self.ema_network = QNetwork(*numbers).requires_grad_(False) if ema_decay else None
-        for copy in filter(None, (self.target, self.ema_network)):
-            copy.load_state_dict(self.network.state_dict())
+        space, actions = self.observation_space, self.num_actions
+        self.network = QNetwork(space.shape, is_image(space), actions, hidden_sizes, activation, layer_norm, dueling)
+        self.target = deepcopy(self.network).requires_grad_(False)
+        self.ema_network = deepcopy(self.target) if ema_decay else None
         self.means = EpochMeans(train=("loss", "q_mean"))
 
     def forward(self, observation: Tensor) -> Tensor:

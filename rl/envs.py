@@ -3,23 +3,37 @@
 import contextlib
 import difflib
 import importlib
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Literal
 
 import gymnasium
+import numpy as np
 from gymnasium import error, spaces
-from gymnasium.vector import AutoresetMode, VectorEnv
-from gymnasium.wrappers import FrameStackObservation, GrayscaleObservation, RecordVideo
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.wrappers import (
+    DtypeObservation,
+    FlattenObservation,
+    FrameStackObservation,
+    GrayscaleObservation,
+    RecordVideo,
+)
 
-from lit_models.common.messages import missing_extra
+from lit_models.common.messages import missing_extra, suggest
+from rl.networks import is_image
 
 # The action spaces that an agent can ask for, as an error message puts them.
 ACTIONS = {spaces.Discrete: "one Discrete choice, not several at once", spaces.Box: "a Box of continuous numbers"}
+NAMESPACES = {"ALE": "ale_py"}  # of environments that a package registers when it is imported
+# Dtypes that torch does not compute with, and the ones that hold their numbers.
+DTYPES = {"uint16": np.int32, "uint32": np.int64, "uint64": np.float64, np.dtype(np.longdouble).name: np.float64}
+
+Wrappers = list[str | dict[str, Any]]
 
 
 @contextlib.contextmanager
-def env_errors(env_id: str, when: str = "") -> Iterator[None]:
+def env_errors(env_id: str, when: str = "", envs: VectorEnv | None = None) -> Iterator[None]:
     """Turns whatever an environment raises, while it is made or `when`, into a ValueError with a way out."""
     try:
         yield
@@ -27,22 +41,57 @@ def env_errors(env_id: str, when: str = "") -> Iterator[None]:
         needed = str(reason).lower()
         if "pygame" in needed or "moviepy" in needed:  # that of rendering Box2D names box2d, too
             raise ValueError(missing_extra("video", "a video")) from reason
-        if "box2d" in needed:
-            raise ValueError(missing_extra("box2d", env_id)) from reason
+        for part, extra in (("box2d", "box2d"), ("opencv", "atari")):
+            if part in needed:
+                raise ValueError(missing_extra(extra, env_id)) from reason
         raise ValueError(f"{env_id} is not complete: {reason}") from reason
     except error.UnregisteredEnv as reason:
-        close = difflib.get_close_matches(env_id, gymnasium.registry, n=3)
-        hint = f"; did you mean {' or '.join(repr(name) for name in close)}?" if close else f": {reason}"
-        raise ValueError(f"there is no environment '{env_id}'{hint}") from reason
+        raise ValueError(f"there is no environment '{env_id}'{find_env(env_id, reason)}") from reason
     except Exception as reason:
+        if isinstance(reason, ModuleNotFoundError) and env_id.startswith("ale_py:") and "ale_py" in str(reason):
+            raise ValueError(missing_extra("atari", env_id)) from reason
+        if isinstance(reason, EOFError | ConnectionError) and (status := end_processes(envs)):
+            raise ValueError(
+                f"{env_id} {when}: a process of its environments has ended ({status}), for lack of memory or by a "
+                "fault of its own: have fewer with model.num_envs, or one process with model.vectorization sync"
+            ) from reason
         where = f"{env_id} {when}: the environment raised" if when else f"cannot make {env_id}:"
-        raise ValueError(f"{where} {type(reason).__name__}: {reason}") from reason
+        hint = ": set model.env_options to {frameskip: 1}" if "frame-skipping" in str(reason) else ""
+        raise ValueError(f"{where} {type(reason).__name__}: {reason}{hint}") from reason
+
+
+def find_env(env_id: str, reason: error.UnregisteredEnv) -> str:
+    """What may have been meant by an id that is not registered."""
+    module, colon, name = env_id.rpartition(":")
+    if isinstance(reason, error.NamespaceNotFound) and not module:
+        namespace = name.partition("/")[0]
+        package = NAMESPACES.get(namespace, "my_module")
+        return (
+            f": the package that registers {namespace} has to be imported, by its name before a colon: {package}:{name}"
+        )
+    if close := difflib.get_close_matches(name, gymnasium.registry, n=3):
+        return f"; did you mean {' or '.join(repr(module + colon + found) for found in close)}?"
+    return f": {reason}" + ("" if module else " One of your own is my_module:Name-v0, where my_module registers it")
+
+
+def end_processes(envs: VectorEnv | None) -> str:
+    """If one of the processes of asynchronous environments has ended, ends the others, and returns how it ended."""
+    processes = getattr(envs, "processes", [])
+    for process in processes:
+        process.join(0.2)  # its pipe is closed before it is gone
+        if not process.is_alive():
+            for other in processes:
+                other.terminate()
+            envs.closed = True  # closing them would wait for an answer
+            return f"signal {-process.exitcode}" if process.exitcode < 0 else f"status {process.exitcode}"
+    return ""
 
 
 def make_env(
     env_id: str,
     *,
     env_options: dict[str, Any] | None = None,
+    wrappers: Wrappers | None = None,
     grayscale: bool = False,
     frame_stack: int = 1,
     render: bool = False,
@@ -52,11 +101,12 @@ def make_env(
 
     With `render` its method of that name returns images; videos of episodes 0, 1, 8, 27, 64, ... go to `video_folder`.
     """
+    found = all_wrappers(wrappers, grayscale, frame_stack)
     with env_errors(env_id):
         # Not every environment has the keyword.
         rendered = {"render_mode": "rgb_array"} if render or video_folder is not None else {}
         env = gymnasium.make(env_id, **(env_options or {}), **rendered)
-        for wrapper in wrappers(grayscale, frame_stack):
+        for wrapper in found:
             env = wrapper(env)
         if video_folder is None:
             return env
@@ -75,6 +125,7 @@ def make_vector_env(
     vectorization: Literal["sync", "async"] = "sync",
     *,
     env_options: dict[str, Any] | None = None,
+    wrappers: Wrappers | None = None,
     grayscale: bool = False,
     frame_stack: int = 1,
 ) -> VectorEnv:
@@ -85,30 +136,82 @@ def make_vector_env(
     other, "same step", hides the last observation in `info`.
 
     They run one after the other (`sync`) or in a process each (`async`). An environment's own vectorized form, which is
-    faster than both, is used where it has one.
+    faster than both, is used where it has one that fits.
     """
+    given = {"env_options": env_options, "wrappers": wrappers, "grayscale": grayscale, "frame_stack": frame_stack}
+    if (envs := own_vector_form(env_id, num_envs, **given)) is not None:
+        return envs
+    if vectorization == "async":  # gymnasium prints what a process has raised, which is raised again
+        warnings.filterwarnings("ignore", message="(?s).*ERROR: (Received the following error from|Traceback|Raising)")
+    wrap = all_wrappers(wrappers, grayscale, frame_stack)
     with env_errors(env_id):
-        mode = "vector_entry_point" if is_vectorized(env_id, grayscale, frame_stack) else vectorization
-        wrap = wrappers(grayscale, frame_stack)
-        envs = gymnasium.make_vec(env_id, num_envs, mode, wrappers=wrap, **(env_options or {}))
-    mode = envs.metadata.get("autoreset_mode")
-    if mode != AutoresetMode.NEXT_STEP:
-        raise ValueError(f"{env_id} resets itself in another way than gymnasium's 'next step': {mode}")
-    return envs
+        return gymnasium.make_vec(env_id, num_envs, vectorization, wrappers=wrap, **(env_options or {}))
 
 
-def is_vectorized(env_id: str, grayscale: bool, frame_stack: int) -> bool:
-    """Whether the environment's own vectorized form can be used, which no wrapper fits."""
-    module, _, name = env_id.rpartition(":")
-    if module:
-        importlib.import_module(module)  # which registers it
-    return gymnasium.spec(name).vector_entry_point is not None and not wrappers(grayscale, frame_stack)
+def own_vector_form(
+    env_id: str,
+    num_envs: int,
+    *,
+    env_options: dict[str, Any] | None = None,
+    wrappers: Wrappers | None = None,
+    grayscale: bool = False,
+    frame_stack: int = 1,
+) -> VectorEnv | None:
+    """An environment's own vectorized form, if it has one with the spaces of the single environment."""
+    if wrappers or grayscale or frame_stack > 1:  # which do not fit it
+        return None
+    with contextlib.closing(make_env(env_id, env_options=env_options)) as env:
+        if env.spec.vector_entry_point is None:
+            return None
+        try:
+            envs = gymnasium.make_vec(env_id, num_envs, "vector_entry_point", **(env_options or {}))
+        except Exception:  # it may lack a package, or an option, which the single environment does not
+            return None
+        alike = (envs.single_observation_space, envs.single_action_space) == (env.observation_space, env.action_space)
+    if alike and envs.metadata.get("autoreset_mode") == AutoresetMode.NEXT_STEP:
+        return envs
+    envs.close()
+    return None
 
 
-def wrappers(grayscale: bool, frame_stack: int) -> list[Any]:
-    """Gymnasium's wrappers for images, innermost first."""
-    wrap: list[Any] = [GrayscaleObservation] if grayscale else []
-    return [*wrap, partial(FrameStackObservation, stack_size=frame_stack)] if frame_stack > 1 else wrap
+def all_wrappers(wrappers: Wrappers | None, grayscale: bool, frame_stack: int) -> list[Callable[..., gymnasium.Env]]:
+    """All that an environment is wrapped in, innermost first: the wrappers that were asked for, then those we need."""
+    found = [find_wrapper(wrapper) for wrapper in wrappers or ()]
+    found += [as_numbers, GrayscaleObservation] if grayscale else [as_numbers]
+    return [*found, partial(FrameStackObservation, stack_size=frame_stack)] if frame_stack > 1 else found
+
+
+def find_wrapper(wrapper: str | dict[str, Any]) -> Callable[..., gymnasium.Env]:
+    """The wrapper of a class path, or of a dictionary of `class_path` and `init_args`; gymnasium's by their names."""
+    given = {"class_path": wrapper} if isinstance(wrapper, str) else wrapper
+    if not isinstance(path := given.get("class_path"), str) or given.keys() - {"class_path", "init_args"}:
+        raise ValueError(f"wrappers: {wrapper} is neither a class path nor {{class_path: ..., init_args: {{...}}}}")
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module or "gymnasium.wrappers"), name)
+    except (ImportError, AttributeError) as reason:
+        hint = f": {reason}" if module else suggest(name, gymnasium.wrappers.__all__)
+        raise ValueError(f"wrappers: there is no wrapper '{path}'{hint}") from reason
+    if not (isinstance(found, type) and issubclass(found, gymnasium.Wrapper)):
+        raise ValueError(f"wrappers: {path} is no gymnasium.Wrapper")
+    # Sizes and shapes are tuples, where files and hyperparameters have lists.
+    arguments = given.get("init_args") or {}
+    tuples = {key: tuple(value) for key, value in arguments.items() if isinstance(value, list)}
+    return partial(found, **arguments | tuples)
+
+
+def as_numbers(env: gymnasium.Env) -> gymnasium.Env:
+    """Makes observations one Box of a dtype that torch has: flattens others, so that choices become one-hot."""
+    space = env.observation_space
+    if not isinstance(space, spaces.Box) or not space.shape:
+        if not space.is_np_flattenable:
+            return env  # check_spaces says it
+        env = FlattenObservation(env)
+        low, high = env.observation_space.low.min(), env.observation_space.high.max()
+        if np.issubdtype(env.observation_space.dtype, np.integer) and low >= 0 and high <= 1:
+            return DtypeObservation(env, np.int8)  # one-hot: a replay buffer holds many
+    dtype = DTYPES.get(env.observation_space.dtype.name)
+    return env if dtype is None else DtypeObservation(env, dtype)
 
 
 def check_spaces(env_id: str, env: gymnasium.Env, agent: str, action_spaces: tuple[type[spaces.Space], ...]) -> None:
@@ -122,10 +225,26 @@ def check_spaces(env_id: str, env: gymnasium.Env, agent: str, action_spaces: tup
             )
         taken = " or ".join(ACTIONS[kind] for kind in action_spaces)
         raise ValueError(f"the actions of {env_id} are {action}: {agent} takes {taken}")
-    if isinstance(observation, spaces.Dict | spaces.Tuple):
-        raise ValueError(
-            f"the observations of {env_id} are a {type(observation).__name__} of several: register it with gymnasium's "
-            "wrapper FlattenObservation, which makes one Box of them"
-        )
     if not isinstance(observation, spaces.Box):
-        raise ValueError(f"the observations of {env_id} are {observation}: {agent} takes a Box of numbers")
+        raise ValueError(
+            f"the observations of {env_id} are {observation}, which cannot be flattened to a Box of numbers: make "
+            "one of them with model.wrappers"
+        )
+
+
+def describe_env(env: gymnasium.Env) -> str:
+    """The kinds of observations and actions of an environment, and its time limit, in words."""
+    observation, action, most = env.observation_space, env.action_space, env.spec.max_episode_steps
+    size, raw = "x".join(map(str, observation.shape)), env.unwrapped.observation_space
+    seen = f"images of {size} pixels" if is_image(observation) else f"{size} numbers ({observation.dtype})"
+    if not isinstance(raw, spaces.Box):
+        seen = f"{size} numbers (flattened from {raw if len(str(raw)) < 50 else type(raw).__name__})"
+    chosen = f"{action.n} actions" if isinstance(action, spaces.Discrete) else f"actions in {action}"
+    limit = f"at most {most:,} steps per episode" if most else "no step limit (env_options.max_episode_steps)"
+    return f"{env.spec.id}: observations of {seen}, {chosen}, {limit}"
+
+
+def describe_vectorization(envs: VectorEnv) -> str:
+    """How many environments train, and how they are stepped together, in words."""
+    forms = {SyncVectorEnv: "in one process", AsyncVectorEnv: "in a process each"}
+    return f"{envs.num_envs} for training, {forms.get(type(envs), 'vectorized by itself')}"

@@ -20,7 +20,7 @@ Activation = Literal["relu", "silu", "tanh"]
 class QNetwork(nn.Module):
     """Q-values of a number of actions, from observations that are images in 0..255 or not.
 
-    The shape of an image is `(height, width)`, with channels last `(..., 1 or 3)` or first, and with those of a frame
+    The shape of an image is `(height, width)`, with channels last `(..., 1 or 3)` or first, and with the frames of a
     stack before them `(frames, height, width, channels)`. Layer normalization (Ba et al. 2016,
     https://arxiv.org/abs/1607.06450) has no learned scale and shift. Dueling Q-values are the state's value plus the
     advantages of the actions minus their mean.
@@ -76,7 +76,10 @@ def make_convolutions(shape: Sequence[int]) -> nn.Sequential:
     """DQN's convolutions, for images of the shape `(batch, channels, height, width)`."""
     _, channels, height, width = shape
     if min(height, width) < 36:
-        raise ValueError(f"images of {height}x{width} pixels are too small: the convolutions take 36 or more")
+        raise ValueError(
+            f"images of {height}x{width} pixels are too small: the convolutions take 36 or more; model.wrappers "
+            "[FlattenObservation] makes numbers of them"
+        )
     layers = [nn.Conv2d(channels, 32, 8, stride=4), nn.ReLU(), nn.Conv2d(32, 64, 4, stride=2), nn.ReLU()]
     return nn.Sequential(*layers, nn.Conv2d(64, 64, 3), nn.ReLU())
 
@@ -85,6 +88,10 @@ def as_channels(images: Tensor) -> Tensor:
     """Images `(batch, ...)` of any layout as `(batch, channels, height, width)`; stacked frames become channels."""
     if images.dim() == 3:
         return images.unsqueeze(1)
-    if images.dim() == 5:  # (batch, frames, height, width, channels)
-        return images.permute(0, 1, 4, 2, 3).flatten(1, 2)
-    return images.movedim(-1, 1) if images.shape[-1] < images.shape[1] else images
+    if images.dim() > 5:
+        shape = tuple(images.shape[1:])
+        raise ValueError(f"observations of shape {shape} are no images: set model.wrappers [FlattenObservation]")
+    channels_last = images.shape[-1] < images.shape[-3]
+    if images.dim() == 5:  # (batch, frames, height, width, channels), or with the channels before the height
+        return (images.movedim(-1, 2) if channels_last else images).flatten(1, 2)
+    return images.movedim(-1, 1) if channels_last else images

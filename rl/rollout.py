@@ -10,6 +10,7 @@ from torch import Tensor
 from rl.env_state import get_env_state, set_env_state
 from rl.envs import env_errors
 
+FLOAT32_MAX = float(np.finfo(np.float32).max)
 FIELDS = ("observation", "done", "episode_return", "episode_length")  # where each environment is
 
 
@@ -77,7 +78,7 @@ class Collector:
 def reset(envs: VectorEnv, seed: int) -> np.ndarray:
     """Resets N environments: their first observations `(N, ...)`."""
     env_id, when = envs.spec.id, "at its start"
-    with env_errors(env_id, when):
+    with env_errors(env_id, when, envs):
         observation = envs.reset(seed=seed)[0]
     check_finite(f"{env_id} {when}", "observation", observation)
     return observation
@@ -86,7 +87,7 @@ def reset(envs: VectorEnv, seed: int) -> np.ndarray:
 def step(envs: VectorEnv, action: np.ndarray, env_steps: int) -> tuple[np.ndarray, ...]:
     """Steps N environments: their observations `(N, ...)`, rewards, terminated and truncated, `(N,)` each."""
     env_id, when = envs.spec.id, f"at step {env_steps}"
-    with env_errors(env_id, when):
+    with env_errors(env_id, when, envs):
         observation, reward, terminated, truncated, _ = envs.step(action)
     check_finite(f"{env_id} {when}", "observation", observation)
     check_finite(f"{env_id} {when}", "reward", reward)
@@ -94,7 +95,16 @@ def step(envs: VectorEnv, action: np.ndarray, env_steps: int) -> tuple[np.ndarra
 
 
 def check_finite(where: str, name: str, value: np.ndarray) -> None:
-    """Raises a ValueError if `value`, `(N, ...)`, has an infinite number or NaN."""
-    if value.dtype.kind == "f" and not np.isfinite(value).all():
-        wrong = np.flatnonzero(~np.isfinite(value.reshape(len(value), -1)).all(axis=1))[0]
-        raise ValueError(f"{where}: environment {wrong} of {len(value)} returned the {name} {value[wrong]}")
+    """Raises a ValueError if `value`, `(N, ...)`, has NaN or a number that is infinite as float32, our dtype."""
+    if value.dtype.kind != "f" or (fits := fits_float32(value)).all():
+        return
+    wrong = np.flatnonzero(~fits.reshape(len(value), -1).all(axis=1))[0]
+    number = f"environment {wrong} of {len(value)}" if len(value) > 1 else "the environment"
+    shown = " ".join(np.array2string(value[wrong], threshold=20).split())
+    beyond = ", of which float32 holds none beyond 3.4e38" if np.isfinite(value[wrong]).all() else ""
+    raise ValueError(f"{where}: {number} returned the {name} {shown}{beyond}")
+
+
+def fits_float32(value: np.ndarray) -> np.ndarray:
+    """Where an array of floats is finite as float32."""
+    return np.abs(value) <= FLOAT32_MAX if value.itemsize > 4 else np.isfinite(value)

@@ -17,6 +17,8 @@ WITHOUT_EFFECT = {
     "path": "where the data are",
     "download": "how the data got there",
     "cache_on_device": "where the data are kept",
+    "save_replay": "what a checkpoint holds",
+    "test_episodes": "how long a test takes",
     "fused": "how the optimizer's step is computed",
 }
 # What is refused, if it is changed by itself, and with which words.
@@ -25,7 +27,12 @@ REFUSED = {
     ("face_lfw", "image_size"): "image_size",
     ("face_lfw", "detect"): "no image of person 0|needs the extra faces",  # the pictures are of noise
 }
+REFUSED |= {
+    ("dqn_pong", "env_id"): "AtariPreprocessing|frame-skipping|cannot make CartPole-v1",
+    ("dqn_pong", "frameskip"): "Disable frame-skipping",
+}
 OTHERS = {"tanh": "relu", "mse": "huber", "pixel": "permuted_pixel", "olivetti": "lfw", "lfw": "olivetti"}
+OTHERS |= {"AtariPreprocessing": "GrayscaleObservation"}
 
 
 def keywords(section: dict, option: str) -> Iterator[tuple[str, object]]:
@@ -84,6 +91,8 @@ def options(path):
 def test_every_keyword_of_a_config_has_an_effect(path, own_data, tmp_path):
     if path.stem == "dqn_lunarlander":
         pytest.importorskip("Box2D", reason="needs the extra box2d")
+    if path.stem == "dqn_pong":
+        pytest.importorskip("ale_py", reason="needs the extra atari")
     if path.stem == "face_olivetti":
         pytest.importorskip("sklearn", reason="needs the extra face-data")
     batches = 15 if path.stem.startswith("dqn") else 4  # an agent updates its target network after some

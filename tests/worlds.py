@@ -1,8 +1,12 @@
 """Small environments whose values are known, or that go wrong; importing it registers them."""
 
+import os
+
 import gymnasium
 import numpy as np
 from gymnasium import spaces
+
+RATE = 1  # that methods read
 
 
 class TwoStates(gymnasium.Env):
@@ -71,6 +75,61 @@ class Screen(gymnasium.Env):
         return np.full((40, 36, 3), 200 if self.bright else 20, np.uint8)
 
 
+class Odd(gymnasium.Env):
+    """Observations are drawn from a space, or given; so is the reward; episodes are of some steps, or endless."""
+
+    action_space = spaces.Discrete(2)
+    pay = 1  # of the class
+
+    def __init__(self, space=None, seen=None, reward=1.0, length=5, ends_process=None, factor=1):
+        self.observation_space = space or spaces.Box(0, 1, (2,), np.float32)
+        self.seen, self.reward, self.length, self.ends_process, self.factor = seen, reward, length, ends_process, factor
+        self.drawn = np.random.random()  # another one whenever it is made
+        self.rates = {"tax": 0.5}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        assert seed is None or seed < 2**31
+        self.observation_space.seed(seed)
+        self.steps = 0
+        return self.observation_space.sample(), {}
+
+    def step(self, action):
+        self.steps += 1
+        if self.steps == self.ends_process:
+            os._exit(7)
+        seen = self.observation_space.sample()
+        if self.seen is not None and self.steps == 4:
+            seen[:] = self.seen
+        reward = self.reward * self.factor * wage(self.pay) * self.rates["tax"] * 2
+        return seen, reward, False, self.steps == self.length, {}
+
+
+def wage(pay):
+    return pay * RATE
+
+
+class Multiplied(gymnasium.Wrapper):
+    """A wrapper of one's own."""
+
+    def __init__(self, env, times=1):
+        super().__init__(env)
+        self.times = times
+
+    def step(self, action):
+        seen, reward, *rest = self.env.step(action)
+        return seen, self.times * reward, *rest
+
+
+class Vectorized(Odd):
+    """Whose vectorized form sees something else than it."""
+
+    @staticmethod
+    def make(num_envs, **options):
+        space = spaces.Box(0, 1, (3,), np.float32)
+        return gymnasium.vector.SyncVectorEnv([lambda: Odd(space)] * num_envs)
+
+
 class Other(Wages):
     """With a space that DQN does not take."""
 
@@ -93,7 +152,7 @@ gymnasium.register("TwoStates-v0", TwoStates)
 gymnasium.register("Wages-v0", Wages)
 gymnasium.register("Screen-v0", Screen)
 gymnasium.register("Emulator-v0", Emulator)
-gymnasium.register("DictSeen-v0", Other, kwargs={"observation": spaces.Dict(place=box, speed=box)})
-gymnasium.register("TupleSeen-v0", Other, kwargs={"observation": spaces.Tuple((box, box))})
-gymnasium.register("NumberSeen-v0", Other, kwargs={"observation": spaces.Discrete(3)})
+gymnasium.register("Odd-v0", Odd)
+gymnasium.register("Vectorized-v0", Vectorized, vector_entry_point=Vectorized.make)
+gymnasium.register("GraphSeen-v0", Other, kwargs={"observation": spaces.Graph(box, box)})
 gymnasium.register("ManyActions-v0", Other, kwargs={"action": spaces.MultiDiscrete([2, 2])})

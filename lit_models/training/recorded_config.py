@@ -24,6 +24,7 @@ from lit_models.training.trust import (
     may_build,
     module_of,
     plain_settings,
+    wrapper_modules,
 )
 
 RESUME_SECTIONS = ("model", "data", "seed_everything")  # what a resumed run must not contradict
@@ -112,6 +113,7 @@ def modules_option(trainer: Trainer, named: Iterable[str] = ()) -> str:
     names = [class_path(value) for value in (model, data) if value is not None]
     names += [text for keys, text in leaves(dict(model.hparams)) if keys[-1] == "env_id" and ":" in text]
     modules = {*named, *(module_of(name) for name in names if not is_importable(name, named))}
+    modules |= {name for name in wrapper_modules(dict(model.hparams)) if not is_importable(name, named)}
     # Callbacks and loggers are never a checkpoint's, but those of the run's config.yaml.
     modules = sorted(name for name in modules if not may_build(name, (*BUILT, Callback, Logger)))
     value = modules[0] if len(modules) == 1 else f"[{', '.join(modules)}]"

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from typing_extensions import override
 
@@ -76,6 +76,8 @@ class RunCheckpoint(ModelCheckpoint):
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.sanity_checking or not has_finite_weights(trainer):
+            return
         super().on_validation_end(trainer, pl_module)
         self._also_save_last(trainer, after_epoch=False)
 
@@ -90,6 +92,8 @@ class RunCheckpoint(ModelCheckpoint):
             self._write_last(trainer)
 
     def _write_last(self, trainer: Trainer) -> None:
+        if not has_finite_weights(trainer):
+            return
         start = time.monotonic()
         super()._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
         self.last_step, self.written = trainer.global_step, time.monotonic()
@@ -120,6 +124,8 @@ class RunCheckpoint(ModelCheckpoint):
         # Another process may wait elsewhere, and would never get to writing.
         if not (trained and self.save_last) or trainer.fast_dev_run or trainer.world_size > 1:
             return
+        if not has_finite_weights(trainer):
+            return
         self.last_model_path = self.last_model_path or str(Path(self.dirpath) / f"{self.CHECKPOINT_NAME_LAST}.ckpt")
         try:
             trainer.save_checkpoint(self.last_model_path, self.save_weights_only)
@@ -128,6 +134,15 @@ class RunCheckpoint(ModelCheckpoint):
         rank_zero_info(f"Stopped after step {trainer.global_step}. To go on from there:")
         modules = modules_option(trainer, self.modules)
         rank_zero_info(f"  python -m lit_models fit --ckpt_path {shlex.quote(self.last_model_path)}{modules}")
+
+
+def has_finite_weights(trainer: Trainer) -> bool:
+    """Whether training can go on from the weights; if not, warns that the checkpoint before them is kept."""
+    finite = all(bool(parameter.isfinite().all()) for parameter in trainer.lightning_module.parameters())
+    finite = trainer.strategy.reduce_boolean_decision(finite)
+    if not finite:
+        rank_zero_warn("Weights are infinite or NaN: no checkpoint is written, and those from before are kept")
+    return finite
 
 
 def own_checkpoints(callback: ModelCheckpoint, state: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ TRUSTED = ("lit_models", "datamodules", "rl", "torch", "torchvision", "lightning
 FETCHING = ("lightning.pytorch.demos",)  # but for these, of which a data module downloads into any folder
 # Options whose value is or contains a class, and those that may be a config file beside `--config`.
 CLASSES = {"model", "data", "class_path", "optimizer", "lr_scheduler", "callbacks", "logger", "profiler", "plugins"}
-CLASSES |= {"strategy", "env_id"}
+CLASSES |= {"strategy", "env_id", "wrappers"}
 SECTIONS = {"config", "trainer"}
 # Settings whose text is no path, name or class; the last three are durations.
 TEXTS = {"precision", "accelerator", "strategy", "devices", "deterministic", "gradient_clip_algorithm"}
@@ -32,6 +32,8 @@ TEXTS |= {"monitor", "mode", "logging_interval", "max_time", "val_check_interval
 # What a checkpoint may build. A function would be called with arguments from the checkpoint.
 BUILT = (LightningModule, LightningDataModule, nn.Module, Optimizer, LRScheduler)
 MAX_DEPTH = 50  # of a config; Python itself gives up at a thousand calls
+# Gymnasium's wrappers of environments, but for the one that writes files wherever it is told to.
+GYMNASIUM_WRAPPER = re.compile(r"(gymnasium\.wrappers\.)?(?!RecordVideo)\w+")
 DOTTED = re.compile(r"([^\W\d]\w*)(?:\.[^\W\d]\w*)+")  # what may be the path of a class, with its package
 
 
@@ -74,9 +76,16 @@ def check_foreign(content: Any, path: object, modules: Modules, built: tuple[typ
     named = as_list(modules)
     for keys, value in leaves(content):
         key = str(keys[-1]).rpartition(".")[2]  # jsonargparse takes `optimizer.class_path` for keys within one another
-        if "env_options" in keys and (key == "class_path" or isinstance(parsed(value), dict | list)):
+        if names_wrapper(keys):
+            if not (GYMNASIUM_WRAPPER.fullmatch(value) or is_importable(value, named)):
+                raise ValueError(untrusted(path, value))
+            continue
+        options = "env_options" in keys or "wrappers" in keys
+        if options and (key == "class_path" or isinstance(parsed(value), dict | list)):
             # jsonargparse would build any class there, a writer too, since any value will do.
-            raise ValueError(f"{path} holds {value!r} in env_options: a class there is taken from the command only")
+            raise ValueError(
+                f"{path} holds {value!r} in env_options or wrappers: a class there is taken from the command only"
+            )
         if isinstance(inner := parsed(value), dict | list):  # jsonargparse reads a text so where none will do
             check_foreign({key: inner}, path, modules, built)
         elif key in ("class_path", "optimizer", "lr_scheduler") and "." in value and not is_inside(value, named):
@@ -90,6 +99,17 @@ def check_foreign(content: Any, path: object, modules: Modules, built: tuple[typ
         # What stands before the colon, gymnasium imports.
         if key == "env_id" and ":" in value and not is_importable(value.rpartition(":")[0], named):
             raise ValueError(untrusted(path, value))
+
+
+def names_wrapper(keys: tuple[Any, ...]) -> bool:
+    """Whether a string under these keys is the class path of a wrapper of environments."""
+    return keys[-1] == "wrappers" or keys[-2:] == ("wrappers", "class_path")
+
+
+def wrapper_modules(content: Any) -> set[str]:
+    """What `--modules` needs for the wrappers of environments in a config, or in hyperparameters."""
+    paths = {text for keys, text in leaves(content) if names_wrapper(keys) and not GYMNASIUM_WRAPPER.fullmatch(text)}
+    return {path if is_importable(path) else module_of(path) for path in paths}
 
 
 def may_build(name: str, kinds: tuple[type, ...] = BUILT) -> bool:
@@ -147,6 +167,8 @@ class Command:
                     self._collect({key: file.read_text(errors="replace")}, file.parent)
             elif key == "modules":
                 self.modules.add(value)
+            elif key == "wrappers" or names_wrapper(keys):
+                self.modules |= wrapper_modules({"wrappers": value})
             elif (key == "env_id" and ":" in value) or (key in CLASSES and DOTTED.fullmatch(value)):
                 self.modules |= {value if is_importable(value) else module_of(value)}
 
@@ -156,8 +178,9 @@ def modules_of(config: Any) -> set[str]:
     if isinstance(config, list):
         return set().union(*map(modules_of, config))
     if isinstance(config, Namespace | dict):
-        values = vars(config) if isinstance(config, Namespace) else config
-        found, name = set().union(*map(modules_of, values.values())), values.get("class_path")
+        values = dict(vars(config) if isinstance(config, Namespace) else config)
+        wrappers = wrapper_modules({"wrappers": values.pop("wrappers", None)})
+        found, name = wrappers.union(*map(modules_of, values.values())), values.get("class_path")
         if isinstance(name, str) and not may_build(name):
             found.add(name if is_importable(name) else module_of(name))
         return found

@@ -2,7 +2,9 @@
 
 import csv
 import io
+import math
 import os
+import signal
 import subprocess
 import sys
 from functools import partial
@@ -11,13 +13,16 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-import worlds  # noqa: F401  registers the environments
+import worlds
 from conftest import ROOT, fails
 from gymnasium import spaces
 from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import SyncVectorEnv
 from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Callback, Checkpoint
 from lightning.pytorch.strategies import FSDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL import Image
 from small import QUIET, small_agent
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -25,11 +30,16 @@ from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import IterableDataset
 
+import lit_models
 from lit_models.cli import main as cli
+from lit_models.training.resume import RunCheckpoint
 from rl import DQN
 from rl.agent import COUNTERS, Agent
-from rl.envs import env_errors
+from rl.env_constants import changed_constants, env_constants
+from rl.envs import env_errors, make_vector_env
+from rl.networks import as_channels
 
+SHORT = {"steps_per_epoch": 16, "learning_starts": 16, "eval_episodes": 1, "buffer_size": 100}
 CARTPOLE = ROOT / "configs" / "dqn_cartpole.yaml"
 
 
@@ -142,8 +152,14 @@ class OnPolicy(Agent):
             "rollout_steps": 1,
             "eval_episodes": 2,
         }
-        fixed = {"env_options": None, "vectorization": "sync", "grayscale": False, "frame_stack": 1}
-        off = {"gradient_steps": 1, "max_grad_norm": None, "eval_video": False, "test_episodes": 2}
+        fixed = {"env_options": None, "wrappers": None, "vectorization": "sync", "grayscale": False, "frame_stack": 1}
+        off = {
+            "eval_max_steps": 1000,
+            "gradient_steps": 1,
+            "max_grad_norm": None,
+            "eval_video": False,
+            "test_episodes": 2,
+        }
         self.save_hyperparameters(options | fixed | off)
         self.inspect_env()
         self.network = nn.Linear(4, 2)
@@ -318,15 +334,24 @@ def test_agent_says_which_actions_it_takes():
     ("options", "message"),
     [
         ({"env_id": "CartPol-v1"}, "there is no environment 'CartPol-v1'; did you mean 'CartPole-v"),
+        ({"env_id": "worlds:Wags-v0"}, "there is no environment 'worlds:Wags-v0'; did you mean 'worlds:Wages-v0'"),
+        (
+            {"env_id": "Atari/Pong-v5"},
+            "registers Atari has to be imported, .* before a colon: my_module:Atari/Pong-v5",
+        ),
+        ({"env_id": "Unheard-v0"}, "'Unheard-v0': .* One of your own is my_module:Name-v0"),
         ({"env_id": "CartPole-v7"}, "there is no environment 'CartPole-v7'; did you mean 'CartPole-v1' or"),
         (
             {"env_id": "nowhere:CartPole-v1"},
             "cannot make nowhere:CartPole-v1: ModuleNotFoundError: No module named 'nowhere'",
         ),
         ({"env_id": "Pendulum-v1"}, r"actions of Pendulum-v1 are continuous, .* SAC or TD3 takes them"),
-        ({"env_id": "DictSeen-v0"}, "observations of DictSeen-v0 are a Dict of several: .* FlattenObservation"),
-        ({"env_id": "TupleSeen-v0"}, "observations of TupleSeen-v0 are a Tuple of several: .* FlattenObservation"),
-        ({"env_id": "NumberSeen-v0"}, r"are Discrete\(3\): DQN takes a Box of numbers"),
+        ({"env_id": "GraphSeen-v0"}, r"observations of GraphSeen-v0 are Graph\(.* cannot be flattened to a Box"),
+        ({"wrappers": ["FlatenObservation"]}, "no wrapper 'FlatenObservation'; did you mean 'FlattenObservation'?"),
+        ({"wrappers": ["nowhere.Wrapper"]}, "there is no wrapper 'nowhere.Wrapper': No module named 'nowhere'"),
+        ({"wrappers": ["torch.nn.Linear"]}, "wrappers: torch.nn.Linear is no gymnasium.Wrapper"),
+        ({"wrappers": [{"class": "FlattenObservation"}]}, "is neither a class path nor {class_path: ..., init_args:"),
+        ({"wrappers": ["ResizeObservation"]}, "cannot make CartPole-v1: TypeError: .*missing 1 .* 'shape'"),
         ({"env_id": "ManyActions-v0"}, r"are MultiDiscrete\(\[2 2\]\): DQN takes one Discrete choice"),
         ({"env_options": {"color": 3}}, "cannot make CartPole-v1: TypeError: .*color"),
         ({"grayscale": True}, "cannot make CartPole-v1: ValueError: GrayscaleObservation requires an image"),
@@ -398,6 +423,16 @@ def test_videos_need_a_folder(tmp_path):
         (
             {"env_options": {"breaks": "nan"}},
             r"Wages-v0 at step 12: environment 0 of 4 returned the observation \[nan\]",
+        ),
+        (
+            {"env_id": "Odd-v0", "env_options": {"reward": 1e39}},
+            r"Odd-v0 at step 0: environment 0 of 4 returned the reward 1.e\+39, of which float32 holds none",
+        ),
+        ({"env_id": "Odd-v0", "env_options": {"reward": math.nan}}, "Odd-v0 at step 0: .* returned the reward nan"),
+        ({"env_id": "Odd-v0", "env_options": {"reward": 1e30}, "loss": "mse"}, "train/loss is inf at environment step"),
+        (
+            {"env_id": "Odd-v0", "env_options": {"ends_process": 3}, "vectorization": "async"},
+            r"Odd-v0 at step 8: a process of its environments has ended \(status 7\), .* model.vectorization sync",
         ),
     ],
 )
@@ -508,3 +543,213 @@ def test_videos(tmp_path, capsys):
     films = ["--model.test_episodes=2", f"--video={tmp_path / 'films'}", f"--output={tmp_path / 'episodes.csv'}"]
     assert cli.main(["predict", f"--ckpt_path={run / 'checkpoints' / 'last.ckpt'}", *films]) == 0
     assert len(list((tmp_path / "films").glob("*.mp4"))) == 2
+
+
+@pytest.mark.parametrize("at", ["training", "test"])
+def test_env_that_has_changed_is_not_gone_on_with(at, tmp_path, monkeypatch):
+    def fit(epochs, path=None, **options):
+        agent = small_agent(env_id="Odd-v0", env_options=options or None)
+        trainer = Trainer(max_epochs=epochs, enable_checkpointing=False, **QUIET)
+        trainer.fit(agent, ckpt_path=path, weights_only=True)
+        return trainer
+
+    def again(message, **options):
+        if at == "test":
+            with pytest.warns(UserWarning, match=message):
+                Trainer(**QUIET).test(small_agent(env_id="Odd-v0"), ckpt_path=tmp_path / "old.ckpt", weights_only=True)
+        else:
+            with pytest.raises(ValueError, match=message) as caught:
+                fit(2, tmp_path / "old.ckpt", **options)
+            assert "\n" not in str(caught.value)
+
+    fit(1).save_checkpoint(tmp_path / "old.ckpt")
+    assert fit(2, tmp_path / "old.ckpt").current_epoch == 2  # what is drawn anew is no change
+    for holder, name, value, shown in (
+        (worlds, "RATE", 3, "worlds.RATE: 1 -> 3"),
+        (worlds.Odd, "pay", 4, "worlds.Odd.pay: 1 -> 4"),
+        (worlds.Odd.__init__, "__defaults__", (None, None, 1.0, 5, None, 9), r"worlds.Odd.factor: 1 -> 9\)"),
+        (worlds.Odd.__init__, "__defaults__", (None, None, 1.0, 6, None, 1), r"worlds.Odd.length: 5 -> 6\)"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(holder, name, value)
+            again(f"Odd-v0 is not as it was at the checkpoint .*{shown}")
+    if at == "training":
+        again(r"env_options\['factor'\]: None -> 9", factor=9)
+
+
+def test_tables_of_an_env_are_compared():
+    env = worlds.Odd()
+    before = env_constants(env)
+    env.rates["tax"], env.table = 0.25, np.arange(1000)
+    changed = changed_constants(before, env_constants(env))
+    assert changed["worlds.Odd.rates['tax']"] == "0.5 -> 0.25"
+    before = env_constants(env)
+    env.table[17] = 3
+    assert list(changed_constants(before, env_constants(env))) == ["worlds.Odd.table"]
+
+
+def test_episode_without_end_is_named():
+    agent = small_agent(env_id="Odd-v0", env_options={"length": -1}, eval_max_steps=50)
+    message = r"Odd-v0: an episode has not ended after 50 steps: .* \{max_episode_steps: 1000\}.* model.eval_max_steps"
+    for play in (Trainer.fit, Trainer.test, Trainer.predict):
+        with pytest.raises(ValueError, match=message):
+            play(Trainer(max_epochs=1, **QUIET), agent)
+    agent = small_agent(env_id="Odd-v0", env_options={"length": -1, "max_episode_steps": 50}, eval_max_steps=50)
+    assert Trainer(**QUIET).test(agent, verbose=False)[0]["test/length"] == 50
+
+
+@pytest.mark.parametrize("when", ["validation", "test", "predict", "warm-up"])
+def test_sigterm_ends_playing(when, tmp_path, monkeypatch):
+    def step(self, action):
+        if self.steps == 300:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, action)
+
+    original, warming = worlds.Odd.step, when == "warm-up"
+    monkeypatch.setattr(worlds.Odd, "step", step)
+    options = {"env_options": {"length": -1 if warming else 10**6}, "eval_max_steps": 10**9}
+    agent = small_agent(env_id="Odd-v0", learning_starts=5000 if warming else 100, buffer_size=5000, **options)
+    checkpoint = RunCheckpoint(dirpath=tmp_path, save_last=True)
+    trainer = Trainer(max_epochs=1, num_sanity_val_steps=0, callbacks=[checkpoint], **QUIET)
+    with pytest.raises(SIGTERMException):
+        getattr(trainer, when if when in ("test", "predict") else "fit")(agent)
+    assert (tmp_path / "last.ckpt").is_file() == (when == "validation")
+    assert agent.env_steps == {"validation": 296, "warm-up": 4 * 301}.get(when, 0)
+
+
+def test_checkpoint_before_nan_is_kept(tmp_path):
+    checkpoint = RunCheckpoint(dirpath=tmp_path, save_last=True)
+    checkpoint.every_n_steps = 2
+
+    class Broken(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if batch_idx == 20:
+                batch.reward.fill_(math.inf)
+
+    trainer = Trainer(max_epochs=2, num_sanity_val_steps=0, callbacks=[Broken(), checkpoint], **QUIET)
+    agent = small_agent(loss="mse")
+    with (
+        pytest.warns(UserWarning, match="no checkpoint is written, and those from before are kept"),
+        pytest.raises(ValueError, match=r"train/loss is (inf|nan) at environment step 180: lower model"),
+    ):
+        trainer.fit(agent)
+    kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert kept["env_steps"] < 180
+    assert all(value.isfinite().all() for value in kept["state_dict"].values())
+
+
+@pytest.mark.parametrize(
+    ("space", "shape", "dtype"),
+    [
+        (spaces.Discrete(3, start=2), (3,), torch.int8),
+        (spaces.MultiDiscrete([2, 3]), (5,), torch.int8),
+        (spaces.MultiBinary([2, 2]), (4,), torch.int8),
+        (spaces.Tuple((spaces.Discrete(2), spaces.Box(-1, 1, (2,), np.float32))), (4,), torch.float64),
+        (spaces.Dict(a=spaces.Discrete(2), b=spaces.Box(0, 255, (2, 2), np.uint8)), (6,), torch.int64),
+        (spaces.Box(-1, 1, (), np.float32), (1,), torch.float32),
+        (spaces.Box(0, 1, (3,), bool), (3,), torch.bool),
+        (spaces.Box(0, 60_000, (2, 3), np.uint16), (2, 3), torch.int32),
+        (spaces.Box(0, 2**32 - 1, (3,), np.uint32), (3,), torch.int64),
+        (spaces.Box(0, 2**40, (3,), np.uint64), (3,), torch.float64),
+        (spaces.Box(-3, 3, (3,), np.float16), (3,), torch.float16),
+        (spaces.Box(-3, 3, (3,), np.int8), (3,), torch.int8),
+        (spaces.Box(0, 255, (3, 40, 36), np.uint8), (3, 40, 36), torch.uint8),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("frames", [1, 2])
+def test_any_observations_are_learned_from(space, shape, dtype, frames, monkeypatch):
+    spec = EnvSpec("Seen-v0", entry_point=worlds.Odd, kwargs={"space": space})
+    monkeypatch.setitem(gymnasium.registry, "Seen-v0", spec)
+    agent = small_agent(env_id="Seen-v0", frame_stack=frames, **SHORT)
+    assert agent.observation_space.shape == (shape if frames == 1 else (frames, *shape))
+    Trainer(max_epochs=1, enable_checkpointing=False, **QUIET).fit(agent)
+    assert agent.buffer.observation.dtype == dtype
+    assert all(parameter.isfinite().all() for parameter in agent.parameters())
+
+
+def test_vector_form_of_other_spaces_is_not_taken():
+    envs = make_vector_env("Vectorized-v0", 2)
+    assert type(envs) is SyncVectorEnv
+    assert envs.reset(seed=0)[0].shape == (2, 2)
+    assert type(make_vector_env("CartPole-v1", 2)) is CartPoleVectorEnv
+
+
+def test_wrappers_travel_in_the_checkpoint(tmp_path, capsys, monkeypatch):
+    own = "{class_path: worlds.Multiplied, init_args: {times: 3}}"
+    flags = ["--model=DQN", "--model.env_id=CartPole-v1", "--model.eval_episodes=1", "--name=wrapped"]
+    flags += ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", f"--trainer.default_root_dir={tmp_path}"]
+    assert cli.main(["fit", *flags, f"--model.wrappers=[{own}, TimeAwareObservation]"]) == 0
+    printed = capsys.readouterr()
+    assert "CartPole-v1: observations of 5 numbers" in printed.err
+    assert printed.out.rstrip().endswith("--modules worlds")
+    path = tmp_path / "wrapped" / "version_0" / "checkpoints" / "last.ckpt"
+    with pytest.raises(ValueError, match=r"holds worlds.Multiplied, from a module .* add --modules worlds "):
+        lit_models.load(path)
+    agent = lit_models.load(path, modules="worlds")
+    assert agent.act(np.zeros(5, np.float32)) in (0, 1)
+    with pytest.raises(ValueError, match=r"an observation has the shape \(4,\), not \(5,\): play in .*make_env"):
+        agent.act(np.zeros(4, np.float32))
+    result = Trainer(**QUIET).test(agent, verbose=False)[0]
+    assert result["test/return"] == pytest.approx(3 * result["test/length"])
+    content = torch.load(path, weights_only=True)
+    for wrapper in (
+        "RecordVideo",
+        {"class_path": "gymnasium.wrappers.RecordVideo", "init_args": {"video_folder": "x"}},
+    ):
+        content["hyper_parameters"]["wrappers"] = [wrapper]
+        torch.save(content, tmp_path / "films.ckpt")
+        with pytest.raises(ValueError, match="RecordVideo, from a module that is imported only if you name it"):
+            lit_models.load(tmp_path / "films.ckpt")
+    content["hyper_parameters"]["wrappers"] = [
+        {"class_path": "FlattenObservation", "init_args": {"x": {"class_path": "a.B"}}}
+    ]
+    torch.save(content, tmp_path / "nested.ckpt")
+    with pytest.raises(ValueError, match=r"'a.B' in env_options or wrappers: a class there"):
+        lit_models.load(tmp_path / "nested.ckpt")
+
+
+def test_channels_first_are_stacked_as_channels():
+    frames = torch.randint(256, (2, 4, 3, 40, 36), dtype=torch.uint8)
+    images = as_channels(frames)
+    assert torch.equal(images, frames.reshape(2, 12, 40, 36))
+    assert torch.equal(as_channels(frames.permute(0, 1, 3, 4, 2)), images)
+    with pytest.raises(ValueError, match=r"observations of shape \(2, 4, 3, 40, 36\) are no images"):
+        as_channels(frames[None])
+
+
+def test_boards_of_bytes_are_pointed_to_flattening(monkeypatch):
+    spec = EnvSpec("Board-v0", entry_point=worlds.Odd, kwargs={"space": spaces.Box(0, 2, (8, 8), np.uint8)})
+    monkeypatch.setitem(gymnasium.registry, "Board-v0", spec)
+    with pytest.raises(ValueError, match=r"images of 8x8 pixels are too small: .*FlattenObservation"):
+        small_agent(env_id="Board-v0")
+    assert small_agent(env_id="Board-v0", wrappers=["FlattenObservation"]).observation_space.shape == (64,)
+
+
+def test_pong_trains(tmp_path, capsys):
+    pytest.importorskip("ale_py", reason="needs the extra atari")
+    pytest.importorskip("cv2", reason="needs the extra atari")
+    short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=0"]
+    short += ["--model.num_envs=2", "--model.learning_starts=64", "--model.buffer_size=200", "--model.batch_size=4"]
+    config = f"--config={ROOT / 'configs' / 'dqn_pong.yaml'}"
+    assert cli.main(["fit", config, *short, f"--trainer.default_root_dir={tmp_path}"]) == 0
+    assert "ALE/Pong-v5: observations of images of 4x84x84 pixels, 6 actions" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"Disable frame-skipping .*: set model.env_options to {frameskip: 1}"):
+        DQN("ale_py:ALE/Pong-v5", wrappers=["AtariPreprocessing"])
+    assert type(make_vector_env("ale_py:ALE/Pong-v5", 1)) is SyncVectorEnv  # its own shows something else
+    with pytest.raises(ValueError, match="did you mean 'ale_py:ALE/Pong-v5'"):
+        DQN("ale_py:ALE/Pongg-v5")
+
+
+def test_namespace_that_needs_an_import():
+    code = "from rl import DQN; DQN('ALE/Pong-v5')"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert "'ALE/Pong-v5': the package that registers ALE has to be imported, " in done.stderr
+    assert done.stderr.rstrip().endswith("before a colon: ale_py:ALE/Pong-v5")
+
+
+def test_missing_atari_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ale_py", None)
+    with pytest.raises(ValueError, match=r"ale_py:ALE/Pong-v5 needs the extra atari: pip install -e '.\[atari\]'"):
+        DQN("ale_py:ALE/Pong-v5")
