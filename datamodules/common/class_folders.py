@@ -62,8 +62,8 @@ def find_class_folders(root: Path) -> ClassFolders:
     for name, found in below.items():
         if inside := sorted({*names} & {*found} - {name}):
             raise ValueError(
-                f"{root / name} holds {format_list(inside)}, as {root} itself does: if these are parts, call them train/, "
-                "val/ and test/; else move the pictures to one place"
+                f"{root / name} holds {format_list(inside)}, as {root} itself does: if these are parts, call them "
+                "train/, val/ and test/; else move the pictures to one place"
             )
     if shared:
         rank_zero_warn(
