@@ -17,13 +17,13 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import Dataset
 from torchvision import datasets
 from typing_extensions import override
 
 from datamodules.common.base import ImageDataModule, download_failed
 from datamodules.common.digits import DigitFileDataset, read_digits
-from datamodules.common.image_io import find_images, read_garment
+from datamodules.common.image_io import read_garment
 from datamodules.common.tensors import random_affine
 from lit_models.common.arguments import Fraction, NonNegativeInt, PositiveInt, check_arguments
 from lit_models.common.messages import format_list
@@ -102,7 +102,7 @@ class MNISTDataModule(ImageDataModule):
         self.num_workers = num_workers
         self.kind, _, self.split = variant.partition("-")  # torchvision's class, and the part of EMNIST
         self.shape = (1, 28, 28)
-        self.read = read_garment  # what fills the image; for digits and letters, see `image_dataloader`
+        self.read = read_garment  # what fills the image; for digits and letters, see `file_dataset`
 
     @override
     def prepare_data(self) -> None:
@@ -120,10 +120,9 @@ class MNISTDataModule(ImageDataModule):
         return random_affine(images, self.hparams.rotation, self.hparams.shift, self.hparams.scale)
 
     @override
-    def image_dataloader(self, folder: str) -> DataLoader:
-        if self.hparams.variant in ("FashionMNIST", "KMNIST"):
-            return super().image_dataloader(folder)
-        return self._loader(DigitFileDataset(find_images(folder), read_digits, self.shape), batch_size=self.batch_size)
+    def file_dataset(self, files: list[Path]) -> Dataset:
+        garments = self.hparams.variant in ("FashionMNIST", "KMNIST")
+        return super().file_dataset(files) if garments else DigitFileDataset(files, read_digits, self.shape)
 
     @override
     def load(self, train: bool) -> tuple[Tensor, Tensor]:

@@ -170,7 +170,11 @@ class ImageDataModule(BatchDataModule):
     def image_dataloader(self, *images: str) -> DataLoader:
         """A loader of image files, or of those in folders, of any size, brought to the shape of the training images."""
         files = [file for path in images for file in find_images(path)]
-        return self._loader(ImageFileDataset(files, self.read, self.shape), batch_size=self.batch_size)
+        return self._loader(self.file_dataset(files), batch_size=self.batch_size)
+
+    def file_dataset(self, files: list[Path]) -> Dataset:
+        """Image files as a dataset of images and their names."""
+        return ImageFileDataset(files, self.read, self.shape)
 
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
         """Images `(count, *shape)` uint8 and labels `(count,)` int64 of a published training or test set."""
