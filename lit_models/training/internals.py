@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lightning import Trainer
 from lightning.pytorch.plugins.precision import HalfPrecision
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from typing_extensions import override
 
 if TYPE_CHECKING:
@@ -53,3 +54,24 @@ def disable_input_cast(trainer: Trainer) -> None:
     """
     if isinstance(trainer.precision_plugin, HalfPrecision):
         trainer.precision_plugin.convert_input = lambda data: data
+
+
+def launches_commands(trainer: Trainer) -> bool:
+    """Whether each process of a run is a command of its own, started by Lightning or from elsewhere; else a copy."""
+    return isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher)
+
+
+def only_note_sigterm(trainer: Trainer) -> None:
+    """Has SIGTERM set `trainer.received_sigterm`, upon which the loops end, and do nothing else.
+
+    Lightning's handler also broadcasts in the middle of whatever the processes are exchanging, which they then mix up;
+    its loop does so anyway, before each step.
+    """
+    if trainer.strategy.launcher is not None and not launches_commands(trainer):
+        return  # what is set here would have to be copied
+    connector = trainer._signal_connector
+
+    def note(*_: object) -> None:
+        connector.received_sigterm = True
+
+    connector._sigterm_notifier_fn = note
