@@ -1,6 +1,7 @@
 """The processes of a run: signs of life between them, and an end for one that would wait for ever."""
 
 import contextlib
+import functools
 import math
 import multiprocessing
 import os
@@ -18,6 +19,7 @@ from typing import NoReturn, Self
 
 import torch
 from lightning import Trainer
+from rich.console import Console
 
 from lit_models.training.internals import launches_commands, only_note_sigterm
 
@@ -64,6 +66,7 @@ class Watch:
         self.wakeup.setblocking(False)
         self.handles_signals = threading.current_thread() is threading.main_thread()
         if self.handles_signals:
+            keep_signals_from_children()
             self.wakeup_before = signal.set_wakeup_fd(self.wakeup.fileno(), warn_on_full_buffer=False)
         for thread in self.threads:
             thread.start()
@@ -100,7 +103,7 @@ class Watch:
             if self.over.is_set() or not self.several:
                 continue
             if grace <= 0:
-                self.report("stopped while it waited for another process: go on with --ckpt_path last")
+                self.report("stopped by SIGTERM, in a step that did not end: go on with --ckpt_path last")
                 self._leave(TERMINATED)
             self._judge()
 
@@ -116,8 +119,9 @@ class Watch:
             names = ", ".join(f"{rank} on {self.names[rank]}" for rank in lost)
             self._leave(
                 self.report(
-                    f"no sign of life for {self.timeout:g} seconds from process {names}: frozen, or its machine cannot "
-                    "be reached; mend that, end what is left of the run and go on with --ckpt_path last"
+                    f"no sign of life for {self.timeout:g} seconds from process {names}: it is frozen, has "
+                    "failed, or its machine cannot be reached; mend that, end what is left of this run, and go on with "
+                    "--ckpt_path last"
                 )
             )
         if not self.heard and self.beats > limit:
@@ -130,7 +134,7 @@ class Watch:
         own, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
         others = [rank for rank in range(world) if rank != own]
         keys = [f"lit_models/{rank}" for rank in others]
-        with contextlib.suppress(torch.distributed.DistError):  # the other thread will notice
+        with contextlib.suppress(RuntimeError):  # the store cannot be reached: the other thread will notice
             limit = timedelta(seconds=self.timeout)
             store = torch.distributed.TCPStore(*meeting_place(self.trainer), is_master=False, timeout=limit)
             count, said, name = 0, [b""] * len(others), socket.gethostname()
@@ -164,11 +168,19 @@ class Watch:
 
     def _leave(self, status: int) -> NoReturn:
         """Ends the process from a thread, and those that it has started, of which one may be frozen."""
+        Console().show_cursor()  # a progress bar hides it
         sys.stdout.flush()
         self._forward(signal.SIGKILL)
         for child in multiprocessing.active_children():
             child.kill()
         os._exit(status)
+
+
+@functools.cache
+def keep_signals_from_children() -> None:
+    """Has forked processes, such as a data loader's, not pass their own signals on to this one's `wakeup`."""
+    if hasattr(os, "register_at_fork"):  # not on Windows
+        os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
 
 
 def meeting_place(trainer: Trainer) -> tuple[str, int]:
