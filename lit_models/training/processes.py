@@ -21,7 +21,8 @@ import torch
 from lightning import Trainer
 from rich.console import Console
 
-from lit_models.training.internals import launches_commands, only_note_sigterm
+from lit_models.common.messages import format_list
+from lit_models.training.internals import agree_on_sigterm, launches_commands
 
 BEAT = 1.0  # seconds between signs of life
 GRACE = 8.0  # seconds after SIGTERM that a process of several may take to its next step
@@ -38,7 +39,7 @@ class Watch:
     of Python's signal handlers. How long the processes wait for each other in a collective does not matter, as long as
     each of them is alive: the first may download, draw or save for an hour.
 
-    What ends says so to the others: the store says which has ended well, torch which has failed.
+    A process that has ended well says so in the store; of one that has failed, torch tells the others.
 
     Args:
         trainer: The Trainer that is about to run.
@@ -58,9 +59,7 @@ class Watch:
             self.threads.append(threading.Thread(target=self._talk, daemon=True))
 
     def __enter__(self) -> Self:
-        if self.several:
-            choose_interface(self.trainer.strategy.cluster_environment.main_address)
-        only_note_sigterm(self.trainer)
+        agree_on_sigterm(self.trainer)
         self.signals, self.wakeup = socket.socketpair()
         self.signals.setblocking(False)
         self.wakeup.setblocking(False)
@@ -70,6 +69,8 @@ class Watch:
             self.wakeup_before = signal.set_wakeup_fd(self.wakeup.fileno(), warn_on_full_buffer=False)
         for thread in self.threads:
             thread.start()
+        if self.several:
+            choose_interface(self.trainer.strategy.cluster_environment.main_address)
         return self
 
     def __exit__(
@@ -116,7 +117,8 @@ class Watch:
         limit = self.timeout / BEAT
         lost = [rank for rank, beat in sorted(self.heard.items()) if self.beats - beat > limit]
         if lost:
-            names = ", ".join(f"{rank} on {self.names[rank]}" for rank in lost)
+            lost = [0] if 0 in lost else lost  # through which all of them are heard
+            names = format_list([f"{rank} on {self.names[rank]}" for rank in lost])
             self._leave(
                 self.report(
                     f"no sign of life for {self.timeout:g} seconds from process {names}: it is frozen, has "

@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from conftest import ROOT
 from launch import CONFIG, TWO, finished, start
 
 from benchmarks.resume import alike, end
@@ -84,11 +85,11 @@ def test_a_cable_that_is_cut_ends_both_and_the_run_goes_on_to_the_bit(machines):
     for process in machines.fit_both(*SHORT, logs="whole"):
         text = finished(process)
         assert process.returncode == 0, text
-    both = machines.fit_both(*SHORT, "--process_timeout=5", logs="cut")
+    both = machines.fit_both(*SHORT, "--process_timeout=15", logs="cut")
     machines.ip(f"-n {machines.names[0]} link set cable down")
     for other, process in zip((1, 0), both, strict=True):
         (error,) = errors(finished(process, timeout=60))
-        assert f"no sign of life for 5 seconds from process {other} on " in error
+        assert f"no sign of life for 15 seconds from process {other} on " in error
         assert "go on with --ckpt_path last" in error
         assert process.returncode == 1
     machines.ip(f"-n {machines.names[0]} link set cable up")
@@ -113,8 +114,17 @@ def test_sigterm_ends_a_process_that_waits_for_one_which_cannot_be_reached(machi
     assert both[0].returncode == 143
 
 
+def test_sigterm_on_one_machine_ends_both_after_the_same_step(machines):
+    both = machines.fit_both(*LONG, "--process_timeout=600")
+    both[1].terminate()
+    for process in both:
+        text = finished(process, timeout=60)
+        assert process.returncode == 143, text
+        assert errors(text) == []
+
+
 def test_a_machine_that_is_frozen_ends_the_other_and_itself_when_it_wakes(machines):
-    one, two = machines.fit_both(*LONG, "--process_timeout=5")
+    one, two = machines.fit_both(*LONG, "--process_timeout=15")
     two.send_signal(signal.SIGSTOP)
     (error,) = errors(finished(one, timeout=60))
     assert "from process 1 on " in error
@@ -126,7 +136,7 @@ def test_a_machine_that_is_frozen_ends_the_other_and_itself_when_it_wakes(machin
 
 
 def test_a_slow_cable_is_slower_and_not_wrong(machines):
-    few = [*SHORT, "--trainer.limit_train_batches=10", "--process_timeout=5"]
+    few = [*SHORT, "--trainer.limit_train_batches=10", "--process_timeout=15"]
     ends = zip(machines.names, ["10.78.0.1", "10.78.0.2"], strict=True)
     cable = start([sys.executable, ROOT / "tests" / "slow_cable.py", 0.2, *(part for end in ends for part in end)], "/")
     machines.processes.append(cable)

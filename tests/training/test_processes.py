@@ -121,12 +121,12 @@ def test_a_process_that_dies_ends_the_run_with_a_message(dying, tmp_path):
 
 @SLOW
 def test_a_process_that_is_frozen_ends_the_run_with_a_message(tmp_path):
-    process = fit(tmp_path, *LONG, "--trainer.devices=2", "--process_timeout=5")
+    process = fit(tmp_path, *LONG, "--trainer.devices=2", "--process_timeout=15")
     child = wait_for_steps(process, tmp_path)
     os.kill(child, signal.SIGSTOP)
     text = finished(process, timeout=60)  # the frozen one is ended, too: else this would wait for what it prints
     (error,) = (line for line in text.splitlines() if "error" in line)
-    assert error.startswith("error: no sign of life for 5 seconds from process 1 on ")
+    assert error.startswith("error: no sign of life for 15 seconds from process 1 on ")
     assert process.returncode == 1
 
 
