@@ -15,11 +15,12 @@ import time
 from collections.abc import Callable
 from datetime import timedelta
 from types import TracebackType
-from typing import NoReturn, Self
+from typing import NoReturn
 
 import torch
 from lightning import Trainer
 from rich.console import Console
+from typing_extensions import Self
 
 from lit_models.common.messages import format_list
 from lit_models.training.internals import agree_on_sigterm, launches_commands
@@ -37,7 +38,7 @@ class Watch:
     processes have met in, and reads how far the others have counted; it may get stuck, too. The other one never waits:
     it ends the process, with one line, if no news has come for too long. It knows of SIGTERM at once, from the C part
     of Python's signal handlers. How long the processes wait for each other in a collective does not matter, as long as
-    each of them is alive: the first may download, draw or save for an hour.
+    each of them is alive: the first may download, draw or save for minutes.
 
     A process that has ended well says so in the store; of one that has failed, torch tells the others.
 

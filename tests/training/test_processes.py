@@ -131,6 +131,21 @@ def test_a_process_that_is_frozen_ends_the_run_with_a_message(tmp_path):
 
 
 @SLOW
+def test_processes_wait_for_one_that_is_busy(tmp_path):
+    (tmp_path / "busy.py").write_text(
+        "import time\n"
+        "from lightning.pytorch.callbacks import Callback\n\n"
+        "class Busy(Callback):\n"
+        "    def on_train_epoch_end(self, trainer, pl_module):\n"
+        "        time.sleep(0 if trainer.global_rank else 30)\n"
+    )
+    flags = ["--modules=busy", "--trainer.callbacks+=busy.Busy", "--process_timeout=15"]
+    process = fit(tmp_path, *SHORT, *TWO, "--trainer.devices=2", *flags, PYTHONPATH=f"{ROOT}:{tmp_path}")
+    text = finished(process)
+    assert process.returncode == 0, text
+
+
+@SLOW
 def test_sigterm_ends_both_processes_after_a_step(tmp_path):
     process = fit(tmp_path, *LONG, "--trainer.devices=2")
     wait_for_steps(process, tmp_path)
