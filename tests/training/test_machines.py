@@ -136,7 +136,7 @@ def test_a_machine_that_is_frozen_ends_the_other_and_itself_when_it_wakes(machin
 
 
 def test_a_slow_cable_is_slower_and_not_wrong(machines):
-    few = [*SHORT, "--trainer.limit_train_batches=10", "--process_timeout=15"]
+    few = [*SHORT, "--trainer.max_epochs=1", "--trainer.limit_train_batches=10", "--process_timeout=15"]
     ends = zip(machines.names, ["10.78.0.1", "10.78.0.2"], strict=True)
     cable = start([sys.executable, ROOT / "tests" / "slow_cable.py", 0.2, *(part for end in ends for part in end)], "/")
     machines.processes.append(cable)
