@@ -38,6 +38,7 @@ from lit_models.training.checkpoint import AtomicCheckpointIO, read_checkpoint
 from lit_models.training.hardware import check_hardware, compile_available, keep_freed_memory
 from lit_models.training.internals import NoProfiler, set_logged_step
 from lit_models.training.predictions import PredictionWriter
+from lit_models.training.processes import Watch
 from lit_models.training.recorded_config import check_resume, modules_option, recorded_config, run_folder, with_config
 from lit_models.training.resume import RunCheckpoint
 from lit_models.training.runs import RunRecord
@@ -101,6 +102,13 @@ class CLI(LightningCLI):
             type=int | None,
             help="Steps of the optimizer after which last.ckpt is written within an epoch. After epochs only, if not "
             "given.",
+        )
+        parser.add_argument(
+            "--process_timeout",
+            type=float,
+            default=50.0,
+            help="Seconds that a process waits to meet the others of a run, or for a sign of life from one that is "
+            "frozen or cannot be reached, before it ends.",
         )
         parser.add_argument(
             "--compile",
@@ -215,6 +223,9 @@ class CLI(LightningCLI):
         every = self._get(self.config, "checkpoint_every_n_steps")
         if every is not None and every < 1:
             raise ValueError(f"checkpoint_every_n_steps is {every}: it must be at least 1")
+        timeout = self._get(self.config, "process_timeout")
+        if timeout < 5:
+            raise ValueError(f"process_timeout is {timeout:g}: it must be at least 5 seconds")
         check_hardware(self._get(self.config, "trainer"))
 
     def _logger(self) -> TensorBoardLogger:
@@ -306,7 +317,8 @@ class CLI(LightningCLI):
         if self._get(self.config, "compile") and compile_available(self.trainer.strategy.root_device):
             self.model.compile()
         try:
-            super()._run_subcommand(subcommand)
+            with Watch(self.trainer, self._get(self.config, "process_timeout"), report_error):
+                super()._run_subcommand(subcommand)
         except RuntimeError as error:
             if "EADDRINUSE" in str(error):
                 raise ConnectionError(

@@ -49,6 +49,15 @@ def test_a_trainer_tells_its_steps():
     assert callable(trainer.fit_loop.epoch_loop._should_accumulate)
 
 
+def test_what_answers_sigterm_goes_by_that_name():
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    assert callable(trainer._signal_connector._sigterm_notifier_fn)
+    assert callable(trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor)
+    internals.agree_on_sigterm(trainer)
+    trainer._signal_connector._sigterm_notifier_fn()
+    assert trainer.received_sigterm
+
+
 def test_hyperparameters_are_set_by_that_name():
     assert "_set_hparams" in vars(HyperparametersMixin)
 
