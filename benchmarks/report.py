@@ -422,6 +422,17 @@ def resume(results: Results) -> list[str]:
     )
 
 
+def fuzz(results: Results) -> list[str]:
+    """Input of many kinds, most of it wrong."""
+    kinds = {"commands": "command lines", "series": "CSV files", "folders": "folders of pictures"}
+    lines = []
+    for part, kind in kinds.items():
+        found = results.part("fuzz", part)
+        counts = [f"{found[name]:,}" for name in ("inputs", "success", "refused", "faults")]
+        lines.append([f"{kind}, seed {found['seed']}", *counts])
+    return rows(["", "tried", "success, and read right", "one line, status 1 or 2", "anything else"], *lines)
+
+
 def costs(results: Results) -> list[str]:
     """What checkpoints, start-up, compiling and long runs cost."""
     checkpoint, compiled = results.part("trainer", "checkpoint"), results.part("trainer", "compile")
@@ -478,6 +489,7 @@ TABLES: dict[str, Callable[[Results], list[str]]] = {
         detection,
         recognition,
         resume,
+        fuzz,
         costs,
     )
 }

@@ -76,6 +76,7 @@ def test_a_filled_page_passes_and_its_links_lead_somewhere(page, results, capsys
         ("face", "detection", ["by_tilt"], "detection"),
         ("face", "identify", ["10000_people", "milliseconds"], "recognition"),
         ("resume", "kills", ["equal"], "resume"),
+        ("fuzz", "series", ["refused"], "fuzz"),
         ("soak", "dqn_cartpole", ["mib_at_the_end"], "costs"),
     ],
 )
