@@ -22,7 +22,7 @@ from datamodules.common.tensors import indices_on
 from datamodules.common.times import TimeFormat, find_steps
 from datamodules.mackey_glass import mackey_glass
 from lit_models.common.arguments import Fraction, PositiveInt, check_arguments
-from lit_models.common.messages import inform
+from lit_models.common.messages import format_list, inform
 
 FILE_OPTIONS = ("columns", "header", "time_column", "time_format", "group_column", "group", "separator", "decimal")
 FILE_OPTIONS += ("thousands", "missing", "fill")  # of `read_series`
@@ -50,7 +50,8 @@ class TimeSeriesDataModule(BatchDataModule):
         group: Values of `group_column` to use. All, if not given.
         separator: Character between the cells, also `tab` or `space`. If not given, the comma, semicolon, tab or
             vertical bar that the rows have equally often.
-        decimal: Character before decimals; a point, if not given, and it cannot be one between thousands.
+        decimal: Character before decimals. A point, if not given, or a comma where points are between thousands; an
+            error where they may be either.
         thousands: Character between groups of three digits, also `space`.
         missing: Texts that stand for no value, such as ?, beside nothing, NaN, NA, N/A, null and none.
         fill: What to put where values or times are missing: the previous values, or a line to the next. If not given,
@@ -196,12 +197,18 @@ class TimeSeriesDataModule(BatchDataModule):
         """Mean and standard deviation of the columns over the training rows, `(rows, F)`."""
         scale = values.std(dim=0, correction=0)
         self.mean, self.std = values.mean(dim=0).tolist(), scale.tolist()
+        columns: dict[bool, list[str]] = {True: [], False: []}
         for name, mean, std in zip(self.column_names, self.mean, self.std, strict=True):
-            if std <= max(1e-5 * abs(mean), 1e-30):  # float32 would make steps of it
-                raise ValueError(
-                    f"column {name!r} is constant over the {len(values)} training rows, or next to it ({mean:g}, "
-                    f"standard deviation {std:g}): it has no scale; leave it out of data.columns, or subtract an offset"
-                )
+            columns[std <= max(1e-5 * abs(mean), 1e-30)].append(name)  # float32 would make steps of it
+        if flat := columns[True]:
+            others = columns[False]
+            way_out = f"set data.columns to the others, {format_list(others)}" if others else "use another"
+            at = self.column_names.index(flat[0])
+            raise ValueError(
+                f"column {format_list([repr(name) for name in flat])} is constant over the {len(values)} training "
+                f"rows, or next to it ({self.mean[at]:g}, standard deviation {self.std[at]:g}): it has no scale; "
+                f"{way_out}, or subtract an offset"
+            )
 
     def _prepare_prediction(self, all_series: list[Series], tests: list[tuple[int, int]]) -> None:
         """One window for each series, whose target is all its test rows and the horizon after them."""
@@ -225,10 +232,15 @@ class TimeSeriesDataModule(BatchDataModule):
     def _too_short(self, part: str, series: Series, rows: int, needed: int) -> ValueError:
         of = "the series" if series.group is None else f"series {series.group!r}"
         context_length, horizon = window_size(rows, None, None)
-        fit = f", such as {context_length} and {horizon}" if context_length + horizon <= rows else ""
+        way_out = (
+            f"make data.context_length ({self.hparams.context_length}) or data.horizon ({self.hparams.horizon}) "
+            f"smaller, such as {context_length} and {horizon}"
+            if context_length + horizon <= rows
+            else "make data.val_fraction or data.test_fraction larger, or 0"
+        )
+        leave = "" if series.group is None else ", leave it out of data.group"
         return ValueError(
-            f"{part} of {of} has {rows} rows, and one window takes {needed}: make data.context_length "
-            f"({self.hparams.context_length}) or data.horizon ({self.hparams.horizon}) smaller{fit}, or give more rows"
+            f"{part} of {of} has {rows} rows, and one window takes {needed}: {way_out}{leave}, or give more rows"
         )
 
 
@@ -247,7 +259,7 @@ def check_characters(separator: str | None, decimal: str | None, thousands: str 
     for name, value in given.items():
         if len(value) != 1 or value.isalnum() or value in '"\r\n+-':
             raise ValueError(f"{name} is {value!r}: it must be one character, such as ; or the word tab or space")
-    if thousands is not None and given["thousands"] in (decimal or ".", given.get("separator")):
+    if thousands is not None and given["thousands"] in (decimal, given.get("separator")):
         raise ValueError(f"thousands is {thousands!r}, which is the decimal character or the separator too")
 
 

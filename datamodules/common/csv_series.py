@@ -63,8 +63,9 @@ def read_series(
     Says what was read. Without `columns`, these are all that have neither times, nor groups, nor nameless row numbers;
     without `time_column`, one that has times is looked for.
     """
+    usual = "," if thousands == "." else "."
     numbers = NumberFormat(
-        decimal or ".", CHARACTERS.get(thousands, thousands), MISSING | {text.lower() for text in missing}
+        decimal or usual, CHARACTERS.get(thousands, thousands), MISSING | {text.lower() for text in missing}
     )
     table = read_table(path, separator, header, numbers)
     doubtful = decimal is None and thousands is None and table.separator == ";"
@@ -95,6 +96,7 @@ def read_series(
         one = Series(name, values[order], [times.texts[row] for row in order], times.form, steps)
         series.append(one if fill is None else fill_gaps(one, fill, table, order, names))
     used = {*chosen, times.column, by}
+    warn_of_columns(table, columns, chosen, values)
     if absent := int(np.isnan(values).sum()):
         notes.append(f"{absent} missing value(s) filled in ({fill})")
     if added := sum(len(one.times) for one in series) - sum(map(len, groups.values())):
@@ -140,6 +142,24 @@ def warn_of_gaps(path: Path, series: list[Series]) -> None:
             f"{path}: {missing} time(s) are missing in {len(gaps)} gap(s), the first after {gaps[0]}: the rows around "
             "a gap count as neighbours; data.fill, previous or interpolate, adds the rows"
         )
+
+
+def warn_of_columns(table: Table, named: Sequence[str] | None, chosen: Sequence[int], values: np.ndarray) -> None:
+    """Warns of columns that seem to count rows or times, unless they are named, and of values that may be none."""
+    for at, column in zip(chosen, values.T, strict=True):
+        steps, name = np.diff(column), table.names[at]
+        if named is None and len(chosen) > 1 and len(steps) > 1 and steps[0] and (steps == steps[0]).all():
+            rank_zero_warn(
+                f"{table.path}: column {name!r} goes on by {steps[0]:g} in each row, and is forecast: if it is the "
+                "time, set data.time_column to it, else data.columns to the others"
+            )
+        none, others = column.min(), column[column != column.min()]
+        if re.fullmatch("-9{2,}", f"{none:g}") and len(others) and others.min() > none / 2:
+            text = table.column(at)[int(column.argmin())]
+            rank_zero_warn(
+                f"{table.path}: column {name!r} is {text} in {len(column) - len(others)} row(s): if that stands for no "
+                f"value, set data.missing to '{text}', and data.fill"
+            )
 
 
 def blocks(table: Table, used: set[int | None]) -> int | None:
@@ -213,10 +233,11 @@ def read_numbers(table: Table, column: int, numbers: NumberFormat, fill: str | N
     Where points may be `doubtful`, a ValueError says that all could be between thousands.
     """
     texts = table.column(column)
-    if doubtful and all(re.fullmatch(r"[+-]?\d{1,3}\.\d{3}", text) for text in texts):
+    pointed = next((row for row, text in enumerate(texts) if "." in text), None)
+    if doubtful and pointed is not None and all(re.fullmatch(r"[+-]?([1-9]\d{0,2}(\.\d{3})?|0)", t) for t in texts):
         raise ValueError(
-            f"{table.place(0, column)}: {texts[0]!r} may be a fraction or thousands, as all numbers there: set "
-            "data.decimal or data.thousands to '.'"
+            f"{table.place(pointed, column)}: {texts[pointed]!r} may be a fraction or thousands, as all numbers there: "
+            "set data.decimal or data.thousands to '.'"
         )
     values = numbers.read_column(texts)
     if isinstance(values, int):

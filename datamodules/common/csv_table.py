@@ -20,6 +20,7 @@ NOT_TEXT = {
     b"\x1f\x8b": "compressed by gzip",
     b"PAR1": "a Parquet file",
 }
+SPACES = " \u00a0\u2009\u202f"
 CHARACTERS = {"tab": "\t", "\\t": "\t", "space": " "}  # what a shell makes hard to type
 
 
@@ -67,7 +68,7 @@ class NumberFormat(NamedTuple):
         if text.lower() in self.missing:
             return np.nan
         if self.thousands == " ":
-            text = re.sub(r"[\u00a0\u2009\u202f]", " ", text)
+            text = re.sub(f"[{SPACES}]", " ", text)
         if self.thousands is not None and self.thousands in text:
             mark = re.escape(self.thousands)
             if not re.match(rf"[+-]?\d{{1,3}}({mark}\d{{2,3}})*{mark}\d{{3}}(?!\d|{mark})", text):
@@ -95,7 +96,7 @@ class NumberFormat(NamedTuple):
 
     def explain(self, text: str, hint: str | None = None) -> str:
         """What is wrong with a cell that is not a number, and how to mend it."""
-        grouped = re.fullmatch(r"[+-]?\d{1,3}(?:([ .,'])\d{3})(?:\1\d{3})*(?:([.,])\d+)?", text)
+        grouped = re.fullmatch(rf"[+-]?\d{{1,3}}(?:([{SPACES}.,'])\d{{3}})(?:\1\d{{3}})*(?:([.,])\d+)?", text)
         hint = (
             hint or "choose the columns of numbers with data.columns, or say with data.missing what stands for no value"
         )
@@ -109,7 +110,7 @@ class NumberFormat(NamedTuple):
             )
         elif grouped:
             hint = f"set data.thousands to {as_option(grouped[1])}"
-        elif re.fullmatch(r"[+-]?\d*[.,]\d*", text):
+        elif re.fullmatch(r"[+-]?(\d+[.,]\d*|[.,]\d+)", text):
             hint = f"set data.decimal to {as_option(',' if ',' in text else '.')}"
         elif re.fullmatch(r"[^\w\s]{1,3}", text):
             hint = f"if it stands for no value, set data.missing to '{text}'"
@@ -124,7 +125,7 @@ class NumberFormat(NamedTuple):
 
 def as_option(character: str) -> str:
     """A character as an option takes it."""
-    return "space" if character == " " else f"'{character}'"
+    return "space" if character in SPACES else '"\'"' if character == "'" else f"'{character}'"
 
 
 def read_table(path: Path, separator: str | None, header: bool | None, numbers: NumberFormat) -> Table:
@@ -137,7 +138,9 @@ def read_table(path: Path, separator: str | None, header: bool | None, numbers: 
     text = read_text(path)
     start, first = 0, 1
     for line in StringIO(text, newline=""):
-        if line.strip() and not line.startswith("#"):
+        excel = re.fullmatch("sep=(.)", line.rstrip("\r\n"), re.IGNORECASE)  # how its users say what separates
+        separator = excel[1] if excel and separator is None else separator
+        if line.strip() and not line.startswith("#") and not excel:
             break
         start, first = start + len(line), first + 1
     text = text[start:]
@@ -159,9 +162,10 @@ def read_table(path: Path, separator: str | None, header: bool | None, numbers: 
     rows = without_last_separators(rows)
     for row, cells in enumerate(rows, start=first):  # pandas fills short rows up silently
         if len(cells) != len(rows[0]):
+            empty = "" if cells else " (remove empty lines)"
             raise ValueError(
-                f"{path}, row {row}: {len(cells)} cell(s), but {len(rows[0])} in the first row; look for a missing "
-                f"value, a stray quote, a line above the header, or a {separator!r} that is not meant to separate: "
+                f"{path}, row {row}: {len(cells)} cell(s){empty}, but {len(rows[0])} in the first row; look for a "
+                f"missing value, a stray quote, a line above the header, or a {separator!r} that is not meant to separate: "
                 "data.separator says what is"
             )
     if header is None:
@@ -205,12 +209,12 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path} is not text in UTF-8: save it so ({error})") from error
     if "\0" in text:
         raise ValueError(f"{path} is not text in UTF-8: save it so (it has zero bytes)")
-    return text
+    return text.replace("\r\r\n", "\n")  # what Python's csv writes on Windows, unless opened with newline=""
 
 
 def find_separator(text: str, decimal: str) -> str:
     """The separator that the first rows have equally often; a comma last, which numbers and words have too."""
-    candidates = "\t;|," if decimal != "," else "\t;|"
+    candidates = "\t;|," if decimal != "," or '"' in text else "\t;|"
     for candidate in candidates:
         try:
             rows = itertools.islice(csv.reader(StringIO(text, newline=""), delimiter=candidate, strict=True), 100)
@@ -232,5 +236,8 @@ def is_header(top: list[str], below: list[str], numbers: NumberFormat) -> bool:
         return text[:1].isalpha() and not is_value(text)
 
     over_values = any(is_word(cell) and is_value(value) for cell, value in zip(top, below, strict=False))
-    index = len(top) > 1 and top[0] == "" and below[:1] == ["0"]  # as pandas writes it
-    return over_values or index or (any(map(is_word, top)) and not any(cell and is_value(cell) for cell in top))
+    # As pandas writes its index, and the numbers of columns without names.
+    index = len(top) > 1 and top[0] == "" and below[:1] == ["0"]
+    counted = len(top) > 1 and top == [str(at) for at in range(len(top))] and all("." in cell for cell in below)
+    words = any(map(is_word, top)) and not any(cell and is_value(cell) for cell in top)
+    return over_values or index or counted or words

@@ -89,6 +89,8 @@ def read_times(texts: Sequence[str], time_format: str | None = None) -> tuple[li
         decimals = max(len(text.partition(".")[2]) for text in texts)
         return list(map(Decimal, texts)), TimeFormat("a number", Decimal, lambda time: f"{time:.{decimals}f}")
     row, name = first_misfit(formats, texts)
+    if not row and not is_time(texts[0]) and any(map(is_time, texts[1:4])):
+        raise TimeError(0, f"{texts[0]!r} is no time, but there are times below it: leave a second header or units out")
     if not texts[row]:
         raise TimeError(row, "the time is missing: fill it in, or leave the row out")
     if not row:

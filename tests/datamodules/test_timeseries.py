@@ -225,7 +225,7 @@ def test_utf_16_is_read_and_what_is_no_text_is_named(tmp_path):
         ("a,b\n1,2\n,4\n", "row 3, column 'a': the value is missing: .*data.fill"),
         ("a,b\n1,2\n3\n", r"row 3: 1 cell\(s\), but 2 in the first row"),
         ("a\n1\n\n3\n", r"row 3: 0 cell\(s\)"),
-        ("Source: me\n\na,b\n1,2\n", r"row 2: 0 cell\(s\), .* a line above the header"),
+        ("Source: me\n\na,b\n1,2\n", r"row 2: 0 cell\(s\) \(remove empty lines\), .* a line above the header"),
         ("day,sales\n0,100,00\n", r"row 2: 3 cell\(s\), but 2 in the first row; .* or a ','"),
         ('a,b\n1,2\n3,"4\n5,6\n', "not a CSV file"),
         ('a,b\n1,"2\n3,4"\n5,6\n', "row 2: a line break in a cell"),
@@ -259,6 +259,61 @@ def test_gaps_and_words_are_named_with_row_and_column(text, message, tmp_path):
         return
     with pytest.raises(ValueError, match=message):
         read(tmp_path, text)
+
+
+def test_the_way_out_of_points_is_one(tmp_path):
+    rows = [(987, "987"), (1234, "1.234"), (1234567, "1.234.567")]
+    for count in (2, 3):
+        text = "day;v\n" + "\n".join(f"{day};{number}" for day, (_, number) in enumerate(rows[:count]))
+        path = write(tmp_path / "points.csv", text)
+        with pytest.raises(ValueError, match=r"'1\.234\S* .*set .*data\.thousands to '\.'"):
+            read_series(path)
+        (one,), _ = read_series(path, thousands=".")
+        assert one.values[:, 0].tolist() == [value for value, _ in rows[:count]]
+    TimeSeriesDataModule(str(path), thousands=".")
+    fractions = write(tmp_path / "fractions.csv", "day;v\n1;0.125\n2;0.250\n3;1.125")
+    assert read_series(fractions)[0][0].values[:, 0].tolist() == [0.125, 0.25, 1.125]
+    quoted = write(tmp_path / "quoted.csv", '"day","v"\n"1","3.807,12"\n"2","9,5"')
+    assert read_series(quoted, thousands=".")[0][0].values[:, 0].tolist() == [3807.12, 9.5]
+
+
+def test_a_text_for_no_value_that_looks_like_a_number(tmp_path, recwarn):
+    text = "DATE,v\n" + "\n".join(f"{1950 + row}-01-01,{'.' if row == 1 else row}" for row in range(9))
+    path = write(tmp_path / "fred.csv", text)
+    with pytest.raises(ValueError, match=r"row 3, column 'v': .* set data\.missing to '\.'"):
+        read_series(path)
+    (one,), _ = read_series(path, missing=["."], fill="interpolate")
+    assert one.values[:, 0].tolist() == list(range(9))
+    marked = write(tmp_path / "marked.csv", "v\n" + "\n".join(["3.5", "-999.0", "4", "-999.0"]))
+    assert not recwarn
+    with pytest.warns(UserWarning, match=r"column 'v' is -999\.0 in 2 row\(s\): .*data\.missing to '-999\.0'"):
+        read_series(marked)
+
+
+@pytest.mark.parametrize(
+    ("text", "names", "rows"),
+    [
+        ("sep=;\nday;v\n2020-01-01;1\n2020-01-02;2", ["v"], 2),
+        ("day,v\r\r\n2020-01-01,1\r\r\n2020-01-02,2\r\r\n", ["v"], 2),
+        ("0,1,2\n0.5,1.5,2.5\n0.6,1.6,2.6", ["0", "1", "2"], 2),
+        ("0,1,2\n1,2,3\n4,5,6", ["1", "2", "3"], 3),
+    ],
+)
+def test_what_other_programs_write_around_the_rows(text, names, rows, tmp_path):
+    path = tmp_path / "file.csv"
+    path.write_bytes(text.encode())
+    (one,), found = read_series(path)
+    assert (found, len(one.values)) == (names, rows)
+
+
+def test_a_column_that_counts_is_warned_of_unless_named(tmp_path, recwarn):
+    text = "unix,v\n" + "\n".join(f"{1499040000 + 60 * row},{row % 3}" for row in range(9))
+    path = write(tmp_path / "unix.csv", text)
+    read_series(path, ["unix", "v"])
+    read_series(path, time_column="unix")
+    assert not recwarn
+    with pytest.warns(UserWarning, match="column 'unix' goes on by 60 in each row, and is forecast: .*time_column"):
+        read_series(path)
 
 
 def test_gaps_at_the_ends_are_not_filled(tmp_path):
@@ -374,6 +429,12 @@ def test_times_are_understood_or_refused(times, row, message):
     with pytest.raises(TimeError, match=message) as error:
         read_times(times)
     assert error.value.row == row
+
+
+def test_a_second_header_is_one(tmp_path):
+    path = write(tmp_path / "units.csv", "time,load\nUTC,MW\n" + "\n".join(f"2020-01-0{n},{n}" for n in range(1, 9)))
+    with pytest.raises(ValueError, match=r"row 2, column 'time': 'UTC' is no time, .*: leave a second header or units"):
+        read_series(path)
 
 
 def test_a_given_format_decides(tmp_path):
@@ -603,8 +664,12 @@ def test_short_or_constant_series_are_refused(ramp, tmp_path):
     with pytest.raises(ValueError, match="has 85 rows, and one window takes 90"):
         TimeSeriesDataModule(ramp, context_length=90).setup("predict")
     flat = write(tmp_path / "flat.csv", "x,y\n" + "\n".join(f"{row},0.1" for row in range(100)))
-    with pytest.raises(ValueError, match=r"column 'y' is constant .*\(0\.1, standard deviation 0\)"):
+    with pytest.raises(ValueError, match=r"column 'y' is constant .*\(0\.1, standard deviation 0\).* the others, x, "):
         TimeSeriesDataModule(str(flat), context_length=3, horizon=3).setup("fit")
+    tiny = write(tmp_path / "tiny.csv", "x\n1\n5\n2\n6\n3\n7\n4\n8\n5")
+    with pytest.raises(ValueError, match=r"val part .* has 1 rows, .*: make data\.val_fraction .* larger, or 0"):
+        TimeSeriesDataModule(str(tiny)).setup("fit")
+    TimeSeriesDataModule(str(tiny), val_fraction=0).setup("fit")
 
 
 def test_validation_can_be_left_out(ramp):
@@ -624,7 +689,7 @@ def test_validation_can_be_left_out(ramp):
         {"decimal": ","},
         {"path": "a.csv", "group": "A"},
         {"path": "a.csv", "separator": "tabs"},
-        {"path": "a.csv", "thousands": "."},
+        {"path": "a.csv", "thousands": ".", "decimal": "."},
         {"path": "a.csv", "thousands": ",", "decimal": ","},
         {"path": "a.csv", "length": 500},
         {"path": "a.csv", "series_seed": 1},
