@@ -131,6 +131,10 @@ class MNISTDataModule(ImageDataModule):
         labels, labels_file = self._read(f"{part} labels")
         if len(images) != len(labels):
             raise ValueError(f"{images_file} holds {len(images)} images, but {labels_file} {len(labels)} labels")
+        if self.kind in ("FashionMNIST", "KMNIST"):  # whose files have MNIST's names
+            name = f"{'train' if train else 't10k'}-labels-idx1-ubyte"
+            if torch.equal(labels, read_idx(BUNDLED / f"{name}.xz", 1).long()):
+                raise ValueError(f"{labels_file} is MNIST's: set data.data_dir to the folder of {self.kind}")
         if self.kind == "EMNIST":
             images = images.transpose(1, 2)  # it lies on its side in the files
         if self.split == "letters":
