@@ -21,9 +21,9 @@ from torch.utils.data import DataLoader
 from torchvision import datasets
 from typing_extensions import override
 
-from datamodules.common.base import ImageDataModule, download_failed
+from datamodules.common.base import ImageDataModule, download_failed, find_all
 from datamodules.common.digits import DigitFileDataset, read_digits
-from datamodules.common.image_io import find_images, read_garment
+from datamodules.common.image_io import read_garment
 from datamodules.common.tensors import random_affine
 from lit_models.common.arguments import Fraction, NonNegativeInt, PositiveInt, check_arguments
 from lit_models.common.messages import format_list
@@ -120,10 +120,10 @@ class MNISTDataModule(ImageDataModule):
         return random_affine(images, self.hparams.rotation, self.hparams.shift, self.hparams.scale)
 
     @override
-    def image_dataloader(self, folder: str) -> DataLoader:
+    def image_dataloader(self, *images: str) -> DataLoader:
         if self.hparams.variant in ("FashionMNIST", "KMNIST"):
-            return super().image_dataloader(folder)
-        return self._loader(DigitFileDataset(find_images(folder), read_digits, self.shape), batch_size=self.batch_size)
+            return super().image_dataloader(*images)
+        return self._loader(DigitFileDataset(find_all(images), read_digits, self.shape), batch_size=self.batch_size)
 
     @override
     def load(self, train: bool) -> tuple[Tensor, Tensor]:

@@ -165,8 +165,8 @@ def read_table(path: Path, separator: str | None, header: bool | None, numbers: 
             empty = "" if cells else " (remove empty lines)"
             raise ValueError(
                 f"{path}, row {row}: {len(cells)} cell(s){empty}, but {len(rows[0])} in the first row; look for a "
-                f"missing value, a stray quote, a line above the header, or a {separator!r} that is not meant to separate: "
-                "data.separator says what is"
+                f"missing value, a stray quote, a line above the header, or a {separator!r} that is not meant to "
+                "separate: data.separator says what is"
             )
     if header is None:
         header = bool(rows) and is_header(rows[0], rows[1] if len(rows) > 1 else [], numbers)

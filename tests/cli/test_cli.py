@@ -229,11 +229,31 @@ def test_own_pictures_and_series_must_be_given(tmp_path, monkeypatch, capsys):
         ("--root", "--data.root"),
         ("--dropout", "--model.dropout"),
         ("--gamma", "--model.gamma"),
+        ("--device", "--trainer.accelerator"),
+        ("--num-workers", "--data.num_workers"),
+        ("--weight_decay", "--model.optimizer.weight_decay"),
     ],
 )
 def test_options_without_their_section_are_found(typed, meant, capsys):
     message = fails(capsys, "fit", "--model=Net", "--data=MNISTDataModule", typed, "3")
     assert f"there is no option '{typed}'; did you mean '{meant}'?" in message
+
+
+def test_what_is_typed_for_something_else_is_told(last, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("a.csv").write_text("day,v\n1,2\n")
+    for args, message in (
+        (["train", "--model=Net"], "there is no command 'train'; did you mean 'fit'?"),
+        (["fit", "--model=cnn"], "model: there is no class 'cnn'; did you mean 'CNN'?"),
+        (["fit", "--model=Net", "--data=MNIST"], "data: there is no class 'MNIST'; did you mean 'MNISTDataModule'?"),
+        (["fit", "--model=RNN", "--data", "a.csv"], "--data a.csv is a file, not a class: name the class"),
+        (["fit", "--model=Net", "--checkpoint", "last"], "no file last: .* or --ckpt_path to go on from a checkpoint"),
+        (["fit", "--model=Net", "my", "pictures"], "my stands by itself: name its option before it, or quote names"),
+        (["predict", f"--ckpt_path={last}", "a.png"], r"a\.png stands by itself: .* \(pictures: --images\)"),
+        (["test", f"--ckpt_path={last.parent.parent}"], f"version_0 is a folder: give {last}"),
+        (["fit", "--model=Net"], "no data: name them with --data MNISTDataModule"),
+    ):
+        assert re.search(message, fails(capsys, *args)), args
 
 
 @pytest.mark.parametrize(
@@ -253,7 +273,7 @@ def test_a_metric_that_is_not_logged_is_known_before_training(options, message, 
     line = fails(capsys, *args, *options)
     assert message in line
     assert "; did you mean '" in line
-    assert "; logged are train/accuracy, train/loss, train/loss_step, train/lr, val/accuracy, val/loss" in line
+    assert "; logged are train/accuracy, train/loss, train/loss_step, train/lr, val/accuracy, val/balanced" in line
     assert not list(tmp_path.glob("Net/version_0/checkpoints/*"))
 
 
@@ -262,6 +282,17 @@ def test_metrics_of_validation_and_training_can_be_watched(tmp_path):
     args += ["--trainer.max_epochs=1"]
     for monitor in ("val/accuracy", "train/loss"):
         assert cli.main([*args, "--trainer.callbacks+=EarlyStopping", f"--trainer.callbacks.monitor={monitor}"]) == 0
+
+
+def test_the_worst_taken_for_the_best_is_warned_of(tmp_path, recwarn):
+    args = ["fit", "--model=Net", "--data=MNISTDataModule", f"--trainer.default_root_dir={tmp_path}", *SHORT]
+    args += ["--trainer.max_epochs=1", "--checkpoint.monitor=val/accuracy", "--checkpoint.mode=max"]
+    monitor = "--trainer.callbacks.monitor=val/accuracy"
+    assert cli.main([*args, "--trainer.callbacks+=EarlyStopping", monitor]) == 0
+    (said,) = (str(warning.message) for warning in recwarn if "the worst" in str(warning.message))
+    assert said == (
+        "EarlyStopping watches val/accuracy with mode min, which takes the worst for the best: set its mode to max"
+    )
 
 
 def test_home_is_found_in_options_and_configs(tmp_path, monkeypatch, capsys):
