@@ -73,7 +73,8 @@ def format_parser_error(message: str, options: Iterable[str], verbs: Iterable[st
             return f"{section} stands as an option: a class is named by class_path, and its options are below init_args"
         if paths:
             return f"{paths[-1]} has no option '{name}'{suggest(name, keywords(paths[-1]))}"
-        hint = suggest(name, options) or find_option(name, options) or suggest(section, options)
+        hint = suggest(name, options) or find_option(name, options)
+        hint = hint or (find_option(section, options) if section in SYNONYMS else suggest(section, options))
         return f"there is no option '{name}'{hint}"
     if found := re.search(r"unrecognized arguments: (?!-)(\S+\.ya?ml)", message):
         return f"{found[1]} stands by itself: give a config file with --config {found[1]}"

@@ -122,6 +122,8 @@ def test_mistakes_in_the_command_are_one_line_with_the_nearest_name(args, messag
         ("model:\n  class_path: Net\ninit_args:\n  dropout: 0.1", "init_args stands by itself: indent it below model"),
         ("model:\n  Net:\n    dropout: 0.1", "Net stands as an option: a class is named by class_path"),
         ("trainer: {callbacks: {class_path: EarlyStopping, monitor: val/loss}}", "line 1: monitor stands beside"),
+        ("model: Net\ntrainer:\n  max_epochs: 1\n  max_epochs: 3", "line 4: max_epochs stands a second time"),
+        ("model: Net\noptimizer: {class_path: Adam}", "'optimizer.class_path'; did you mean '--model.optimizer'?"),
         ("optimizer: Adam", "no option 'optimizer'; did you mean '--model.optimizer'?"),
     ],
 )
