@@ -202,6 +202,10 @@ class MNISTDataModule(ImageDataModule):
         content = read_idx(path, dimensions, SHA256[name] if verify else None)
         if dimensions == 3:
             return content, path
+        if self.kind in ("FashionMNIST", "KMNIST"):  # whose files have MNIST's names
+            raw = bytes([0, 0, 8, 1]) + len(content).to_bytes(4, "big") + content.numpy().tobytes()
+            if hashlib.sha256(raw).hexdigest() == SHA256[name]:
+                raise ValueError(f"{path} is MNIST's, not that of {variant}: set data_dir to the folder of {variant}")
         return content[:, 0].long() if dimensions == 2 else content.long(), path  # the others are of the writer
 
 

@@ -138,7 +138,8 @@ def test_wrong_data_are_one_line(tmp_path, capsys):
     assert "no train-images-idx3-ubyte" in fails(capsys, *fit, f"--data.data_dir={tmp_path}")
     (tmp_path / "train-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3, 0, 0, 0, 9]))
     assert "train-images-idx3-ubyte is" in fails(capsys, *fit, f"--data.data_dir={tmp_path}")
-    assert "set download to true" in fails(capsys, *fit, "--data.variant=KMNIST", f"--data.data_dir={tmp_path}")
+    nowhere = f"--data.data_dir={tmp_path / 'none'}"
+    assert "set download to true" in fails(capsys, *fit, "--data.variant=KMNIST", nowhere)
 
 
 @pytest.mark.parametrize(
