@@ -131,10 +131,6 @@ class MNISTDataModule(ImageDataModule):
         labels, labels_file = self._read(f"{part} labels")
         if len(images) != len(labels):
             raise ValueError(f"{images_file} holds {len(images)} images, but {labels_file} {len(labels)} labels")
-        if self.kind in ("FashionMNIST", "KMNIST"):  # whose files have MNIST's names
-            name = f"{'train' if train else 't10k'}-labels-idx1-ubyte"
-            if torch.equal(labels, read_idx(BUNDLED / f"{name}.xz", 1).long()):
-                raise ValueError(f"{labels_file} is MNIST's: set data.data_dir to the folder of {self.kind}")
         if self.kind == "EMNIST":
             images = images.transpose(1, 2)  # it lies on its side in the files
         if self.split == "letters":
@@ -205,6 +201,10 @@ class MNISTDataModule(ImageDataModule):
         content = read_idx(path, dimensions, SHA256[name] if verify else None)
         if dimensions == 3:
             return content, path
+        if self.kind in ("FashionMNIST", "KMNIST"):  # whose files have MNIST's names
+            raw = bytes([0, 0, 8, 1]) + len(content).to_bytes(4, "big") + content.numpy().tobytes()
+            if hashlib.sha256(raw).hexdigest() == SHA256[name]:
+                raise ValueError(f"{path} is MNIST's, not that of {variant}: set data_dir to the folder of {variant}")
         return content[:, 0].long() if dimensions == 2 else content.long(), path  # the others are of the writer
 
 

@@ -15,7 +15,7 @@ from datamodules.common.image_io import ImageFileDataset, find_images
 from datamodules.common.samplers import EpochSampler, EvenBatches, WholeBatches, world_and_rank
 from datamodules.common.tensors import BatchDataset
 from lit_models.common.arguments import plain_hyperparameters
-from lit_models.common.messages import inform
+from lit_models.common.messages import format_list, inform
 
 
 class BatchDataModule(LightningDataModule):
@@ -169,8 +169,7 @@ class ImageDataModule(BatchDataModule):
 
     def image_dataloader(self, *images: str) -> DataLoader:
         """A loader of image files, or of those in folders, of any size, brought to the shape of the training images."""
-        files = [file for path in images for file in find_images(path)]
-        return self._loader(self.file_dataset(files), batch_size=self.batch_size)
+        return self._loader(self.file_dataset(find_all(images)), batch_size=self.batch_size)
 
     def file_dataset(self, files: list[Path]) -> Dataset:
         """Image files as a dataset of images and their names."""
@@ -195,6 +194,13 @@ class ImageDataModule(BatchDataModule):
         self.train_set = BatchDataset(images[train], labels[train])
         self.val_set = BatchDataset(images[val], labels[val])
         inform(f"{self.source}: {len(train):,} train and {size:,} val images, {self.num_classes} classes")
+
+
+def find_all(images: Sequence[str]) -> list[Path]:
+    """The image files, and those in the folders, that are named; says how many there are."""
+    files = [file for path in images for file in find_images(path)]
+    inform(f"{format_list(images)}: {len(files):,} file(s) to label")
+    return files
 
 
 def describe_classes(labels: Sequence[int], names: Sequence[str], noun: str) -> str:

@@ -117,7 +117,10 @@ def split_parts(root: Path, named: dict[str, str | None]) -> ClassFolders:
             folders[part] = root / name
     if "train" not in folders:
         raise ValueError(f"{root} has no train/ beside {' and '.join(known)}: {RENAME}")
-    parts, unlabelled = {"train": classes_of(descend(folders.pop("train")))}, []
+    train = descend(folders.pop("train"))
+    parts, unlabelled = {"train": classes_of(train)}, []
+    if not parts["train"]:
+        raise ValueError(f"{train} has no folders of classes: sort its pictures into one per class")
     for part, folder in folders.items():
         folder = descend(folder)
         names = subfolders(folder)

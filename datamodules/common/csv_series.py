@@ -146,13 +146,11 @@ def warn_of_gaps(path: Path, series: list[Series]) -> None:
 
 def warn_of_columns(table: Table, named: Sequence[str] | None, chosen: Sequence[int], values: np.ndarray) -> None:
     """Warns of columns that seem to count rows or times, unless they are named, and of values that may be none."""
+    counting = []
     for at, column in zip(chosen, values.T, strict=True):
         steps, name = np.diff(column), table.names[at]
-        if named is None and len(chosen) > 1 and len(steps) > 1 and steps[0] and (steps == steps[0]).all():
-            rank_zero_warn(
-                f"{table.path}: column {name!r} goes on by {steps[0]:g} in each row, and is forecast: if it is the "
-                "time, set data.time_column to it, else data.columns to the others"
-            )
+        if name.lower() in TIME_NAMES or (len(steps) > 1 and steps[0] and (steps == steps[0]).all()):
+            counting.append(name)
         none, others = column.min(), column[column != column.min()]
         if re.fullmatch("-9{2,}", f"{none:g}") and len(others) and others.min() > none / 2:
             text = table.column(at)[int(column.argmin())]
@@ -160,6 +158,11 @@ def warn_of_columns(table: Table, named: Sequence[str] | None, chosen: Sequence[
                 f"{table.path}: column {name!r} is {text} in {len(column) - len(others)} row(s): if that stands for no "
                 f"value, set data.missing to '{text}', and data.fill"
             )
+    if named is None and counting and len(counting) < len(chosen):
+        rank_zero_warn(
+            f"{table.path}: {format_list(counting)} seem to count rows or times, but are forecast: name the time in "
+            "data.time_column, with all parts of a date in one column, and set data.columns to the others"
+        )
 
 
 def blocks(table: Table, used: set[int | None]) -> int | None:
@@ -278,7 +281,7 @@ def repeated_time(table: Table, times: Times, by: int | None, rows: tuple[int, i
     if clock is not None:
         return f"{message}, or write date and {clock!r} into one column"
     if by is not None:
-        return f"{message}, or choose a column for data.group_column that tells them apart"
+        return f"{message}, or give data.group_column a column that tells them apart, made of several if need be"
     columns = [at for at in range(len(table.names)) if at != times.column]
     columns = [at for at in columns if len(set(zip(table.column(at), times.values, strict=True))) == len(table.rows)]
     columns = [table.names[at] for at in columns if len(set(table.column(at))) <= len(table.rows) / 2]

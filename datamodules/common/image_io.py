@@ -162,7 +162,7 @@ def find_images(folder: str | Path, extensions: Collection[str] | None = None) -
     if root.is_file():
         return [root]
     if not root.is_dir():
-        raise FileNotFoundError(f"no folder {folder}")
+        raise FileNotFoundError(f"no file or folder {folder}")
     paths = [path for path in find_files(root)[0] if extensions is None or is_image(path, extensions)]
     if not paths:
         raise FileNotFoundError(f"no images in {folder}")

@@ -33,11 +33,22 @@ SYNONYMS = {
     "steps": "trainer.max_steps",
     "gpus": "trainer.devices",
     "seed": "seed_everything",
+    "device": "trainer.accelerator",
+    "workers": "data.num_workers",
+    "img_size": "data.image_size",
+    "weight_decay": "model.optimizer.weight_decay",
+    "momentum": "model.optimizer.momentum",
+    "resume": "ckpt_path",
+    "log_dir": "trainer.default_root_dir",
+    "save_dir": "trainer.default_root_dir",
 }
+# And for a command.
+COMMANDS_MEANT = {"train": "fit", "resume": "fit", "eval": "test", "evaluate": "test", "infer": "predict"}
 
 
 def find_option(name: str, options: list[str]) -> str:
     """`; did you mean '--trainer.max_epochs'?` for an option without its section, or of another name, or nearly so."""
+    name = name.replace("-", "_")
     found = SYNONYMS.get(name) or next((option for option in options if option.rpartition(".")[2] == name), None)
     for section, package in (("data", datamodules), ("model", lit_models), ("model", rl)):
         kinds = (f"{package.__name__}.{kind}" for kind in package.__all__)
@@ -62,12 +73,20 @@ def format_parser_error(message: str, options: Iterable[str], verbs: Iterable[st
             return f"{section} stands as an option: a class is named by class_path, and its options are below init_args"
         if paths:
             return f"{paths[-1]} has no option '{name}'{suggest(name, keywords(paths[-1]))}"
-        hint = suggest(name, options) or find_option(name, options) or suggest(section, options)
+        hint = suggest(name, options) or find_option(name, options)
+        hint = hint or (find_option(section, options) if section in SYNONYMS else suggest(section, options))
         return f"there is no option '{name}'{hint}"
     if found := re.search(r"unrecognized arguments: (?!-)(\S+\.ya?ml)", message):
         return f"{found[1]} stands by itself: give a config file with --config {found[1]}"
+    if found := re.search(r"unrecognized arguments: (?!-)(\S+)", message):
+        pictures = " (pictures: --images)" if "images" in options else ""
+        return f"{found[1]} stands by itself: name its option before it{pictures}, or quote names with spaces"
     if found := re.search(r"unrecognized arguments: -*([^\s=]+)", message):
         return f"there is no option '--{found[1]}'{find_option(found[1], options)}"
+    if found := re.search(r"Unable to load config '([^'\n]+)'", message):
+        go_on = ", or --ckpt_path to go on from a checkpoint" if key.startswith("checkpoint") else ""
+        section = key.partition(".")[0]
+        return f"there is no file {found[1]}: give --{section} a YAML file, --{section}.OPTION a value{go_on}"
     if found := re.search(r"File does not exist: '(.+)'", message):
         path = Path(found[1])
         return f"no file {path}{suggest(path.name, [file.name for file in path.parent.glob('*')])}"
@@ -97,7 +116,9 @@ def format_parser_error(message: str, options: Iterable[str], verbs: Iterable[st
         wanted = " or ".join(dict.fromkeys(choices + ["null" if name == "NoneType" else name for name in names]))
         return f"{key}: {value[1]!r} is not {wanted}{suggest(value[1], choices)}"
     if found := re.search(r"invalid choice: '?([\w-]+)'? \(choose from (.*)\)", message):
-        return f"there is no command '{found[1]}'{suggest(found[1], [*re.findall(r'[a-z]+', found[2]), *verbs])}"
+        meant = COMMANDS_MEANT.get(found[1], found[1])
+        known = [*re.findall(r"[a-z]+", found[2]), *verbs]
+        return f"there is no command '{found[1]}'{suggest(meant, known)}"
     if found := re.search(r"arguments are required: ([\w, ]+)$", message):
         missing = found[1].split(", ")
         of_data = any(missing[0] in keywords(f"datamodules.{name}") for name in datamodules.__all__)

@@ -26,6 +26,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.jit import TracerWarning
 from typing_extensions import override
 
@@ -158,6 +159,10 @@ class CLI(LightningCLI):
         for option, file in (("--model", scanned.model), ("--data", scanned.data)):
             if file and file.endswith((".yaml", ".yml")) and os.path.isfile(file) and "model" in check_yaml(Path(file)):
                 raise ValueError(f"{file} is the config of a whole run, not of {option} alone: give it with --config")
+            if file and not file.endswith((".yaml", ".yml")) and os.path.isfile(file):
+                raise ValueError(
+                    f"{option} {file} is a file, not a class: name the class, and give it as one of its options"
+                )
         path = given = scanned.ckpt_path
         checkpoint: dict[str, Any] = {}
         if path in ("last", "auto"):
@@ -316,6 +321,9 @@ class CLI(LightningCLI):
             warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
         if self._get(self.config, "compile") and compile_available(self.trainer.strategy.root_device):
             self.model.compile()
+        loader = {"fit": "train", "validate": "val"}.get(subcommand, subcommand) + "_dataloader"
+        if self.datamodule is None and not is_overridden(loader, self.model):
+            raise ValueError("no data: name them with --data MNISTDataModule or the like, or in a --config")
         try:
             with Watch(self.trainer, self._get(self.config, "process_timeout"), report_error):
                 super()._run_subcommand(subcommand)
@@ -401,7 +409,7 @@ def configure_messages() -> None:
     log.handlers = [StderrHandler()]
     log.setLevel(logging.INFO)
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # LightningCLI calls what jsonargparse renamed
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {' '.join(str(message).split())}\n"
     warnings.filterwarnings("ignore", message=".*torch.jit.trace.*")  # how TensorBoard's writer draws the graph
     warnings.filterwarnings("ignore", category=TracerWarning)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")  # in-memory data need none

@@ -86,12 +86,16 @@ def check_yaml(path: Path) -> dict[str, Any]:
 
 
 def misplaced(node: yaml.Node) -> str | None:
-    """Which option stands beside the class that it is of, instead of below its `init_args`, if one does."""
+    """Which option stands twice, or beside the class that it is of, instead of below its `init_args`, if one does."""
     if isinstance(node, yaml.SequenceNode):
         return next(filter(None, map(misplaced, node.value)), None)
     if not isinstance(node, yaml.MappingNode):
         return None
     names = {key.value: key for key, _ in node.value}
+    if len(names) < len(node.value):  # YAML takes the last of them
+        seen = [str(key.value) for key, _ in node.value]
+        again = next(key for at, (key, _) in enumerate(node.value) if str(key.value) in seen[:at])
+        return f"line {again.start_mark.line + 1}: {again.value} stands a second time: leave one of them out"
     of_class = {"class_path", "init_args", "dict_kwargs"}
     if "class_path" in names:
         if other := next((key for name, key in names.items() if name not in of_class), None):

@@ -35,9 +35,11 @@ def format_metric(name: str, value: float) -> str:
 
 def suggest(name: str, candidates: Iterable[str], prefix: str = "") -> str:
     """`; did you mean 'X'?` with the nearest of the candidates, or an empty string."""
-    candidates = list(candidates)
+    candidates, low = list(candidates), name.lower()
     swapped = [candidate for candidate in candidates if sorted(candidate) == sorted(name)]  # modle: model, not modules
-    close = swapped or difflib.get_close_matches(name, candidates, n=1)
+    same = [candidate for candidate in candidates if candidate.lower() == low]
+    longer = [candidate for candidate in candidates if len(low) > 3 and candidate.lower().startswith(low)]
+    close = same or swapped or difflib.get_close_matches(name, candidates, n=1) or longer
     return f"; did you mean '{prefix}{close[0]}'?" if close else ""
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, RichProgressBar
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.data import extract_batch_size
 from typing_extensions import override
 
@@ -83,7 +84,10 @@ def epoch_line(metrics: Mapping[str, float], validated: bool) -> str:
 
 
 class MonitorCheck(Callback):
-    """Refuses, before training, that checkpoints, schedules or stopping watch a metric that the model does not log."""
+    """Refuses, before training, that checkpoints, schedules or stopping watch a metric that the model does not log.
+
+    Warns where they take the worst for the best.
+    """
 
     @override
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -99,6 +103,13 @@ class MonitorCheck(Callback):
                 raise ValueError(
                     f"{type(watcher).__name__} watches {name}, which is not logged{suggest(name, known)}; logged are "
                     f"{', '.join(sorted(known))}"
+                )
+            kind = str(name).rpartition("/")[2]
+            better = "max" if "accuracy" in kind or "return" in kind else "min" if "loss" in kind else None
+            if better and getattr(watcher, "mode", better) != better:
+                rank_zero_warn(
+                    f"{type(watcher).__name__} watches {name} with mode {watcher.mode}, which takes the worst for the "
+                    f"best: set its mode to {better}"
                 )
 
 

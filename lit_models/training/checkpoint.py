@@ -69,10 +69,16 @@ def save_class_paths(module: LightningModule, checkpoint: dict[str, Any]) -> Non
         checkpoint["data_class"] = class_path(module.trainer.datamodule)
 
 
+def no_checkpoint(path: str | Path) -> FileNotFoundError:
+    """That there is no such checkpoint; of a run's folder, which of its files may be meant."""
+    inside = next(Path(path).rglob("last.ckpt"), None) if Path(path).is_dir() else None
+    return FileNotFoundError(f"{path} is a folder: give {inside}" if inside else f"no checkpoint {path}")
+
+
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """A Lightning checkpoint on the CPU; refused with a ValueError if it is damaged, or holds code, which isn't run."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no checkpoint {path}")
+        raise no_checkpoint(path)
     try:
         with zipfile.ZipFile(path) as file:  # PyTorch does not look at the checksums
             # It would also take a part that is marked (0x10) as a folder for an empty one, and fill it with anything.
@@ -143,7 +149,7 @@ def load(path: str | Path, num_classes: int | None = None, modules: Modules = No
 def read_model(path: str | Path) -> dict[str, Any]:
     """The content of a checkpoint or an export to safetensors, for `build_model`; raises what `load` does."""
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no checkpoint {path}")
+        raise no_checkpoint(path)
     with open(path, "rb") as file:
         if file.read(9)[8:] != b"{":  # where a safetensors file's header begins, after its length
             return read_checkpoint(path)

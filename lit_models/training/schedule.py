@@ -146,14 +146,17 @@ def describe_optimizers(trainer: Trainer) -> list[str]:
     lines = []
     for optimizer in trainer.optimizers:
         groups, rate, plan = optimizer.param_groups, "learning rate", ""
-        for schedule in (config.scheduler for config in trainer.lr_scheduler_configs):
+        for config in trainer.lr_scheduler_configs:
+            schedule = config.scheduler
             if schedule.optimizer is not optimizer or (type(schedule) is ConstantLR and schedule.factor == 1):
                 continue
             plan = f", {type(schedule).__name__}"
             if total := getattr(schedule, "total_steps", None):
-                rate, plan = "peak learning rate", f"{plan} over {total:,} steps"
+                rate, plan = "peak learning rate", f"{plan} over {total:,} {config.interval}s"
             elif monitor := monitored(schedule):
                 plan += f" on {monitor}"
+            else:
+                plan += f", stepped every {config.interval}"
         rates = dict.fromkeys(group.get("max_lr", group.get("initial_lr", group["lr"])) for group in groups)
         lines.append(
             f"{type(optimizer).__name__}, {rate} {' and '.join(f'{lr:g}' for lr in rates)}{plan or ', constant'}"

@@ -180,6 +180,7 @@ def modules_of(config: Any) -> set[str]:
     if isinstance(config, Namespace | dict):
         values = dict(vars(config) if isinstance(config, Namespace) else config)
         wrappers = wrapper_modules({"wrappers": values.pop("wrappers", None)})
+        values.pop("__path__", None)  # of the file that a section is from: jsonargparse's, and callable
         found, name = wrappers.union(*map(modules_of, values.values())), values.get("class_path")
         if isinstance(name, str) and not may_build(name):
             found.add(name if is_importable(name) else module_of(name))

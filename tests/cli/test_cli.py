@@ -122,6 +122,8 @@ def test_mistakes_in_the_command_are_one_line_with_the_nearest_name(args, messag
         ("model:\n  class_path: Net\ninit_args:\n  dropout: 0.1", "init_args stands by itself: indent it below model"),
         ("model:\n  Net:\n    dropout: 0.1", "Net stands as an option: a class is named by class_path"),
         ("trainer: {callbacks: {class_path: EarlyStopping, monitor: val/loss}}", "line 1: monitor stands beside"),
+        ("model: Net\ntrainer:\n  max_epochs: 1\n  max_epochs: 3", "line 4: max_epochs stands a second time"),
+        ("model: Net\noptimizer: {class_path: Adam}", "'optimizer.class_path'; did you mean '--model.optimizer'?"),
         ("optimizer: Adam", "no option 'optimizer'; did you mean '--model.optimizer'?"),
     ],
 )
@@ -138,8 +140,6 @@ def test_wrong_data_are_one_line(tmp_path, capsys):
     assert "train-images-idx3-ubyte is" in fails(capsys, *fit, f"--data.data_dir={tmp_path}")
     empty = f"--data.data_dir={tmp_path / 'empty'}"
     assert "set download to true" in fails(capsys, *fit, "--data.variant=KMNIST", empty)
-    own = f"--data.data_dir={ROOT / 'datamodules' / 'files'}"
-    assert "is MNIST's: set data.data_dir to the folder of KMNIST" in fails(capsys, *fit, "--data.variant=KMNIST", own)
 
 
 @pytest.mark.parametrize(
@@ -232,11 +232,31 @@ def test_own_pictures_and_series_must_be_given(tmp_path, monkeypatch, capsys):
         ("--root", "--data.root"),
         ("--dropout", "--model.dropout"),
         ("--gamma", "--model.gamma"),
+        ("--device", "--trainer.accelerator"),
+        ("--num-workers", "--data.num_workers"),
+        ("--weight_decay", "--model.optimizer.weight_decay"),
     ],
 )
 def test_options_without_their_section_are_found(typed, meant, capsys):
     message = fails(capsys, "fit", "--model=Net", "--data=MNISTDataModule", typed, "3")
     assert f"there is no option '{typed}'; did you mean '{meant}'?" in message
+
+
+def test_what_is_typed_for_something_else_is_told(last, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("a.csv").write_text("day,v\n1,2\n")
+    for args, message in (
+        (["train", "--model=Net"], "there is no command 'train'; did you mean 'fit'?"),
+        (["fit", "--model=cnn"], "model: there is no class 'cnn'; did you mean 'CNN'?"),
+        (["fit", "--model=Net", "--data=MNIST"], "data: there is no class 'MNIST'; did you mean 'MNISTDataModule'?"),
+        (["fit", "--model=RNN", "--data", "a.csv"], "--data a.csv is a file, not a class: name the class"),
+        (["fit", "--model=Net", "--checkpoint", "last"], "no file last: .* or --ckpt_path to go on from a checkpoint"),
+        (["fit", "--model=Net", "my", "pictures"], "my stands by itself: name its option before it, or quote names"),
+        (["predict", f"--ckpt_path={last}", "a.png"], r"a\.png stands by itself: .* \(pictures: --images\)"),
+        (["test", f"--ckpt_path={last.parent.parent}"], f"version_0 is a folder: give {last}"),
+        (["fit", "--model=Net"], "no data: name them with --data MNISTDataModule"),
+    ):
+        assert re.search(message, fails(capsys, *args)), args
 
 
 @pytest.mark.parametrize(
@@ -265,6 +285,17 @@ def test_metrics_of_validation_and_training_can_be_watched(tmp_path):
     args += ["--trainer.max_epochs=1"]
     for monitor in ("val/accuracy", "train/loss"):
         assert cli.main([*args, "--trainer.callbacks+=EarlyStopping", f"--trainer.callbacks.monitor={monitor}"]) == 0
+
+
+def test_the_worst_taken_for_the_best_is_warned_of(tmp_path, recwarn):
+    args = ["fit", "--model=Net", "--data=MNISTDataModule", f"--trainer.default_root_dir={tmp_path}", *SHORT]
+    args += ["--trainer.max_epochs=1", "--checkpoint.monitor=val/accuracy", "--checkpoint.mode=max"]
+    monitor = "--trainer.callbacks.monitor=val/accuracy"
+    assert cli.main([*args, "--trainer.callbacks+=EarlyStopping", monitor]) == 0
+    (said,) = (str(warning.message) for warning in recwarn if "the worst" in str(warning.message))
+    assert said == (
+        "EarlyStopping watches val/accuracy with mode min, which takes the worst for the best: set its mode to max"
+    )
 
 
 def test_home_is_found_in_options_and_configs(tmp_path, monkeypatch, capsys):

@@ -83,6 +83,7 @@ def test_the_only_folder_in_the_root_is_the_root(tmp_path, caplog):
         (["a/0", "a/1", "b/0", "b/1", "c/0", "c/2"], "the same folders, 0, 1, in a, b, c"),
         (["test/cat", "test/dog", "val/cat", "val/dog"], "no train/ beside test and val"),
         (["test/cat", "test/dog"], "no train/ beside test"),
+        (["train", "test"], "data/train has no folders of classes: sort its pictures into one per class"),
         (["train/cat", "train/dog", "extra/cat"], "extra/ beside train, which is no known part"),
         (["train/cat", "train/dog", "training_set/cat"], "train/ and training_set/, both named like train/"),
         (["cat", "dog", "more/cat"], "data/more holds cat, as"),

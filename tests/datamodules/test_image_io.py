@@ -75,6 +75,17 @@ def test_unreadable_files_are_named_and_skipped(glyph, tmp_path):
     assert sorted(str(warning.message).split(":")[0].split("/")[-1] for warning in warned) == ["cut.png", "notes.txt"]
 
 
+def test_predict_of_several_pictures(glyph, last, tmp_path, capsys):
+    glyph.save(tmp_path / "seven.png")
+    (tmp_path / "more").mkdir()
+    glyph.save(tmp_path / "more" / "again.png")
+    images = [str(tmp_path / "seven.png"), str(tmp_path / "more")]
+    assert cli.main(["predict", f"--ckpt_path={last}", f"--output={tmp_path / 'p.csv'}", "--images", *images]) == 0
+    assert f"{', '.join(images)}: 2 file(s) to label" in capsys.readouterr().err
+    with (tmp_path / "p.csv").open() as file:
+        assert [row["file"] for row in csv.DictReader(file)] == [images[0], f"{images[1]}/again.png"]
+
+
 def test_predict_of_a_folder(glyph, last, tmp_path, capsys):
     folder = tmp_path / "pictures"
     folder.mkdir()
@@ -90,7 +101,7 @@ def test_predict_of_a_folder(glyph, last, tmp_path, capsys):
     (folder / "seven.png").unlink()
     for images, message in (
         (folder, "none of"),
-        (tmp_path / "nowhere", "no folder"),
+        (tmp_path / "nowhere", "no file or folder"),
         (tmp_path / "empty", "no images"),
     ):
         (tmp_path / "empty").mkdir(exist_ok=True)

@@ -320,3 +320,9 @@ def test_qmnist_keeps_the_digit_of_its_labels(tmp_path):
     data = MNISTDataModule("QMNIST", data_dir=str(tmp_path), val_size=0)
     data.setup("fit")
     assert data.train_set.labels.tolist() == [*range(10), *range(10)]
+
+
+@pytest.mark.parametrize("stage", ["fit", "test"])
+def test_files_of_mnist_are_not_taken_for_those_of_a_variant(stage):
+    with pytest.raises(ValueError, match=r"labels-idx1-ubyte\.xz is MNIST's, not that of KMNIST"):
+        MNISTDataModule(variant="KMNIST", data_dir=str(BUNDLED)).setup(stage)

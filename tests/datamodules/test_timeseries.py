@@ -312,8 +312,11 @@ def test_a_column_that_counts_is_warned_of_unless_named(tmp_path, recwarn):
     read_series(path, ["unix", "v"])
     read_series(path, time_column="unix")
     assert not recwarn
-    with pytest.warns(UserWarning, match="column 'unix' goes on by 60 in each row, and is forecast: .*time_column"):
+    with pytest.warns(UserWarning, match=r"unix\.csv: unix seem to count .*, but are forecast: .*time_column"):
         read_series(path)
+    text = "Year,Month,v\n" + "\n".join(f"{2000 + row // 12},{row % 12 + 1},{row % 5}" for row in range(30))
+    with pytest.warns(UserWarning, match=r"Year, Month seem to count .* all parts of a date in one column"):
+        read_series(write(tmp_path / "parts.csv", text))
 
 
 def test_gaps_at_the_ends_are_not_filled(tmp_path):

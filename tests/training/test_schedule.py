@@ -149,6 +149,20 @@ def test_pytorchs_own_cycle_may_be_told_its_epochs(tmp_path):
     assert (schedule.total_steps, schedule.last_epoch) == (20, 3)
 
 
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        (partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=5), "OneCycleLR over 5 epochs"),
+        (partial(torch.optim.lr_scheduler.StepLR, step_size=2), "StepLR, stepped every epoch"),
+    ],
+)
+def test_whether_a_schedule_is_of_steps_or_epochs_is_said(schedule, said, caplog):
+    trainer = Trainer(accelerator="cpu", max_epochs=1, limit_train_batches=1, limit_val_batches=0, **QUIET)
+    with caplog.at_level("INFO", logger="lit_models"):
+        trainer.fit(Net(optimizer=SGD, lr_scheduler=schedule), datamodule=MODELS["Net"].data())
+    assert said in caplog.text
+
+
 def test_another_optimizer_learns_with_its_own_rate(tmp_path):
     rate = ["--model.optimizer=Adam", "--model.optimizer.lr=1e-3", "--trainer.limit_train_batches=100"]
     command = cli.CLI([*flags(tmp_path), *rate, "--trainer.limit_val_batches=5"])

@@ -12,7 +12,8 @@ import pytest
 import torch
 import yaml
 from conftest import ROOT, fails
-from jsonargparse import _common
+from jsonargparse import Namespace, _common
+from jsonargparse.typing import Path_fr
 from lightning import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
@@ -20,7 +21,7 @@ import lit_models
 from lit_models import FaceEmbedder, Net
 from lit_models.cli import main as cli
 from lit_models.training.resume import RunCheckpoint
-from lit_models.training.trust import Command, is_importable, plain_settings
+from lit_models.training.trust import Command, is_importable, modules_of, plain_settings
 from rl import DQN
 from rl.env_state import get_env_state, set_env_state
 
@@ -670,3 +671,9 @@ def test_safetensors_of_other_kinds_are_one_line(text, tmp_path):
     ) as caught:
         lit_models.load(tmp_path / "weights")
     assert "\n" not in str(caught.value)
+
+
+def test_a_section_from_a_file_needs_no_module(tmp_path):
+    (tmp_path / "model.yaml").write_text("class_path: lit_models.net.Net")
+    section = Namespace(class_path="lit_models.net.Net", __path__=Path_fr(tmp_path / "model.yaml"))
+    assert modules_of(section) == set()
