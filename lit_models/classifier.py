@@ -75,13 +75,13 @@ class Classifier(LitModule):
         super().__init__(optimizer, lr_scheduler)
         check_arguments(Classifier, locals())
         for name, values in (("class_names", class_names), ("class_weights", class_weights)):
-            if values not in (None, "balanced") and len(values) != num_classes:
+            if values is not None and not isinstance(values, str) and len(values) != num_classes:
                 raise ValueError(f"{len(values)} {name} are given, but num_classes is {num_classes}")
         self.in_channels, self.num_classes = in_channels, num_classes
         self.class_names = None if class_names is None else [str(name) for name in class_names]
         self.warned_of_range = False  # that float images were not in 0..1
         self.normalization = Normalize(mean, std, in_channels, images=True)
-        self.balanced = class_weights == "balanced"
+        self.balanced = isinstance(class_weights, str)
         known = class_weights is not None and not self.balanced
         self.class_weights = torch.tensor(plain_value("class_weights", class_weights)).float() if known else None
         evaluated = ("loss", "accuracy", "right", "seen")  # the latter are by class

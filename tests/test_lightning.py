@@ -591,6 +591,7 @@ def test_a_pruned_run_goes_on(tmp_path):
 def test_what_a_callback_raises_is_one_line(tmp_path, capsys):
     few = ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", f"--trainer.default_root_dir={tmp_path}"]
     stopping = ["--trainer.callbacks=EarlyStopping", "--trainer.callbacks.monitor=val/lss"]
+    few.append("--trainer.num_sanity_val_steps=0")  # after which the name would be known to be wrong
     message = fails(capsys, "fit", "--model=Net", "--data=MNISTDataModule", *few, *stopping)
     assert "RuntimeError: Early stopping conditioned on metric `val/lss` which is not available" in message
 
