@@ -2,11 +2,13 @@
 
 import csv
 import io
+import json
 import math
 import os
 import signal
 import subprocess
 import sys
+import textwrap
 from functools import partial
 
 import gymnasium
@@ -35,7 +37,7 @@ from lit_models.cli import main as cli
 from lit_models.training.resume import RunCheckpoint
 from rl import DQN
 from rl.agent import COUNTERS, Agent
-from rl.env_constants import changed_constants, env_constants
+from rl.env_constants import changed_constants, env_constants, find_changes
 from rl.envs import env_errors, make_vector_env
 from rl.networks import as_channels
 
@@ -575,6 +577,50 @@ def test_env_that_has_changed_is_not_gone_on_with(at, tmp_path, monkeypatch):
             again(f"Odd-v0 is not as it was at the checkpoint .*{shown}")
     if at == "training":
         again(r"env_options\['factor'\]: None -> 9", factor=9)
+
+
+def test_what_tells_of_process_time_or_chance_is_no_change(tmp_path):
+    code = """
+        import json, os, sys, worlds, rl.env_constants as constants, time
+        os.chdir(sys.argv[2])
+        found = constants.fresh_constants(env_id="Busy-v0")
+        time.strftime, earlier = lambda text: "logs/2024-02-03_04-05-06", time.time()
+        time.time = lambda: earlier - 10**7
+        json.dump([found, constants.fresh_constants(env_id="Busy-v0")], sys.stdout)
+    """
+    path = os.pathsep.join(sys.path)
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), "cuda", tmp_path],
+        env=os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": path},
+        capture_output=True,
+        check=True,
+    )
+    for then in json.loads(run.stdout):
+        worlds.Busy.seen.clear()
+        assert find_changes(then, env_id="Busy-v0") == ""
+    worlds.Busy.seen.clear()
+    then["worlds.Busy.breaks"], then["worlds.Busy.terminates"] = "the first\nday", True
+    assert find_changes(then, env_id="Busy-v0") == (
+        "worlds.Busy.terminates: True -> False, worlds.Busy.breaks: the first day -> None"
+    )
+
+
+def test_env_that_fills_tables_resumes_in_the_same_process(tmp_path):
+    for epochs, path in ((1, None), (2, tmp_path / "busy.ckpt")):
+        trainer = Trainer(max_epochs=epochs, enable_checkpointing=False, **QUIET)
+        trainer.fit(small_agent(env_id="Busy-v0"), ckpt_path=path, weights_only=True)
+        trainer.save_checkpoint(tmp_path / "busy.ckpt")
+    assert trainer.current_epoch == 2
+    assert worlds.Busy.seen
+
+
+def test_large_tables_of_an_env_are_read_as_arrays():
+    env = worlds.Odd()
+    env.rates = [[float(row)] * 500 for row in range(500)]
+    before = env_constants(env)
+    env.rates[3][4] = -1.0
+    assert list(changed := changed_constants(before, env_constants(env))) == ["worlds.Odd.rates[...]"]
+    assert changed["worlds.Odd.rates[...]"].startswith("array (500, 500), checksum ")
 
 
 def test_tables_of_an_env_are_compared():
