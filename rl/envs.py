@@ -56,7 +56,8 @@ def env_errors(env_id: str, when: str = "", envs: VectorEnv | None = None) -> It
                 "fault of its own: have fewer with model.num_envs, or one process with model.vectorization sync"
             ) from reason
         where = f"{env_id} {when}: the environment raised" if when else f"cannot make {env_id}:"
-        hint = ": set model.env_options to {frameskip: 1}" if "frame-skipping" in str(reason) else ""
+        skips = "frame-skipping" in str(reason) and "ALE/" in env_id  # others have no such option
+        hint = ": set model.env_options to {frameskip: 1}" if skips else ""
         raise ValueError(f"{where} {type(reason).__name__}: {reason}{hint}") from reason
 
 

@@ -787,6 +787,18 @@ def test_pong_trains(tmp_path, capsys):
         DQN("ale_py:ALE/Pongg-v5")
 
 
+def test_atari_hint_is_for_atari_alone():
+    with pytest.raises(ValueError, match="Disable frame-skipping") as caught:
+        DQN("MountainCar-v0", wrappers=["AtariPreprocessing"])
+    assert "frameskip: 1" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["NormalizeObservation", "NormalizeReward"])
+def test_wrappers_with_statistics_of_their_own_are_warned_of(name):
+    with pytest.warns(UserWarning, match="evaluation and checkpoints lack those of training; scale by fixed numbers"):
+        DQN("MountainCar-v0", wrappers=[name])
+
+
 def test_namespace_that_needs_an_import():
     code = "from rl import DQN; DQN('ALE/Pong-v5')"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
