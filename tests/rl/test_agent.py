@@ -811,3 +811,10 @@ def test_missing_atari_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ale_py", None)
     with pytest.raises(ValueError, match=r"ale_py:ALE/Pong-v5 needs the extra atari: pip install -e '.\[atari\]'"):
         DQN("ale_py:ALE/Pong-v5")
+
+
+def test_description_of_an_env_is_one_line():
+    space = spaces.MultiDiscrete(np.array([[2, 3], [2, 2]]))
+    gymnasium.register("TableSeen-v0", worlds.Odd, kwargs={"space": space})
+    agent = small_agent(env_id="TableSeen-v0")
+    assert "9 numbers (flattened from MultiDiscrete([[2 3] [2 2]]))" in agent.description
