@@ -473,7 +473,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     assert cli.main(["test", f"--config={CARTPOLE}", "--ckpt_path=last", "--model.test_episodes=7"]) == 0
     printed = capsys.readouterr().out
     for name in ("test/return", "test/return_std", "test/return_min", "test/return_max"):
-        assert f" {name} " in printed
+        assert f"\n{name} " in printed
     predict = ["predict", f"--config={CARTPOLE}", "--ckpt_path=last", "--output=episodes.csv"]
     assert cli.main([*predict, "--model.test_episodes=3"]) == 0
     with open("episodes.csv") as file:
