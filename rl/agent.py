@@ -74,6 +74,12 @@ class Agent(LitModule):
             check_spaces(self.hparams.env_id, env, type(self).__name__, self.action_spaces)
             self.observation_space, self.action_space = env.observation_space, env.action_space
             self.description = describe_env(env)
+            if env.has_wrapper_attr("update_running_mean"):
+                rank_zero_warn(
+                    f"{self.hparams.env_id} is wrapped in NormalizeObservation or NormalizeReward, whose statistics "
+                    "every environment has of its own: evaluation and checkpoints lack those of training; scale by "
+                    "fixed numbers, with RescaleObservation or a wrapper of your own"
+                )
         space = self.observation_space
         self.example_input_array = torch.from_numpy(np.zeros((1, *space.shape), dtype=space.dtype))
 

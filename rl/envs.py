@@ -56,7 +56,8 @@ def env_errors(env_id: str, when: str = "", envs: VectorEnv | None = None) -> It
                 "fault of its own: have fewer with model.num_envs, or one process with model.vectorization sync"
             ) from reason
         where = f"{env_id} {when}: the environment raised" if when else f"cannot make {env_id}:"
-        hint = ": set model.env_options to {frameskip: 1}" if "frame-skipping" in str(reason) else ""
+        skips = "frame-skipping" in str(reason) and "ALE/" in env_id  # others have no such option
+        hint = ": set model.env_options to {frameskip: 1}" if skips else ""
         raise ValueError(f"{where} {type(reason).__name__}: {reason}{hint}") from reason
 
 
@@ -238,7 +239,8 @@ def describe_env(env: gymnasium.Env) -> str:
     size, raw = "x".join(map(str, observation.shape)), env.unwrapped.observation_space
     seen = f"images of {size} pixels" if is_image(observation) else f"{size} numbers ({observation.dtype})"
     if not isinstance(raw, spaces.Box):
-        seen = f"{size} numbers (flattened from {raw if len(str(raw)) < 50 else type(raw).__name__})"
+        name = " ".join(str(raw).split())  # arrays have lines
+        seen = f"{size} numbers (flattened from {name if len(name) < 50 else type(raw).__name__})"
     chosen = f"{action.n} actions" if isinstance(action, spaces.Discrete) else f"actions in {action}"
     limit = f"at most {most:,} steps per episode" if most else "no step limit (env_options.max_episode_steps)"
     return f"{env.spec.id}: observations of {seen}, {chosen}, {limit}"

@@ -1,6 +1,11 @@
 """Small environments whose values are known, or that go wrong; importing it registers them."""
 
+import enum
 import os
+import sys
+import time
+import uuid
+from typing import ClassVar
 
 import gymnasium
 import numpy as np
@@ -109,6 +114,38 @@ def wage(pay):
     return pay * RATE
 
 
+class Action(enum.IntEnum):
+    LEFT = 0
+    RIGHT = 1
+
+
+class Piece:
+    """An object that keys a table, so that its address is in the key."""
+
+
+class Busy(Wages):
+    """Its attributes tell of the process, of the day, of the machine and of chance, or are filled by playing."""
+
+    sides, pairs = {"north", "south", "east", "west"}, {frozenset({"a", "b"}): 1, frozenset({"c", "d"}): 2}
+    nested: ClassVar[set] = {frozenset({"a", "b"}), frozenset({"c", "d"}), frozenset({"e", "f"})}
+    seen: ClassVar[dict] = {}
+    default, moves = Action.LEFT, {Action.LEFT: Action.RIGHT}
+
+    def __init__(self):
+        super().__init__()
+        self.pid, self.name, self.home = os.getpid(), f"run_{os.getpid()}", os.getcwd()
+        self.started, self.log = int(time.time()), time.strftime("logs/%Y-%m-%d_%H-%M-%S")
+        self.device = "cuda:0" if len(sys.argv) > 1 and sys.argv[1] == "cuda" else "cpu"
+        self.scores = {Piece(): 0, Piece(): 1}
+        self.names = {uuid.uuid4().hex: 1 for _ in range(np.random.randint(1, 9))}
+        self.drawn = list(np.random.random(np.random.randint(1, 30)))
+        self.image = np.empty((5, 5))  # holds anything at first
+
+    def step(self, action):
+        self.image[:], self.seen[self.steps] = self.steps, 1
+        return super().step(action)
+
+
 class Multiplied(gymnasium.Wrapper):
     """A wrapper of one's own."""
 
@@ -153,6 +190,7 @@ gymnasium.register("Wages-v0", Wages)
 gymnasium.register("Screen-v0", Screen)
 gymnasium.register("Emulator-v0", Emulator)
 gymnasium.register("Odd-v0", Odd)
+gymnasium.register("Busy-v0", Busy)
 gymnasium.register("Vectorized-v0", Vectorized, vector_entry_point=Vectorized.make)
 gymnasium.register("GraphSeen-v0", Other, kwargs={"observation": spaces.Graph(box, box)})
 gymnasium.register("ManyActions-v0", Other, kwargs={"action": spaces.MultiDiscrete([2, 2])})

@@ -93,7 +93,8 @@ def list_people(root: Path) -> tuple[dict[str, list[Path]], list[str]]:
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{error}: fill the folder, or remove it") from error
         if not (paths or own_copies):
-            raise FileNotFoundError(f"no images in {root / person}: fill the folder, or remove it")
+            only = f", only {', '.join(describe_left_out([], own_others))}" if own_others else ""
+            raise FileNotFoundError(f"no images in {root / person}{only}: fill the folder, or remove it")
         if paths:  # otherwise an output folder of `identify`
             people[person] = paths
         copies += own_copies

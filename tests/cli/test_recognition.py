@@ -676,6 +676,9 @@ def test_an_empty_folder_of_a_person_is_named(refuses, gallery, tmp_path):
     (tmp_path / "root" / "Bob").mkdir()
     said = refuses("enrol", f"--gallery={gallery}", f"--pictures={tmp_path / 'root'}")
     assert f"no images in {tmp_path / 'root' / 'Bob'}" in said
+    (tmp_path / "root" / "Bob" / "bob.mp4").touch()
+    said = refuses("enrol", f"--gallery={gallery}", f"--pictures={tmp_path / 'root'}")
+    assert "Bob, only 1 file(s) of other kinds (.mp4): fill the folder, or remove it" in said
 
 
 def test_what_cannot_be_identified_is_said_in_a_line(refuses, gallery, people, tmp_path):

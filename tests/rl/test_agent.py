@@ -2,11 +2,13 @@
 
 import csv
 import io
+import json
 import math
 import os
 import signal
 import subprocess
 import sys
+import textwrap
 from functools import partial
 
 import gymnasium
@@ -35,7 +37,7 @@ from lit_models.cli import main as cli
 from lit_models.training.resume import RunCheckpoint
 from rl import DQN
 from rl.agent import COUNTERS, Agent
-from rl.env_constants import changed_constants, env_constants
+from rl.env_constants import changed_constants, env_constants, find_changes
 from rl.envs import env_errors, make_vector_env
 from rl.networks import as_channels
 
@@ -471,7 +473,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     assert cli.main(["test", f"--config={CARTPOLE}", "--ckpt_path=last", "--model.test_episodes=7"]) == 0
     printed = capsys.readouterr().out
     for name in ("test/return", "test/return_std", "test/return_min", "test/return_max"):
-        assert f" {name} " in printed
+        assert f"\n{name} " in printed
     predict = ["predict", f"--config={CARTPOLE}", "--ckpt_path=last", "--output=episodes.csv"]
     assert cli.main([*predict, "--model.test_episodes=3"]) == 0
     with open("episodes.csv") as file:
@@ -575,6 +577,50 @@ def test_env_that_has_changed_is_not_gone_on_with(at, tmp_path, monkeypatch):
             again(f"Odd-v0 is not as it was at the checkpoint .*{shown}")
     if at == "training":
         again(r"env_options\['factor'\]: None -> 9", factor=9)
+
+
+def test_what_tells_of_process_time_or_chance_is_no_change(tmp_path):
+    code = """
+        import json, os, sys, worlds, rl.env_constants as constants, time
+        os.chdir(sys.argv[2])
+        found = constants.fresh_constants(env_id="Busy-v0")
+        time.strftime, earlier = lambda text: "logs/2024-02-03_04-05-06", time.time()
+        time.time = lambda: earlier - 10**7
+        json.dump([found, constants.fresh_constants(env_id="Busy-v0")], sys.stdout)
+    """
+    path = os.pathsep.join(sys.path)
+    run = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), "cuda", tmp_path],
+        env=os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": path},
+        capture_output=True,
+        check=True,
+    )
+    for then in json.loads(run.stdout):
+        worlds.Busy.seen.clear()
+        assert find_changes(then, env_id="Busy-v0") == ""
+    worlds.Busy.seen.clear()
+    then["worlds.Busy.breaks"], then["worlds.Busy.terminates"] = "the first\nday", True
+    assert find_changes(then, env_id="Busy-v0") == (
+        "worlds.Busy.terminates: True -> False, worlds.Busy.breaks: the first day -> None"
+    )
+
+
+def test_env_that_fills_tables_resumes_in_the_same_process(tmp_path):
+    for epochs, path in ((1, None), (2, tmp_path / "busy.ckpt")):
+        trainer = Trainer(max_epochs=epochs, enable_checkpointing=False, **QUIET)
+        trainer.fit(small_agent(env_id="Busy-v0"), ckpt_path=path, weights_only=True)
+        trainer.save_checkpoint(tmp_path / "busy.ckpt")
+    assert trainer.current_epoch == 2
+    assert worlds.Busy.seen
+
+
+def test_large_tables_of_an_env_are_read_as_arrays():
+    env = worlds.Odd()
+    env.rates = [[float(row)] * 500 for row in range(500)]
+    before = env_constants(env)
+    env.rates[3][4] = -1.0
+    assert list(changed := changed_constants(before, env_constants(env))) == ["worlds.Odd.rates[...]"]
+    assert changed["worlds.Odd.rates[...]"].startswith("array (500, 500), checksum ")
 
 
 def test_tables_of_an_env_are_compared():
@@ -741,6 +787,18 @@ def test_pong_trains(tmp_path, capsys):
         DQN("ale_py:ALE/Pongg-v5")
 
 
+def test_atari_hint_is_for_atari_alone():
+    with pytest.raises(ValueError, match="Disable frame-skipping") as caught:
+        DQN("MountainCar-v0", wrappers=["AtariPreprocessing"])
+    assert "frameskip: 1" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["NormalizeObservation", "NormalizeReward"])
+def test_wrappers_with_statistics_of_their_own_are_warned_of(name):
+    with pytest.warns(UserWarning, match="evaluation and checkpoints lack those of training; scale by fixed numbers"):
+        DQN("MountainCar-v0", wrappers=[name])
+
+
 def test_namespace_that_needs_an_import():
     code = "from rl import DQN; DQN('ALE/Pong-v5')"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -753,3 +811,10 @@ def test_missing_atari_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "ale_py", None)
     with pytest.raises(ValueError, match=r"ale_py:ALE/Pong-v5 needs the extra atari: pip install -e '.\[atari\]'"):
         DQN("ale_py:ALE/Pong-v5")
+
+
+def test_description_of_an_env_is_one_line():
+    space = spaces.MultiDiscrete(np.array([[2, 3], [2, 2]]))
+    gymnasium.register("TableSeen-v0", worlds.Odd, kwargs={"space": space})
+    agent = small_agent(env_id="TableSeen-v0")
+    assert "9 numbers (flattened from MultiDiscrete([[2 3] [2 2]]))" in agent.description
