@@ -83,7 +83,7 @@ def test_a_plateau_by_its_names_from_the_command_line_and_a_file(name, where, tm
     command = cli.CLI([*flags(tmp_path), *given])
     assert command.trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.1 * 0.1**2)
     message = fails(capsys, *flags(tmp_path), *given, "--model.lr_scheduler.monitor=train/los")
-    assert "conditioned on metric train/los which is not" in message
+    assert "ReduceLROnPlateau watches train/los, which is not logged; did you mean 'train/loss'?" in message
 
 
 def peaks(optimizer, **options):
