@@ -11,6 +11,7 @@ import lzma
 import math
 import warnings
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +23,7 @@ from torchvision import datasets
 from typing_extensions import override
 
 from datamodules.common.base import ImageDataModule, download_failed
-from datamodules.common.digits import DigitFileDataset, read_digits
+from datamodules.common.digits import BOX, EMNIST_BOX, DigitFileDataset, read_digits
 from datamodules.common.image_io import find_images, read_garment
 from datamodules.common.tensors import random_affine
 from lit_models.common.arguments import Fraction, NonNegativeInt, PositiveInt, check_arguments
@@ -123,7 +124,8 @@ class MNISTDataModule(ImageDataModule):
     def image_dataloader(self, folder: str) -> DataLoader:
         if self.hparams.variant in ("FashionMNIST", "KMNIST"):
             return super().image_dataloader(folder)
-        return self._loader(DigitFileDataset(find_images(folder), read_digits, self.shape), batch_size=self.batch_size)
+        read = partial(read_digits, box=EMNIST_BOX if self.kind == "EMNIST" else BOX)
+        return self._loader(DigitFileDataset(find_images(folder), read, self.shape), batch_size=self.batch_size)
 
     @override
     def load(self, train: bool) -> tuple[Tensor, Tensor]:
