@@ -77,6 +77,7 @@ def test_a_filled_page_passes_and_its_links_lead_somewhere(page, results, capsys
         ("face", "identify", ["10000_people", "milliseconds"], "recognition"),
         ("resume", "kills", ["equal"], "resume"),
         ("soak", "dqn_cartpole", ["mib_at_the_end"], "costs"),
+        ("digits", "ways", ["right", "tilted"], "digits"),
     ],
 )
 def test_a_changed_figure_makes_the_check_fail(name, part, keys, tables, page, results, capsys):
