@@ -11,6 +11,7 @@ import lzma
 import math
 import warnings
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +23,7 @@ from torchvision import datasets
 from typing_extensions import override
 
 from datamodules.common.base import ImageDataModule, download_failed
-from datamodules.common.digits import DigitFileDataset, read_digits
+from datamodules.common.digits import BOX, EMNIST_BOX, DigitFileDataset, read_digits
 from datamodules.common.image_io import read_garment
 from datamodules.common.tensors import random_affine
 from lit_models.common.arguments import Fraction, NonNegativeInt, PositiveInt, check_arguments
@@ -121,8 +122,10 @@ class MNISTDataModule(ImageDataModule):
 
     @override
     def file_dataset(self, files: list[Path]) -> Dataset:
-        garments = self.hparams.variant in ("FashionMNIST", "KMNIST")
-        return super().file_dataset(files) if garments else DigitFileDataset(files, read_digits, self.shape)
+        if self.kind in ("FashionMNIST", "KMNIST"):
+            return super().file_dataset(files)
+        read = partial(read_digits, box=EMNIST_BOX if self.kind == "EMNIST" else BOX)
+        return DigitFileDataset(files, read, self.shape)
 
     @override
     def load(self, train: bool) -> tuple[Tensor, Tensor]:

@@ -78,6 +78,7 @@ def test_a_filled_page_passes_and_its_links_lead_somewhere(page, results, capsys
         ("resume", "kills", ["equal"], "resume"),
         ("fuzz", "series", ["refused"], "fuzz"),
         ("soak", "dqn_cartpole", ["mib_at_the_end"], "costs"),
+        ("digits", "ways", ["right", "tilted"], "digits"),
     ],
 )
 def test_a_changed_figure_makes_the_check_fail(name, part, keys, tables, page, results, capsys):

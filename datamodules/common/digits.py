@@ -21,9 +21,18 @@ from torch import Tensor
 from torchvision.transforms.functional import pil_to_tensor
 from typing_extensions import override
 
-from datamodules.common.image_io import MNIST_SIDE, ImageFileDataset, load_upright, open_file, read_images, to_uint8
+from datamodules.common.image_io import (
+    MNIST_SIDE,
+    ImageFileDataset,
+    border_pixels,
+    load_upright,
+    open_file,
+    read_images,
+    to_uint8,
+)
 
 BOX = 20  # pixels along the longer side of MNIST's digits
+EMNIST_BOX = 24  # of EMNIST's, with the middle of their box, not their mass, in the middle (Cohen et al., 2017)
 SIDE = 160  # pixels along the longer side at which a picture is looked at
 TILE = 4  # of those along a side of the tiles in which the paper is estimated
 MIN_CONTRAST = 0.08  # of ink, relative to the paper; what is weaker is paper
@@ -52,20 +61,24 @@ class DigitFileDataset(ImageFileDataset):
         return torch.cat(images), rows
 
 
-def read_digits(path: Path) -> tuple[Tensor, list[str]]:
+def read_digits(path: Path, box: int = BOX) -> tuple[Tensor, list[str]]:
     """The digits or letters of a picture, from left to right, and what is to be noted of each, perhaps nothing.
+
+    Args:
+        path: The file.
+        box: Pixels along the longer side of what is read: those of MNIST's form, or of EMNIST's.
 
     Returns:
         Images `(count, 1, 28, 28)`, uint8, light on dark, one that is black if there are no strokes; and their notes.
     """
     image = open_picture(path)
-    if image.size == (MNIST_SIDE, MNIST_SIDE) and (own := as_it_is(image)) is not None:
+    if image.size == (MNIST_SIDE, MNIST_SIDE) and (own := as_it_is(image, box)) is not None:
         return own[None], [""]
-    area: Area = (0, 0, *image.size)
+    frame = area = (0, 0, *image.size)
     ink = find_ink(image, area)
     shapes = find_shapes(ink)
-    if len(shapes) == 1 and (sheet := sheet_of_paper(shapes[0], image)) is not None:
-        area = around(sheet, area, ink.shape, margin=-0.08)
+    if len(shapes) == 1 and (sheet := sheet_of_paper(filled(shapes[0], image, area))) is not None:
+        frame = area = around(sheet, area, ink.shape, margin=0)
         ink = find_ink(image, area)
         shapes = find_shapes(ink)
     while shapes:
@@ -76,13 +89,14 @@ def read_digits(path: Path) -> tuple[Tensor, list[str]]:
         ink = find_ink(image, closer) * seen_from(whole, area, closer)
         area = closer
         shapes = find_shapes(ink)
+    shapes = [shape for shape in shapes if not is_solid(filled(shape & (ink > 0.5), image, area))]
     if not shapes:
         return torch.zeros(1, 1, MNIST_SIDE, MNIST_SIDE, dtype=torch.uint8), ["no strokes found"]
     digits, notes = [], []
     for number, shape in enumerate(shapes, start=1):
         said = [f"{number} of {len(shapes)} in this picture"] if len(shapes) > 1 else []
         rows, columns = bounds(shape)
-        if on_border((rows, columns), area, ink.shape, image.size):
+        if on_border((rows, columns), area, ink.shape, frame):
             said.append("touches the border")
         if columns.stop - columns.start > 1.7 * (rows.stop - rows.start):
             said.append("very wide")
@@ -91,7 +105,7 @@ def read_digits(path: Path) -> tuple[Tensor, list[str]]:
             closer = around((rows, columns), area, ink.shape)
             again = find_ink(image, closer) * seen_from(shape, area, closer)
             strokes = again if again.max() > 0.5 else strokes
-        digits.append(place(upright(strokes)))
+        digits.append(place(upright(strokes), box))
         notes.append("; ".join(said))
     return torch.stack(digits), notes
 
@@ -111,20 +125,28 @@ def open_picture(path: Path) -> Image.Image:
     return image if image.mode == "L" else image.convert("RGB")
 
 
-def as_it_is(image: Image.Image) -> Tensor | None:
-    """A picture of 28x28 pixels as `(1, 28, 28)`, light on dark, if its digit lies as MNIST's do, else None."""
+def as_it_is(image: Image.Image, box: int) -> Tensor | None:
+    """A picture of 28x28 pixels as `(1, 28, 28)`, light on dark, if it lies as MNIST's, or EMNIST's, do, else None."""
     tone = pil_to_tensor(image.convert("L"))[0].float() / 255
     paper = torch.cat([tone[0], tone[-1], tone[:, 0], tone[:, -1]]).median()
     strokes = tone - paper if paper < 0.5 else paper - tone
     if paper not in (0, 1):  # grey paper, and perhaps noise
         strokes = (strokes / strokes.max().clamp(min=1e-6) - 0.1) / 0.9
     strokes = strokes.clamp(0, 1)
-    box = bounds(strokes > 0.1)
-    if box is None or not BOX - 2 <= max(side.stop - side.start for side in box) <= BOX + 1:
+    sides = bounds(strokes > 0.1)
+    if sides is None or abs(max(side.stop - side.start for side in sides) - box) > 2:
         return None
-    steps = torch.arange(MNIST_SIDE) - (MNIST_SIDE - 1) / 2
-    off = [abs(strokes.sum(axis) @ steps) / strokes.sum() for axis in (0, 1)]
+    off = [abs(middle(strokes.sum(axis), box) - (MNIST_SIDE - 1) / 2) for axis in (0, 1)]
     return to_uint8(strokes) if max(off) < 1.2 else None
+
+
+def middle(profile: Tensor, box: int) -> float:
+    """Where the middle of a digit is along an axis, in pixels: its centre of mass, of EMNIST's that of its box."""
+    steps = torch.arange(len(profile)).float()
+    if box == EMNIST_BOX:
+        profile = profile > 0.1
+        return float(steps[profile].min() + steps[profile].max()) / 2
+    return float(profile @ steps / profile.sum())
 
 
 def find_ink(image: Image.Image, area: Area) -> Tensor:
@@ -252,14 +274,40 @@ def bounds(mask: Tensor) -> Slices | None:
     return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
-def sheet_of_paper(shape: Tensor, image: Image.Image) -> Slices | None:
-    """The box of a shape that is light, large and full, as a sheet on a table is and hardly a digit."""
-    rows, columns = box = bounds(shape)
-    height, width = rows.stop - rows.start, columns.stop - columns.start
-    tone = pil_to_tensor(image.convert("L").resize(shape.shape[::-1]))[0].float()
-    full = min(height, width) > 0.3 * SIDE and shape.sum() > 0.8 * height * width
-    inside = bounds(F.pad(shape[2:-2, 2:-2], (2, 2, 2, 2))) == box
-    return box if full and inside and tone[shape].mean() > tone[~shape].mean() else None
+def filled(shape: Tensor, image: Image.Image, area: Area) -> Tensor:
+    """A shape seen of an area, with what lies within if it has the same tone: a sheet or a light, not only its rim."""
+    sides = torch.zeros(shape.shape, dtype=torch.int)  # on how many there is some of the shape
+    for axis in (0, 1):
+        sides += shape.int().cummax(axis).values + shape.int().flip(axis).cummax(axis).values.flip(axis)
+    inside = ~shape & (sides >= 3)
+    whole = shape | inside
+    if not (inside.any() and is_solid(whole)):
+        return shape
+    tone = pil_to_tensor(image.resize(shape.shape[::-1], box=area, reducing_gap=2).convert("L"))[0].float()
+    near = F.max_pool2d(whole[None].float(), 17, 1, 8)[0] > 0
+    rim, middle, outside = (tone[mask].mean() for mask in (shape, inside, near & ~whole))
+    return whole if abs(middle - rim) < abs(middle - outside) else shape
+
+
+def is_solid(shape: Tensor) -> bool:
+    """Whether a shape holds a square of more than half its longer side, which strokes hardly do."""
+    rows, columns = bounds(shape)
+    side = math.ceil(0.55 * max(rows.stop - rows.start, columns.stop - columns.start))
+    if side > min(shape.shape):
+        return False
+    rest = -F.max_pool2d(F.max_pool2d(-shape[None].float(), (side, 1), 1), (1, side), 1)
+    return bool(rest.any())
+
+
+def sheet_of_paper(shape: Tensor) -> Slices | None:
+    """The rows and columns within a shape that is large and full, as a sheet on a table is, tilted at most a little."""
+    rows, columns = bounds(shape)
+    short, long = sorted((rows.stop - rows.start, columns.stop - columns.start))
+    for margin in (round(share * long) for share in (0.08, 0.14, 0.2)):
+        inner = tuple(slice(side.start + margin, side.stop - margin) for side in (rows, columns))
+        if short > max(0.3 * SIDE, 0.5 * long) and border_pixels(shape[inner].float()).mean() > 0.95:
+            return inner if shape[inner].float().mean() > 0.8 else None
+    return None
 
 
 def around(box: Slices, area: Area, shape: torch.Size, margin: float = 0.4) -> Area:
@@ -275,11 +323,11 @@ def around(box: Slices, area: Area, shape: torch.Size, margin: float = 0.4) -> A
     )
 
 
-def on_border(box: Slices, area: Area, shape: torch.Size, size: tuple[int, int]) -> bool:
-    """Whether a box of the picture that was seen of an area touches the border of the file's picture."""
+def on_border(box: Slices, area: Area, shape: torch.Size, frame: Area) -> bool:
+    """Whether a box of what was seen of an area touches the border of the picture, or of the sheet in it."""
     (top, bottom), (left, right) = ((side.start, side.stop) for side in box)
     touches = (left <= 1, top <= 1, right >= shape[1] - 1, bottom >= shape[0] - 1)
-    return any(touch and side == end for touch, side, end in zip(touches, area, (0, 0, *size), strict=True))
+    return any(touch and side == end for touch, side, end in zip(touches, area, frame, strict=True))
 
 
 def seen_from(mask: Tensor, area: Area, closer: Area) -> Tensor:
@@ -326,16 +374,15 @@ def upright(strokes: Tensor) -> Tensor:
     return square
 
 
-def place(strokes: Tensor) -> Tensor:
-    """A digit `(height, width)`, 0..1, in MNIST's form: `(1, 28, 28)`, uint8."""
+def place(strokes: Tensor, box: int) -> Tensor:
+    """A digit `(height, width)`, 0..1, in MNIST's or EMNIST's form: `(1, 28, 28)`, uint8."""
     rows, columns = bounds(strokes > 0.3)
     digit = strokes[rows, columns]
-    size = [max(1, round(length * BOX / max(digit.shape))) for length in digit.shape]
+    size = [max(1, round(length * box / max(digit.shape))) for length in digit.shape]
     digit = F.interpolate(digit[None, None], size, mode="bilinear", antialias=True)[0, 0]
     corner = []
-    for length, mass in zip(size, (digit.sum(1), digit.sum(0)), strict=True):
-        center = float(mass @ torch.arange(length).float() / digit.sum())
-        corner.append(min(max(round(MNIST_SIDE / 2 - center), 0), MNIST_SIDE - length))
+    for length, profile in zip(size, (digit.sum(1), digit.sum(0)), strict=True):
+        corner.append(min(max(round(MNIST_SIDE / 2 - middle(profile, box)), 0), MNIST_SIDE - length))
     top, left = corner
     canvas = torch.zeros(MNIST_SIDE, MNIST_SIDE)
     canvas[top : top + size[0], left : left + size[1]] = digit

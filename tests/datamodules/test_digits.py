@@ -90,6 +90,45 @@ def test_a_blank_page_is_noted(tone):
         assert (images.shape, int(images.max()), notes) == ((1, 1, 28, 28), 0, ["no strokes found"])
 
 
+@pytest.mark.parametrize("angle", [0, 4, 10])
+@pytest.mark.parametrize(("sheet", "table"), [(235, 90), (50, 200)])
+def test_an_empty_sheet_is_noted(sheet, table, angle):
+    page = np.full((600, 600), table, dtype=np.float32)
+    page[100:500, 90:510] = sheet
+    page *= 1 - 0.3 * drawing.ramp(600, 600, 1)
+    picture = drawing.noise(Image.fromarray(page).rotate(angle, fillcolor=0.9 * table), np.random.default_rng(0), 4)
+    assert all(read(picture.convert("L"))[1])
+
+
+def test_a_lamp_on_an_empty_page_is_no_stroke():
+    rows, columns = np.mgrid[-1:1:300j, -1:1:300j]
+    page = 240 * (1 - 0.3 * (rows**2 + columns**2))
+    picture = drawing.noise(Image.fromarray(page.astype(np.uint8)), np.random.default_rng(0), 3)
+    assert read(picture)[1] == ["no strokes found"]
+
+
+def test_a_digit_on_a_sheet_that_ends_in_the_picture_has_no_note(digits, glyphs):
+    page = np.full((600, 600), 90, dtype=np.float32)
+    page[100:500, 90:510] = 235 - 195 * drawing.pasted(drawing.enlarged(glyphs[0], 200), 400, 420, 100, 110)
+    images, notes = read(Image.fromarray(page.astype(np.uint8)).rotate(4, fillcolor=90))
+    assert notes == [""]
+    assert likeness(images[0], digits[0]) > 0.8
+
+
+def test_emnists_pictures_are_kept_and_others_read_into_its_form(glyphs, tmp_path):
+    ink = Image.fromarray((255 * drawing.trimmed(drawing.enlarged(glyphs[0], 280))).astype(np.uint8))
+    own = Image.new("L", (28, 28))
+    own.paste(ink.resize((18, 24)), (5, 2))
+    own.save(tmp_path / "a.png")
+    own.resize((280, 280), Image.Resampling.BICUBIC).save(tmp_path / "b.png")
+    (images, rows) = next(iter(MNISTDataModule("EMNIST-letters").image_dataloader(tmp_path)))
+    assert [row["note"] for row in rows] == ["", ""]
+    assert torch.equal(images[0, 0], torch.from_numpy(np.array(own)))
+    assert likeness(images[1], images[0]) > 0.8
+    images, _ = next(iter(MNISTDataModule().image_dataloader(tmp_path)))
+    assert max(int((image > 99).any(2).sum()) for image in images) <= 20
+
+
 def test_a_cut_digit_is_noted(glyphs):
     assert read(drawing.cut(glyphs[0], np.random.default_rng(0)))[1] == ["touches the border"]
 
