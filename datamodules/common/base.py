@@ -167,7 +167,7 @@ class ImageDataModule(BatchDataModule):
         images, labels = batch
         return self.augment(images), labels
 
-    def image_dataloader(self, *images: str) -> DataLoader:
+    def image_dataloader(self, *images: str | Path) -> DataLoader:
         """A loader of image files, or of those in folders, of any size, brought to the shape of the training images."""
         return self._loader(self.file_dataset(find_all(images)), batch_size=self.batch_size)
 
@@ -196,10 +196,10 @@ class ImageDataModule(BatchDataModule):
         inform(f"{self.source}: {len(train):,} train and {size:,} val images, {self.num_classes} classes")
 
 
-def find_all(images: Sequence[str]) -> list[Path]:
+def find_all(images: Sequence[str | Path]) -> list[Path]:
     """The image files, and those in the folders, that are named; says how many there are."""
     files = [file for path in images for file in find_images(path)]
-    inform(f"{format_list(images)}: {len(files):,} file(s) to label")
+    inform(f"{format_list([str(path) for path in images])}: {len(files):,} file(s) to label")
     return files
 
 
