@@ -42,6 +42,9 @@ def find_class_folders(root: Path) -> ClassFolders:
     root = unwrap(root)
     names = subfolders(root)
     parts = name_parts(names)
+    if any(parts.values()):  # a folder of classes beside a part is one, too, as seg_train beside test
+        unsure = [name for name in names if parts[name] is None and holds_classes(root / name)]
+        parts |= {name: found.pop() for name in unsure if len(found := parts_in(name)) == 1}
     if is_in_parts(root, parts):
         return split_parts(root, parts)
     below = {name: subfolders(root / name) for name in names}
@@ -95,6 +98,11 @@ def name_parts(names: Sequence[str]) -> dict[str, str | None]:
         others = {stem for stem in stems if stem not in PARTS} - PLAIN - common
         parts[name] = found.pop() if len(found) == 1 and not others else None
     return parts
+
+
+def parts_in(name: str) -> set[str]:
+    """The parts that words of a folder's name stand for."""
+    return {PARTS[word.lower()] for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name) if word.lower() in PARTS}
 
 
 def is_in_parts(root: Path, parts: dict[str, str | None]) -> bool:

@@ -131,6 +131,12 @@ def test_parts_within_the_classes(tmp_path):
     assert data.test_set.labels.tolist() == [0, 0, 1, 1]
 
 
+def test_a_folder_of_classes_beside_a_part_is_a_part(tmp_path):
+    fill(tmp_path / "seg_train", *PETS)
+    fill(tmp_path / "test")
+    assert layout(tmp_path) == ({"train": list(PETS)}, ["test"])
+
+
 @pytest.mark.parametrize("flat", ["test", "test1", "test/test", "Test Images/images", "seg_pred/seg_pred", "val"])
 def test_a_part_without_classes_is_said_to_be_unlabelled(flat, tmp_path, caplog):
     fill(tmp_path / ("seg_train" if "seg" in flat else "train"), *PETS, count=10)
