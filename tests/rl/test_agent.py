@@ -788,6 +788,7 @@ def test_pong_trains(tmp_path, capsys):
 
 
 def test_atari_hint_is_for_atari_alone():
+    pytest.importorskip("cv2", reason="needs the extra atari")
     with pytest.raises(ValueError, match="Disable frame-skipping") as caught:
         DQN("MountainCar-v0", wrappers=["AtariPreprocessing"])
     assert "frameskip: 1" not in str(caught.value)
