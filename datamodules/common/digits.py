@@ -77,7 +77,7 @@ def read_digits(path: Path, box: int = BOX) -> tuple[Tensor, list[str]]:
     frame = area = (0, 0, *image.size)
     ink = find_ink(image, area)
     shapes = find_shapes(ink)
-    if len(shapes) == 1 and (sheet := sheet_of_paper(filled(shapes[0], image, area))) is not None:
+    if len(shapes) == 1 and (sheet := sheet_of_paper(shapes[0], ink, image)) is not None:
         frame = area = around(sheet, area, ink.shape, margin=0)
         ink = find_ink(image, area)
         shapes = find_shapes(ink)
@@ -299,14 +299,22 @@ def is_solid(shape: Tensor) -> bool:
     return bool(rest.any())
 
 
-def sheet_of_paper(shape: Tensor) -> Slices | None:
-    """The rows and columns within a shape that is large and full, as a sheet on a table is, tilted at most a little."""
-    rows, columns = bounds(shape)
+def sheet_of_paper(shape: Tensor, ink: Tensor, image: Image.Image) -> Slices | None:
+    """The rows and columns within a shape of a whole image that is large, full and lighter than what is around it.
+
+    A sheet on a table is, also one that is tilted a little; a digit of a thick pen is darker, or of chalk has gaps.
+    """
+    tone = pil_to_tensor(image.resize(shape.shape[::-1], reducing_gap=2).convert("L"))[0]
+    if tone[shape].median() <= tone[~shape].median():
+        return None
+    area = (0, 0, *image.size)
+    rows, columns = bounds(filled(shape, image, area))
+    full = filled(shape & (ink > 0.5), image, area)  # shapes are a little wider than strokes, and so close gaps
     short, long = sorted((rows.stop - rows.start, columns.stop - columns.start))
     for margin in (round(share * long) for share in (0.08, 0.14, 0.2)):
         inner = tuple(slice(side.start + margin, side.stop - margin) for side in (rows, columns))
-        if short > max(0.3 * SIDE, 0.5 * long) and border_pixels(shape[inner].float()).mean() > 0.95:
-            return inner if shape[inner].float().mean() > 0.8 else None
+        if short > max(0.3 * SIDE, 0.5 * long) and border_pixels(full[inner].float()).mean() > 0.95:
+            return inner if full[inner].float().mean() > 0.8 else None
     return None
 
 

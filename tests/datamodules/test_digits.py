@@ -6,11 +6,11 @@ import io
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw, ImageOps
 
 from benchmarks import drawing
 from datamodules import MNISTDataModule
-from datamodules.common.digits import find_shapes, read_digits
+from datamodules.common.digits import bounds, find_shapes, read_digits
 from lit_models.cli import main as cli
 
 
@@ -45,6 +45,21 @@ def test_however_it_is_drawn_a_digit_ends_like_mnists(way, digits, glyphs):
         images, notes = read(drawing.WAYS[way](glyph, random))
         assert notes == (["touches the border"] if way == "no margin" else [""])
         assert likeness(images[0], digit) > least
+
+
+@pytest.mark.parametrize(("paper", "pen"), [(255, 0), (40, 230)], ids=["felt pen", "chalk"])
+def test_a_digit_of_a_thick_pen_is_no_sheet_of_paper(paper, pen):
+    picture = Image.new("L", (280, 280), paper)
+    pencil = ImageDraw.Draw(picture)
+    pencil.ellipse((90, 40, 190, 150), outline=pen, width=36)
+    pencil.ellipse((80, 125, 200, 245), outline=pen, width=40)
+    images, notes = read(picture)
+    assert notes == [""]
+    drawn = torch.from_numpy(np.asarray(picture if pen else ImageOps.invert(picture)).copy()) > 128
+    rows, columns = bounds(drawn)
+    found = images[0, 0][bounds(images[0, 0] > 99)]
+    cut = Image.fromarray(255 * drawn[rows, columns].numpy().astype(np.uint8)).resize(found.shape[::-1])
+    assert likeness(found, torch.from_numpy(np.array(cut))) > 0.8
 
 
 def test_a_thin_pen_is_as_wide_as_mnists(digits, glyphs):
