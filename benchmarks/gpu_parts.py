@@ -296,6 +296,7 @@ def cnn(figures: Figures) -> None:
 
 def made_up_pixels(data: CIFAR10DataModule, train: bool) -> tuple[Tensor, Tensor]:
     """Noise of CIFAR-10's size."""
+    data.source = "Made-up pixels"
     data.class_names, data.num_classes = [str(label) for label in range(10)], 10
     draw, count = torch.Generator().manual_seed(0), (50_000 if train else 10_000)
     images = torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=draw)

@@ -70,9 +70,15 @@ def find_env(env_id: str, reason: error.UnregisteredEnv) -> str:
         return (
             f": the package that registers {namespace} has to be imported, by its name before a colon: {package}:{name}"
         )
-    if close := difflib.get_close_matches(name, gymnasium.registry, n=3):
+    near = difflib.get_close_matches(name, gymnasium.registry, n=3)
+    if close := [found for found in near if difflib.get_close_matches(unversioned(name), [unversioned(found)])]:
         return f"; did you mean {' or '.join(repr(module + colon + found) for found in close)}?"
     return f": {reason}" + ("" if module else " One of your own is my_module:Name-v0, where my_module registers it")
+
+
+def unversioned(env_id: str) -> str:
+    """An id without its version, which many others have in common with it."""
+    return env_id.rpartition("-v")[0] or env_id
 
 
 def end_processes(envs: VectorEnv | None) -> str:

@@ -345,8 +345,8 @@ def test_two_processes_train_on_people_and_evaluate_every_picture_once(faces, tm
         process = start([*command, f"--trainer.devices={devices}", *TWO[:2]], tmp_path)
         text = finished(process)
         assert process.returncode == 0, text
-        rows = [line.split() for line in text.splitlines() if "val/" in line]
-        results.append({row[1]: float(row[3]) for row in rows})
+        rows = [line.split() for line in text.splitlines() if line.startswith("val/")]
+        results.append({name: float(value) for name, value in rows})
     assert len(results[0]) == 6
     assert results[0] == pytest.approx(results[1], abs=1e-3)
 
