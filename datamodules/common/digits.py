@@ -3,10 +3,9 @@
 MNIST's digits are light on black, 20 pixels along the longer side, in 28x28 pixels, with the centre of mass in the
 middle (LeCun et al., 1998). A picture is looked at 160 pixels along its longer side, then once more at what is on it:
 
-1. The paper, or the board, is what is left when strokes are filled from around them, so it may lie in shadow.
-2. Ink is what differs from the paper in the colour of the pen, in 0..1.
-3. Connected ink is put together to digits: pieces belong to the nearest, specks and long lines to none.
-4. Very thin strokes are made wider, and a digit that is tilted more than people write is turned back.
+1. Ink is what differs from the paper, or the board, in the colour of the pen (`ink`).
+2. Connected ink is put together to digits (`shapes`).
+3. Very thin strokes are made wider, and a digit that is tilted more than people write is turned back.
 """
 
 import math
@@ -30,18 +29,13 @@ from datamodules.common.image_io import (
     read_images,
     to_uint8,
 )
+from datamodules.common.ink import SIDE, Area, find_ink, size_of
+from datamodules.common.shapes import Slices, bounds, find_shapes, is_solid
 
 BOX = 20  # pixels along the longer side of MNIST's digits
 EMNIST_BOX = 24  # of EMNIST's, with the middle of their box, not their mass, in the middle (Cohen et al., 2017)
-SIDE = 160  # pixels along the longer side at which a picture is looked at
-TILE = 4  # of those along a side of the tiles in which the paper is estimated
-MIN_CONTRAST = 0.08  # of ink, relative to the paper; what is weaker is paper
-SPECK = 5  # pixels along the longer side of what is at most dirt
 SLANTS = (-0.5, 0.1)  # of the middle 80% of MNIST's digits, as x over y, downwards: most lean to the right
 THIN, MEDIUM = 1.7, 2.2  # strokes that are too thin, of 20 pixels, and what they become
-
-Slices = tuple[slice, slice]  # rows and columns
-Area = tuple[float, float, float, float]  # left, top, right and bottom, in the pixels of the file
 
 
 class DigitFileDataset(ImageFileDataset):
@@ -149,131 +143,6 @@ def middle(profile: Tensor, box: int) -> float:
     return float(profile @ steps / profile.sum())
 
 
-def find_ink(image: Image.Image, area: Area) -> Tensor:
-    """How much ink there is in an area, `(height, width)`, 0..1, with the longer side of `SIDE` pixels."""
-    small = image.resize(size_of(area), Image.Resampling.BICUBIC, area, reducing_gap=2)
-    tone = pil_to_tensor(small).float() / 255
-    tiles = F.avg_pool2d(tone[None], TILE, ceil_mode=True, count_include_pad=False)[0]
-    plane = plane_of_border(tiles.mean(0))
-    if (tiles.mean(0) - plane).pow(3).sum() > 0:  # strokes are lighter than the paper
-        tone, tiles, plane = 1 - tone, 1 - tiles, 1 - plane
-    tone, tiles, plane = tone.clamp(min=0.02), tiles.clamp(min=0.02), plane.clamp(min=0.02)
-    paper = closing(tiles / plane, radius=max(tiles.shape) // 4) * plane
-    for _ in range(3):
-        depth = (1 - tiles / paper).amax(0)
-        marked = depth > 0.35 * depth.max().clamp(min=MIN_CONTRAST)
-        near = F.max_pool2d(marked[None].float(), 3, 1, 1)[0] > 0
-        paper = fill(tiles, ~(marked if near.all() else near))
-        paper = F.avg_pool2d(paper[None], 3, 1, 1, count_include_pad=False)[0]
-    depth = 1 - tone / F.interpolate(paper[None], tone.shape[1:], mode="bilinear")[0]  # (channels, height, width)
-    strength = depth.square().sum(0)
-    color = depth[:, strength >= strength.max() / 4].mean(1)
-    ink = torch.einsum("chw,c->hw", depth, color) / color.square().sum().clamp(min=1e-6)
-    noise = ink[ink < 0.3].abs().median()
-    if color.max() < MIN_CONTRAST or noise > 0.08:
-        return torch.zeros_like(ink)
-    return ((ink / ink[ink > 0.5].median() - 0.3) / 0.4).clamp(0, 1)
-
-
-def plane_of_border(tone: Tensor) -> Tensor:
-    """The plane, `(height, width)`, through most of the border of a picture of that size: paper in sloping light."""
-    height, width = tone.shape
-    y, x = torch.meshgrid(torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij")
-    terms = torch.stack([torch.ones_like(x), x, y], dim=-1)
-    border = torch.ones_like(tone, dtype=torch.bool)
-    border[1:-1, 1:-1] = False
-    weights = torch.ones(int(border.sum()), 1)
-    for _ in range(5):  # the least absolute deviation, by reweighting: strokes may touch the border
-        plane = torch.linalg.lstsq(terms[border] * weights, tone[border][:, None] * weights).solution
-        weights = (tone[border][:, None] - terms[border] @ plane).abs().add(0.02).rsqrt()
-    return (terms @ plane)[..., 0]
-
-
-def closing(image: Tensor, radius: int) -> Tensor:
-    """`(channels, height, width)` without what is dark and narrower than twice the radius (a morphological closing)."""
-    for sign in (1, -1):
-        image = F.max_pool2d(sign * image[None], (2 * radius + 1, 1), 1, (radius, 0))
-        image = sign * F.max_pool2d(image, (1, 2 * radius + 1), 1, (0, radius))[0]
-    return image
-
-
-def fill(image: Tensor, known: Tensor) -> Tensor:
-    """`(channels, height, width)` where it is known, continued elsewhere from ever coarser means around it."""
-    if known.all() or max(known.shape) == 1:
-        return image
-    share = F.avg_pool2d(known[None].float(), 2, ceil_mode=True)[0]
-    mean = F.avg_pool2d((image * known)[None], 2, ceil_mode=True)[0] / share.clamp(min=1e-6)
-    coarse = F.interpolate(fill(mean, share > 0)[None], known.shape, mode="bilinear")[0]
-    return torch.where(known, image, coarse)
-
-
-def find_shapes(ink: Tensor) -> list[Tensor]:
-    """The digits or letters among ink, row by row and from left to right: a mask `(height, width)` of each."""
-    labels = components(F.max_pool2d((ink > 0.5)[None].float(), 2, ceil_mode=True)[0] > 0)
-    numbers, counts = labels[labels > 0].unique(return_counts=True)
-    parts = [labels == number for number in numbers[counts >= 0.03 * counts.max()]] if len(numbers) else []
-    boxes = [bounds(part) for part in parts]
-    height, width = labels.shape
-    of_paper = [is_line(box, height, width) for box in boxes]
-    parts, boxes = ([one for one, drop in zip(of, of_paper, strict=True) if not drop] for of in (parts, boxes))
-    tall = max((rows.stop - rows.start for rows, _ in boxes), default=0)
-    wide = max((columns.stop - columns.start for _, columns in boxes), default=0)
-    if max(tall, wide) <= SPECK / 2:
-        return []
-    shapes: list[list[int]] = []  # of each the parts, the tallest first
-    for index in sorted(range(len(parts)), key=lambda index: boxes[index][0].start - boxes[index][0].stop):
-        gaps = [gap(boxes[shape[0]], boxes[index], tall) for shape in shapes]
-        if not gaps or (boxes[index][0].stop - boxes[index][0].start >= 0.5 * tall and min(gaps) > 0.04 * tall):
-            shapes.append([index])
-        elif min(gaps) < 0.5 * tall:
-            shapes[gaps.index(min(gaps))].append(index)
-    masks = in_reading_order([torch.stack([parts[index] for index in shape]).any(0) for shape in shapes])
-    grown = [F.max_pool2d(mask[None].float(), 3, 1, 1)[0] > 0 for mask in masks]
-    return [mask.repeat_interleave(2, 0).repeat_interleave(2, 1)[: ink.shape[0], : ink.shape[1]] for mask in grown]
-
-
-def is_line(box: Slices, height: int, width: int) -> bool:
-    """Whether a box reaches from one side of the picture to the other, narrow as a line or the edge of a sheet."""
-    high, wide = (side.stop - side.start for side in box)
-    return (high == height and wide < 0.25 * width) or (wide == width and high < 0.25 * height)
-
-
-def gap(first: Slices, second: Slices, tall: int) -> float:
-    """How far two boxes are from one another; above one another, strokes of a digit may be further apart."""
-    down, across = (max(a.start, b.start) - min(a.stop, b.stop) for a, b in zip(first, second, strict=True))
-    return max(across, down - 0.25 * tall)
-
-
-def in_reading_order(masks: list[Tensor]) -> list[Tensor]:
-    """Masks row by row, a row being what begins above the end of its highest, and from left to right."""
-    lines: list[list[Tensor]] = []
-    for mask in sorted(masks, key=lambda mask: bounds(mask)[0].start):
-        if not lines or bounds(mask)[0].start >= bounds(lines[-1][0])[0].stop:
-            lines.append([])
-        lines[-1].append(mask)
-    return [mask for line in lines for mask in sorted(line, key=lambda mask: bounds(mask)[1].start)]
-
-
-def components(mask: Tensor) -> Tensor:
-    """Connected pixels of `(height, width)`: a number for each part, and 0 elsewhere."""
-    labels = torch.arange(1, mask.numel() + 1.0).view(mask.shape) * mask
-    while True:
-        grown = F.max_pool2d(labels[None], 3, 1, 1)[0] * mask
-        roots = torch.cat([grown.new_zeros(1), grown.flatten()])  # every number is the place of a pixel, too
-        grown = roots[roots[grown.long()].long()]
-        if torch.equal(grown, labels):
-            return labels
-        labels = grown
-
-
-def bounds(mask: Tensor) -> Slices | None:
-    """The rows and columns of a mask `(height, width)`, None of an empty one."""
-    rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
-    if not len(rows):
-        return None
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
-
-
 def filled(shape: Tensor, image: Image.Image, area: Area) -> Tensor:
     """A shape seen of an area, with what lies within if it has the same tone: a sheet or a light, not only its rim."""
     sides = torch.zeros(shape.shape, dtype=torch.int)  # on how many there is some of the shape
@@ -287,16 +156,6 @@ def filled(shape: Tensor, image: Image.Image, area: Area) -> Tensor:
     near = F.max_pool2d(whole[None].float(), 17, 1, 8)[0] > 0
     rim, middle, outside = (tone[mask].mean() for mask in (shape, inside, near & ~whole))
     return whole if abs(middle - rim) < abs(middle - outside) else shape
-
-
-def is_solid(shape: Tensor) -> bool:
-    """Whether a shape holds a square of more than half its longer side, which strokes hardly do."""
-    rows, columns = bounds(shape)
-    side = math.ceil(0.55 * max(rows.stop - rows.start, columns.stop - columns.start))
-    if side > min(shape.shape):
-        return False
-    rest = -F.max_pool2d(F.max_pool2d(-shape[None].float(), (side, 1), 1), (1, side), 1)
-    return bool(rest.any())
 
 
 def sheet_of_paper(shape: Tensor, ink: Tensor, image: Image.Image) -> Slices | None:
@@ -345,12 +204,6 @@ def seen_from(mask: Tensor, area: Area, closer: Area) -> Tensor:
     box = [min(max(side, 0), end) for side, end in zip(box, mask.shape[::-1] * 2, strict=True)]
     grown = Image.fromarray(F.max_pool2d(mask[None].float(), 3, 1, 1)[0].numpy())
     return pil_to_tensor(grown.resize(size_of(closer), Image.Resampling.BILINEAR, box))[0] > 0.25
-
-
-def size_of(area: Area) -> tuple[int, int]:
-    """Width and height at which an area is looked at."""
-    sides = (area[2] - area[0], area[3] - area[1])
-    return tuple(max(TILE, round(side * SIDE / max(sides))) for side in sides)
 
 
 def upright(strokes: Tensor) -> Tensor:

@@ -152,6 +152,9 @@ def strptime_formats(date: str, clock: str, example: str) -> Iterator[TimeFormat
     name, digits = date + clock, len(re.split(r"\D", example.rpartition(".")[2])[0])
     offset = re.search(r"([+-]\d\d)(:?)\d\d$", example)
 
+    def read(text: str) -> datetime:
+        return datetime.strptime(text, name)
+
     def write(time: datetime, date_zeros: bool, hour_zeros: bool) -> str:
         day, hour = time.strftime(date), time.strftime(clock.replace("%f", f"{time.microsecond:06}"[:digits]))
         if "%z" in clock:
@@ -165,7 +168,6 @@ def strptime_formats(date: str, clock: str, example: str) -> Iterator[TimeFormat
         length, gap = len(example), clock[:1] or " "
         yield TimeFormat(name, datetime.fromisoformat, lambda time: time.isoformat(gap)[:length])
     for zeros in ((True, True), (True, False), (False, False), (False, True)):
-        read = lambda text: datetime.strptime(text, name)  # noqa: E731
         yield TimeFormat(name, read, partial(write, date_zeros=zeros[0], hour_zeros=zeros[1]))
 
 

@@ -617,8 +617,7 @@ def test_tensors_of_a_predict_step_of_ones_own_are_written(last, tmp_path, monke
     }
     rows = {}
     for name, result in results.items():
-        step = lambda self, batch, batch_idx, result=result: result(self(batch[0]))  # noqa: E731
-        monkeypatch.setattr(Net, "predict_step", step)
+        monkeypatch.setattr(Net, "predict_step", lambda self, batch, batch_idx, result=result: result(self(batch[0])))
         assert cli.main(["predict", f"--ckpt_path={last}", f"--output={output}", *few]) == 0
         rows[name] = list(csv.DictReader(output.open()))
         assert [row["index"] for row in rows[name]] == [str(number) for number in range(6)]

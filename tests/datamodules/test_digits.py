@@ -10,7 +10,8 @@ from PIL import Image, ImageDraw, ImageOps
 
 from benchmarks import drawing
 from datamodules import MNISTDataModule
-from datamodules.common.digits import bounds, find_shapes, read_digits
+from datamodules.common.digits import read_digits
+from datamodules.common.shapes import bounds, find_shapes
 from lit_models.cli import main as cli
 
 
