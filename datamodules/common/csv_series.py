@@ -16,8 +16,6 @@ from lit_models.common.messages import format_list, inform, suggest
 # Columns of numbers with these names are times, if they only rise or only fall.
 TIME_NAMES = {"year", "quarter", "month", "week", "date", "day", "hour", "minute", "second", "time", "timestamp"}
 TIME_NAMES |= {"datetime", "period", "ds", "t", "step"}
-
-
 CLOCK = re.compile(r"\d{1,2}[:.]\d\d([:.]\d\d)?")
 
 

@@ -181,15 +181,7 @@ def without_last_separators(rows: list[list[str]]) -> list[list[str]]:
     """The rows without empty cells behind the last separator of each, which the first row may lack."""
     while len(rows) > 1:
         width = len(rows[1])
-        if (
-            width < 2
-            or any(len(row) != width or row[-1] for row in rows[1:])
-            or rows[0][width - 1 :]
-            not in (
-                [],
-                [""],
-            )
-        ):
+        if width < 2 or any(len(row) != width or row[-1] for row in rows[1:]) or rows[0][width - 1 :] not in ([], [""]):
             break
         rows = [row[: width - 1] for row in rows]
     return rows
