@@ -28,7 +28,9 @@ DETAILS = {
     "trainer": "Show the options of Lightning's Trainer, such as --trainer.max_epochs or --trainer.devices, and exit.",
     "checkpoint": "Show the options of checkpoints, such as --checkpoint.monitor, and exit.",
 }
-PICTURES = {  # given without a name
+PICTURES = {  # several, without commas
+    "enrol": "A folder with a subfolder of pictures per person, named after them. With --name, the pictures of one "
+    "person, files or folders; - reads one from standard input.",
     "identify": "pictures, videos, or folders of them; - reads a picture from standard input",
     "verify": "two picture files",
 }
@@ -103,7 +105,8 @@ def run_command(name: str, args: list[str]) -> None:
     skip = {"pictures"} if name in PICTURES else set()
     parser.add_function_arguments(verb, as_group=False, as_positional=name == "runs", skip=skip)
     if name in PICTURES:
-        parser.add_argument("pictures", nargs="+", metavar="PICTURE", help=PICTURES[name])
+        own = "--pictures" if name == "enrol" else "pictures"
+        parser.add_argument(own, nargs="+", metavar="PICTURE", help=PICTURES[name])
     for action in parser._actions:
         if isinstance(action.default, bool):  # a flag by itself is enough
             action.nargs, action.const = "?", True

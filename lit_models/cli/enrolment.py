@@ -3,13 +3,14 @@
 import math
 import unicodedata
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from datamodules.face_data.face_folder import list_people
-from lit_models.cli.pictures import STDIN, list_sources, printable, read_pictures
+from lit_models.cli.pictures import list_sources, printable, read_pictures
 from lit_models.cli.recognition import FaceRecognizer, check_threshold, empty_metadata, load_embedder
 from lit_models.common.messages import format_list, inform, suggest
 from lit_models.faces.face_embedder import FaceEmbedder
@@ -20,7 +21,7 @@ from lit_models.training.trust import Modules
 def enrol(
     ckpt_path: str,
     gallery: str,
-    pictures: str | None = None,
+    pictures: list[str] | None = None,
     name: str | None = None,
     replace: bool = False,
     remove: str | None = None,
@@ -39,7 +40,7 @@ def enrol(
         ckpt_path: The checkpoint of a FaceEmbedder.
         gallery: The gallery's file, which is made if there is none.
         pictures: A folder with a subfolder of pictures per person, named after them. With `name`, the pictures of one
-            person, a folder or a file.
+            person, files or folders.
         name: Name of the one person.
         replace: Whether the pictures replace those that the gallery has of these people, instead of being added.
         remove: Name of a person to remove.
@@ -84,7 +85,7 @@ def enrol(
         known.remove(remove)
     if pictures:
         recognizer = FaceRecognizer(model, known.metadata)
-        for person, embeddings in embed_people(recognizer, find_people(Path(pictures), name)).items():
+        for person, embeddings in embed_people(recognizer, find_people(pictures, name)).items():
             said.append(add_person(known, person, embeddings, replace))
     update_threshold(known, model, far, threshold)
     known.save(path)
@@ -92,18 +93,20 @@ def enrol(
     print(*said, f"{printable(str(path))}: {counts}; {describe_threshold(known)}", sep="\n")
 
 
-def find_people(pictures: Path, name: str | None) -> dict[str, list[Path]]:
+def find_people(pictures: Sequence[str], name: str | None) -> dict[str, list[Path]]:
     """Picture files by person; all are of the one with the name, if it is given."""
-    if not (pictures.is_dir() or (name is not None and (pictures.is_file() or pictures == STDIN))):
-        raise FileNotFoundError(f"no folder {pictures}: give the one above the people's folders, or one with --name")
     if name is not None:
-        found = {name: list_sources([str(pictures)], videos=False)}
+        found = {name: list_sources(pictures, videos=False)}
     else:
-        found, left_out = list_people(pictures)
+        folder = Path(pictures[0])
+        if len(pictures) > 1 or not folder.is_dir():
+            given = "several --pictures" if len(pictures) > 1 else f"no folder {folder}"
+            raise FileNotFoundError(f"{given}: give the folder above the people's, or the pictures of one with --name")
+        found, left_out = list_people(folder)
         if not found:
-            raise ValueError(f"{pictures} has no subfolders: give each person one, or --name for a single person")
+            raise ValueError(f"{folder} has no subfolders: give each person one, or --name for a single person")
         if left_out:
-            inform(f"{printable(str(pictures))}: left out: {', '.join(left_out)}")
+            inform(f"{printable(str(folder))}: left out: {', '.join(left_out)}")
     people: dict[str, list[Path]] = {}
     for person, paths in found.items():
         if (cleaned := clean_name(person)) in ("", UNKNOWN):

@@ -217,6 +217,7 @@ def test_what_cannot_be_verified(refuses, people, tmp_path):
     assert f"no picture {tmp_path}" in refuses("verify", one, tmp_path)
     assert f"cannot read {tmp_path / 'empty.png'}: " in refuses("verify", one, tmp_path / "empty.png")
     assert "pictures" in refuses("verify")
+    assert "leave --pictures out, and give what follows it by itself" in refuses("verify", "--pictures", one, one)
 
 
 def test_a_model_without_validation_has_no_threshold(does, refuses, people, tmp_path):
@@ -247,6 +248,9 @@ def test_people_are_added_replaced_and_removed(does, gallery, people, tmp_path):
     said = does("enrol", f"--gallery={gallery}", f"--pictures={new}", "--name=Zoe", "--replace=true")
     assert said.startswith("replaced Zoe: 1 picture(s) instead of 3\n")
     assert "7 people, 13 pictures" in said
+    assert does("enrol", f"--gallery={gallery}", "--remove=Zoe").startswith("removed Zoe\n")
+    said = does("enrol", f"--gallery={gallery}", "--name=Zoe", "--pictures", new, people / "Person 31", "--replace")
+    assert said.startswith("enrolled Zoe: 3 picture(s)\n")
     assert does("enrol", f"--gallery={gallery}", "--remove=Zoe").startswith("removed Zoe\n")
     # Taken out and put in at once: the one, then the other.
     said = does("enrol", f"--gallery={gallery}", "--remove=Person 35", f"--pictures={new}", "--name=Yan")
@@ -640,8 +644,13 @@ ENROL = [
     (("--pictures={people}", "--threshold=.nan"), "--threshold is nan: it must be in -1..1"),
     (("--pictures={people}", "--detect=false"), "was made with another --detect or --detector: leave them out"),
     (("--pictures={people}", "--detector=yunet.onnx"), "was made with another --detect or --detector: leave them out"),
-    (("--pictures={people}/none",), "no folder {people}/none: give the one above the people's folders"),
-    (("--pictures={people}/Person 30/0.png",), "no folder {people}/Person 30/0.png: give the one above"),
+    (
+        ("--pictures={people}/none",),
+        "no folder {people}/none: give the folder above the people's, or the pictures of one",
+    ),
+    (("--pictures={people}/Person 30/0.png",), "no folder {people}/Person 30/0.png: give the folder above"),
+    (("--pictures", "{people}", "{people}"), "several --pictures: give the folder above the people's"),
+    (("--pictures={people}/none", "--name=Ann"), "no picture or folder {people}/none"),
     (("--pictures={people}/Person 30",), "{people}/Person 30 has no subfolders: give each person one, or --name"),
     (("--remove=Persn 30",), "has nobody called 'Persn 30'; did you mean 'Person 30'?"),
     (("--remove=Xaver",), "has nobody called 'Xaver'"),
