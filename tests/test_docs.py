@@ -145,7 +145,7 @@ def people(folder):
             person(number, variation).save(folder / "people" / f"Person {number}" / f"{variation}.png")
     (folder / "photographs").mkdir()
     scene([(3, (40, 60, 200)), (7, (300, 200, 180))]).save(folder / "photographs" / "two.jpg")
-    for name, number in (("one", 20), ("other", 21), ("ann", 22)):
+    for name, number in (("one", 20), ("other", 21), ("ann", 22), ("ann_2", 22)):
         person(number).save(folder / f"{name}.jpg")
 
 
