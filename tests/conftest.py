@@ -145,7 +145,7 @@ def own_data(cifar10, pets, series, faces, published_faces):
     agents = {path.stem: short for path in (ROOT / "configs").glob("dqn_*.yaml")}
     pong = "{frameskip: 1, repeat_action_probability: 0.0, max_episode_steps: 60}"
     agents["dqn_pong"] = [*short, f"--model.env_options={pong}", "--model.buffer_size=1000", "--model.num_envs=2"]
-    agents["dqn_pong"] += ["--model.learning_starts=100", "--model.target_update_interval=4"]
+    agents["dqn_pong"] += ["--model.learning_starts=100", "--model.target_update_interval=4", "--model.batch_size=4"]
     return agents | {
         "cnn_cifar10": [f"--data.data_dir={cifar10}", "--data.val_size=20", "--data.batch_size=8"],
         "cnn_folder": [f"--data.root={pets}", "--model.num_classes=2", "--data.batch_size=8"],
