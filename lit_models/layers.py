@@ -101,13 +101,22 @@ def make_rnn(cell: Cell, input_size: int, hidden_size: int, num_layers: int, dro
 
 
 class Stateful(nn.Module):
-    """A recurrent network whose hidden state is one tensor, or, of the LSTM, two: what is exported."""
+    """A recurrent network whose state is flat: what is exported.
+
+    It is the hidden state, of the LSTM two tensors, and those of the model's `memory` by name.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model
 
-    def forward(self, x: Tensor, hidden: Tensor, cell: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Predictions `(batch, time, output_dim)`, and the new state, each `(num_layers, batch, hidden_dim)`."""
-        prediction, state = self.model(x, hidden if cell is None else (hidden, cell))
-        return (prediction, state) if cell is None else (prediction, *state)
+    def forward(self, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
+        """Predictions `(batch, time, output_dim)`, and the new state."""
+        names = list(self.model.memory)
+        count = len(state) - len(names)
+        hidden = state[0] if count == 1 else state[:count]
+        memory = dict(zip(names, state[count:], strict=True))
+        prediction, new = self.model(x, (hidden, memory) if names else hidden)
+        hidden, memory = new if names else (new, {})
+        hidden = (hidden,) if count == 1 else hidden
+        return (prediction, *hidden, *(memory[name] for name in names))

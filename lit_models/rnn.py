@@ -3,39 +3,57 @@
 Sequences `(batch, time, input_dim)` and a hidden state -> predictions `(batch, time, output_dim)` and the new state.
 
 The cells and their papers are in `lit_models.layers.make_rnn`. The article's module is the bare network; scaling, the
-residual connection, and training on windows with a warm-up of the hidden state are added here.
+residual connection, and training on windows with a warm-up of the hidden state are added here. So is what forecasts of
+series with a trend and a season need: a scale of each window (Kim et al., "Reversible instance normalization for
+accurate time-series forecasting against distribution shift", 2022), the row a season ago, and a linear autoregression
+beside the recurrent layers (Lai et al., "Modeling long- and short-term temporal patterns with deep neural networks",
+2018).
 
-Legend: context, horizon - number of rows that are looked back on, and that are forecast.
+Legend: context, horizon - number of rows that are looked back on, and that are forecast; a row is scaled by the series'
+mean and standard deviation, and then by those of its window.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lit_models.common.arguments import PositiveFloat, PositiveInt, UnitInterval, check_arguments
+from lit_models.common.arguments import NonNegativeInt, PositiveFloat, PositiveInt, UnitInterval, check_arguments
 from lit_models.layers import Cell, Hidden, Normalize, Stateful, make_rnn
 from lit_models.module import ExportSpec, LitModule, TensorSpec
-from lit_models.training.data_checks import context_and_target, match_columns
+from lit_models.training.baselines import baselines
+from lit_models.training.data_checks import check_window, context_and_target, match_columns
 from lit_models.training.means import EpochMeans
 from lit_models.training.plots import ForecastPlots
 from lit_models.training.predictions import time_rows
 from lit_models.training.schedule import LRSchedulerCallable
 
 Window = tuple[Tensor, Tensor]  # context (batch, context, input_dim) and target (batch, horizon, input_dim)
+# The hidden state, with a window's scale, a season or an autoregression beside what they keep of the rows so far.
+State = Hidden | tuple[Hidden, dict[str, Tensor]]
+BASELINES = ("persistence", "drift", "seasonal_naive")
+CHUNK = 1024  # windows that are forecast at once
+FLAT = 1e-5  # added to the variance of a window, as in Kim et al., since it may be 0
 
 
 class RNN(LitModule):
     """Recurrent layers and a linear layer over a series in its own units, each prediction being the next row.
 
-    Training is one step ahead on windows: the context only warms up the hidden state, the loss is over the target.
-    Validation and test also forecast free-running, with predictions fed back. Errors are in units of `std`: `loss` is
-    the mean squared error one step ahead, `nrmse` its root, `nrmse_free` the root mean squared error of the
-    free-running forecast at the last row of the horizon.
+    Training is one step ahead on windows, or `free_running`: the context only warms up the hidden state, the loss is
+    over the target. Validation and test also forecast free-running, with predictions fed back. Errors are in units of
+    `std`: `loss` is the mean squared error one step ahead, `nrmse` its root, `nrmse_free` the root mean squared error
+    of the free-running forecast at the last row of the horizon.
+
+    `mase` is the mean absolute error of the free-running forecast over all rows of the horizon, divided by that of
+    forecasting the training rows one step ahead by the row a season before (Hyndman and Koehler, "Another look at
+    measures of forecast accuracy", 2006). The same of the baselines (`lit_models.training.baselines`) is in
+    `mase_persistence`, `mase_drift` and `mase_seasonal_naive`. `skill` is 1 less the ratio of the model's to the best
+    baseline's: 0 is as good as that, 1 perfect.
 
     Args:
         input_dim: Number of columns of the series.
@@ -45,7 +63,17 @@ class RNN(LitModule):
         cell: Kind of recurrent layer.
         num_layers: Number of recurrent layers.
         dropout: Probability of dropping a feature after each recurrent layer.
-        residual: Predict the change from the current row to the next; better for smooth series.
+        residual: Predict the change from the current row to the next; with a season, by how much it differs from the
+            change a season ago. Better for smooth series, and where there is a trend.
+        scale: Scale by the mean and standard deviation of the `series` alone, or also of each `window`'s context, so
+            that a forecast follows levels that the training rows never had.
+        log: Forecast the logarithm of the series, whose values must be positive: for swings that grow with the level.
+        season: Number of rows of a season; the network sees the row a season before the one that it predicts, too. The
+            data module's, if None; 1 is none.
+        ar_order: Number of latest rows that a linear autoregression, which is added to the recurrent layers, sees of
+            each column; 0 is none. With it, both begin at zero, so that `residual` is what training starts from.
+        free_running: Train on the free-running forecast, instead of one step ahead.
+        criterion: Training loss, the mean squared or the mean absolute error.
         mean: Mean of the series, a number or one per column. The data module's, if not given, else 0.
         std: Standard deviation of the series, likewise. The data module's, if not given, else 1.
         optimizer: Factory: parameters -> optimizer.
@@ -58,7 +86,7 @@ class RNN(LitModule):
 
     task = "forecasting"
     shown_metrics = ("loss", "nrmse", "nrmse_free")
-    from_data = frozenset({"mean", "std"})
+    from_data = frozenset({"mean", "std", "season"})
 
     def __init__(
         self,
@@ -69,6 +97,12 @@ class RNN(LitModule):
         num_layers: PositiveInt = 1,
         dropout: UnitInterval = 0.0,
         residual: bool = False,
+        scale: Literal["series", "window"] = "series",
+        log: bool = False,
+        season: PositiveInt | None = 1,
+        ar_order: NonNegativeInt = 0,
+        free_running: bool = False,
+        criterion: Literal["mse", "mae"] = "mse",
         mean: float | list[float] | None = None,
         std: PositiveFloat | list[PositiveFloat] | None = None,
         optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=3e-3),
@@ -76,69 +110,148 @@ class RNN(LitModule):
     ) -> None:
         super().__init__(optimizer, lr_scheduler)
         check_arguments(RNN, locals())
-        if residual and output_dim != input_dim:
-            raise ValueError(f"residual: output_dim ({output_dim}) must be input_dim ({input_dim})")
+        forecasts = {"residual": residual, "scale": scale == "window", "log": log, "season": season != 1}
+        forecasts |= {"ar_order": ar_order > 0, "free_running": free_running}
+        if output_dim != input_dim and (wrong := [name for name, on in forecasts.items() if on]):
+            raise ValueError(f"{wrong[0]}: output_dim ({output_dim}) must be input_dim ({input_dim})")
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
-        self.example_input_array = torch.zeros(1, 10, input_dim)
-        self.normalize = Normalize(0.0 if mean is None else mean, 1.0 if std is None else std, input_dim)
-        self.rnn = make_rnn(cell, input_dim, hidden_dim, num_layers, dropout)
+        self.example_input_array = torch.ones(1, 10, input_dim)
+        self.normalize = Normalize(float(log) if mean is None else mean, 1.0 if std is None else std, input_dim)
+        self.rnn = make_rnn(cell, input_dim * (1 if season == 1 else 2), hidden_dim, num_layers, dropout)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden_dim, output_dim)
-        self.means = EpochMeans(train=("loss",), val=("loss", "square_free"), test=("loss", "square_free"))
+        if ar_order:
+            self.ar = nn.Linear(ar_order, 1, bias=False)
+            for weight in (self.ar.weight, *self.head.parameters()):
+                nn.init.zeros_(weight)
+        evaluated = ("loss", "square_free", "mase", *(f"mase_{name}" for name in BASELINES))
+        self.means = EpochMeans(train=("loss",), val=evaluated, test=evaluated)
 
-    def forward(self, x: Tensor, hidden: Hidden | None = None) -> tuple[Tensor, Hidden]:
+    @property
+    def season(self) -> int:
+        """Number of rows of a season, 1 if there is none."""
+        return self.hparams.season or 1
+
+    @property
+    def kept(self) -> int:
+        """Number of rows before the current one that the network sees."""
+        return max(self.season if self.season > 1 else 0, self.hparams.ar_order - 1)
+
+    @property
+    def memory(self) -> dict[str, int]:
+        """What the state holds beside the hidden state, by name, with its number of rows."""
+        windowed = {"level": 1, "spread": 1} if self.hparams.scale == "window" else {}
+        return ({"rows": self.kept} if self.kept else {}) | windowed
+
+    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Predictions `(batch, time, output_dim)` of the row after each of `x`, `(batch, time, input_dim)`, and state.
 
-        The state continues after the last row; without one, it starts at zero.
+        The state continues after the last row; without one, it starts at zero, and a window's scale is that of `x`.
         """
-        scaled = self.normalize(x)
-        features, hidden = self.rnn(scaled.to(self.normalize.dtype), hidden)  # (batch, time, hidden_dim)
+        hp, kept, season = self.hparams, self.kept, self.season
+        scaled, hidden, memory = self.to_scale(x), state, {}
+        if self.memory:
+            zeros = {name: scaled.new_zeros(len(x), rows, hp.input_dim) for name, rows in self.memory.items()}
+            hidden, memory = (None, zeros) if state is None else state
+        if hp.scale == "window":
+            memory = memory | window_scale(scaled, memory["level"], memory["spread"])
+            scaled = (scaled - memory["level"]) / memory["spread"]
+        rows = torch.cat([memory["rows"], scaled], dim=1) if kept else scaled
+
+        def ago(lag: int) -> Tensor:
+            return rows[:, kept - lag : rows.shape[1] - lag]
+
+        inputs, naive = scaled, scaled
+        if hp.season != 1:
+            inputs = torch.cat([scaled, ago(season - 1)], dim=2)
+        if season > 1:
+            naive = scaled + ago(season - 1) - ago(season)
+        features, hidden = self.rnn(inputs.to(self.normalize.dtype), hidden)  # (batch, time, hidden_dim)
         prediction = self.head(self.dropout(features))
-        if self.hparams.residual:
-            prediction = prediction + scaled
-        if self.hparams.output_dim == self.hparams.input_dim:
-            prediction = self.normalize.inverse(prediction)
-        return prediction, hidden
+        if hp.ar_order:
+            latest = rows[:, kept - hp.ar_order + 1 :].unfold(1, hp.ar_order, 1)  # (batch, time, input_dim, ar_order)
+            prediction = prediction + self.ar(latest.to(self.normalize.dtype))[..., 0]
+        if hp.residual:
+            prediction = prediction + naive
+        if hp.scale == "window":
+            prediction = prediction * memory["spread"] + memory["level"]
+        if hp.output_dim == hp.input_dim:
+            prediction = self.from_scale(prediction)
+        if kept:
+            memory = memory | {"rows": rows[:, -kept:]}
+        return prediction, (hidden, memory) if memory else hidden
+
+    def to_scale(self, x: Tensor) -> Tensor:
+        """Rows by the mean and standard deviation of the series, or as far as their logarithm is from the mean's."""
+        mean, std = self.normalize.mean, self.normalize.std
+        return (x.to(mean.dtype) / mean).log() * (mean / std) if self.hparams.log else self.normalize(x)
+
+    def from_scale(self, scaled: Tensor) -> Tensor:
+        """The inverse of `to_scale`."""
+        mean, std = self.normalize.mean, self.normalize.std
+        return (scaled * (std / mean)).exp() * mean if self.hparams.log else self.normalize.inverse(scaled)
 
     def forecast(self, context: Tensor, horizon: int, known: int = 0) -> Tensor:
         """The rows `(batch, horizon, output_dim)` after `context`, `(batch, context, input_dim)`, free-running.
 
         The last `known` rows of `context` count among these; each is predicted from the true ones before it.
         """
-        prediction, hidden = self(context)
+        past = context[:, : context.shape[1] - known] if self.memory else context  # the rows that the scale is of
+        prediction, state = self(past)
+        if self.memory and known:
+            later, state = self(context[:, -known:], state)
+            prediction = torch.cat([prediction, later], dim=1)
         rows, latest = [prediction[:, -known - 1 :][:, :horizon]], prediction[:, -1:]
         for _ in range(horizon - known - 1):
-            latest, hidden = self(latest, hidden)
+            latest, state = self(latest, state)
             rows.append(latest)
         return torch.cat(rows, dim=1)
 
     def continue_series(self, context: Tensor, target: Tensor) -> Tensor:
         """Predictions of the rows of `target`: one step ahead while they are known, free-running from the first NaN.
 
-        Context `(batch, context, input_dim)`, target and predictions `(batch, rows, input_dim)`.
+        With the scale of windows, each is predicted from a context of its own. Context `(batch, context, input_dim)`,
+        target and predictions `(batch, rows, input_dim)`.
         """
         known = int(target.isnan().any(dim=2).any(dim=0).logical_not().cumprod(dim=0).sum())
-        return self.forecast(torch.cat([context, target[:, :known]], dim=1), target.shape[1], known)
+        rows, length = torch.cat([context, target[:, :known]], dim=1), context.shape[1]
+        if self.hparams.scale == "series":
+            return self.forecast(rows, target.shape[1], known)
+        windows = rows.unfold(1, length, 1).transpose(2, 3)  # (batch, known + 1, context, input_dim)
+        ahead = [self.forecast(part.flatten(0, 1), 1) for part in windows[:, :known].split(CHUNK, dim=1)]
+        ahead = [part.view(len(rows), -1, rows.shape[2]) for part in ahead]
+        free = [self.forecast(windows[:, -1], target.shape[1] - known)] if known < target.shape[1] else []
+        return torch.cat(ahead + free, dim=1)
 
     @override
     def plots(self) -> list[Callback]:
         return [ForecastPlots()]
 
     def setup(self, stage: str) -> None:
-        """Checks the data module's columns against the model's, and takes over their scale."""
+        """Checks the data module's columns against the model's, and takes over their scale and season."""
         super().setup(stage)
-        data = self.trainer.datamodule
+        data, hp = self.trainer.datamodule, self.hparams
         match_columns(self, data)
-        for name in ("mean", "std"):
-            if self.hparams[name] is None and hasattr(data, name):
-                self.hparams[name] = getattr(data, name)
-                self.normalize.fill(name, self.hparams[name])
+        for name in self.from_data:
+            if hp[name] is None and hasattr(data, name):
+                hp[name] = getattr(data, name)
+                if name != "season":
+                    self.normalize.fill(name, hp[name])
+        check_window(self, data)
+        self.naive_season = getattr(data, "season", 1)
+        self.naive_error = getattr(data, "naive_error", None)
 
     def training_step(self, batch: Window, batch_idx: int) -> Tensor:
-        """The mean squared error one step ahead, over the target of a batch of windows."""
-        loss = F.mse_loss(*self._one_step_ahead(batch))
+        """The loss over the target of a batch of windows."""
+        context, target = context_and_target(self, batch)
+        ahead = self.forecast(context, target.shape[1]) if self.hparams.free_running else self._one_step_ahead(batch)
+        errors = self.to_scale(ahead) - self.to_scale(target)
+        if self.hparams.scale == "window":
+            zeros = torch.zeros_like(errors[:, :1])
+            errors = errors / window_scale(self.to_scale(context), zeros, zeros)["spread"]
+        loss = errors.square().mean() if self.hparams.criterion == "mse" else errors.abs().mean()
         self.log_loss(loss)
-        self.means.update("train", len(batch[0]), loss=loss.detach() * len(batch[0]))
+        self.means.update("train", len(context), loss=loss.detach() * len(context))
         return loss
 
     def validation_step(self, batch: Window, batch_idx: int) -> Tensor:
@@ -162,30 +275,65 @@ class RNN(LitModule):
     @override
     def epoch_metrics(self, stage: str) -> dict[str, Any]:
         metrics = super().epoch_metrics(stage)
-        if stage != "train":
-            metrics |= {"nrmse": metrics["loss"].sqrt(), "nrmse_free": metrics.pop("square_free").sqrt()}
+        if stage == "train":
+            return metrics
+        metrics |= {"nrmse": metrics["loss"].sqrt(), "nrmse_free": metrics.pop("square_free").sqrt()}
+        if self.naive_season == 1:
+            del metrics["mase_seasonal_naive"]
+        known = [name for name in metrics if name.startswith("mase_")]
+        best = min(known, key=lambda name: float(metrics[name]))
+        metrics["skill"] = 1 - metrics["mase"] / metrics[best].clamp(min=1e-9)
+        if self.trainer.state.fn in ("validate", "test") and metrics["skill"] < 0:
+            name = best.removeprefix("mase_").replace("_", " ")
+            rank_zero_warn(
+                f"the forecasts are worse than the {name} one: mase {metrics['mase']:.3f} against {metrics[best]:.3f}"
+            )
         return metrics
 
     def export_spec(self) -> ExportSpec:
         """Prediction and new state from rows and state, for any number of rows."""
-        hp = self.hparams
-        names = ("hidden", "cell") if hp.cell == "lstm" else ("hidden",)
-        state = TensorSpec((hp.num_layers, "batch", hp.hidden_dim), torch.float32)
-        rows = TensorSpec(("batch", "time", hp.input_dim), torch.float32, self.normalize.mean, self.normalize.std)
-        prediction = TensorSpec(("batch", "time", hp.output_dim), torch.float32)
-        inputs = {"x": rows} | dict.fromkeys(names, state)
-        outputs = {"prediction": prediction} | {f"new_{name}": state for name in names}
-        return ExportSpec(Stateful(self), inputs, outputs)
+        hp, scale = self.hparams, self.normalize
+        state = dict.fromkeys(
+            ("hidden", "cell") if hp.cell == "lstm" else ("hidden",),
+            TensorSpec((hp.num_layers, "batch", hp.hidden_dim), torch.float32),
+        )
+        for name, rows in self.memory.items():
+            state[name] = TensorSpec(
+                ("batch", rows, hp.input_dim), torch.float32, *((1.0, 0.1) if name == "spread" else ())
+            )
+        std = torch.minimum(scale.std, scale.mean / 8) if hp.log else scale.std  # a logarithm is of positive values
+        inputs = {"x": TensorSpec(("batch", "time", hp.input_dim), torch.float32, scale.mean, std)} | state
+        outputs = {"prediction": TensorSpec(("batch", "time", hp.output_dim), torch.float32)}
+        return ExportSpec(Stateful(self), inputs, outputs | {f"new_{name}": one for name, one in state.items()})
 
-    def _one_step_ahead(self, batch: Window) -> Window:
-        """Scaled predictions of the target's rows from the true ones before them, and the scaled truth."""
-        context, target = context_and_target(self, batch)
-        prediction, _ = self(torch.cat([context, target[:, :-1]], dim=1))
-        return self.normalize(prediction[:, context.shape[1] - 1 :]), self.normalize(target)
+    def _one_step_ahead(self, batch: Window) -> Tensor:
+        """Predictions of the target's rows from the true ones before them."""
+        context, target = batch
+        horizon = target.shape[1]
+        return self.forecast(torch.cat([context, target[:, :-1]], dim=1), horizon, known=horizon - 1)
 
     def _evaluate(self, stage: str, batch: Window) -> Tensor:
-        prediction, truth = self._one_step_ahead(batch)
-        forecast = self.forecast(batch[0], batch[1].shape[1])
-        loss, free = F.mse_loss(prediction, truth), F.mse_loss(self.normalize(forecast[:, -1]), truth[:, -1])
-        self.means.update(stage, len(truth), loss=loss * len(truth), square_free=free * len(truth))
+        context, target = context_and_target(self, batch)
+        horizon, truth = target.shape[1], self.normalize(target)
+        forecast = self.forecast(context, horizon)
+        loss = F.mse_loss(self.normalize(self._one_step_ahead(batch)), truth)
+        free = F.mse_loss(self.normalize(forecast[:, -1]), truth[:, -1])
+        others = baselines(context, horizon, self.naive_season)
+        errors = {"mase": forecast} | {f"mase_{name}": other for name, other in others.items()}
+        unit = self.normalize.std if self.naive_error is None else torch.tensor(self.naive_error, device=target.device)
+        errors = {name: ((other - target).abs() / unit).mean() * len(target) for name, other in errors.items()}
+        self.means.update(stage, len(truth), loss=loss * len(truth), square_free=free * len(truth), **errors)
         return forecast
+
+
+def window_scale(scaled: Tensor, level: Tensor, spread: Tensor) -> dict[str, Tensor]:
+    """Mean and standard deviation of windows `(batch, time, columns)`, unless the spread is not zero: it is known then.
+
+    Level and spread, `(batch, 1, columns)`.
+    """
+    new = spread == 0
+    own = (scaled.var(dim=1, keepdim=True, correction=0) + FLAT).sqrt()
+    return {
+        "level": torch.where(new, scaled.mean(dim=1, keepdim=True), level),
+        "spread": torch.where(new, own, spread),
+    }

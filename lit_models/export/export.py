@@ -14,7 +14,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from lit_models.common.files import atomic_write
 from lit_models.common.messages import require_extra
 from lit_models.export.recurrence import OnnxRecurrence, Recurrence, ScannedRecurrence
-from lit_models.layers import Normalize
+from lit_models.layers import Normalize, Stateful
 from lit_models.module import ExportSpec, LitModule
 from lit_models.training.checkpoint import class_path, load
 from lit_models.training.runs import version
@@ -147,9 +147,7 @@ def export_weights(
 EXPORTERS = {"onnx": export_onnx, "torch_export": export_program, "safetensors": export_weights}
 
 
-def traceable(
-    spec: ExportSpec, kind: type[Recurrence]
-) -> tuple[nn.Module, tuple[Tensor, ...], tuple[dict[int, torch.export.Dim], ...]]:
+def traceable(spec: ExportSpec, kind: type[Recurrence]) -> tuple[nn.Module, tuple[Tensor, ...], tuple[Any, ...]]:
     """A copy of a network with recurrent layers of a kind, an example of its inputs, and their axes of any size."""
     network = copy.deepcopy(spec.network)
     for name, module in list(network.named_modules()):
@@ -161,6 +159,8 @@ def traceable(
     axes = tuple(
         {index: sizes[axis] for index, axis in enumerate(one.shape) if axis in sizes} for one in spec.inputs.values()
     )
+    if isinstance(network, Stateful):
+        axes = (axes[0], axes[1:])  # its `*state` counts as one argument
     return network, tuple(random_inputs(spec, EXPORTED).values()), axes
 
 

@@ -159,11 +159,12 @@ def balanced_weights(model: "Classifier", data: Any) -> Tensor:
 
 def match_scale(model: "LitModule", saved: dict[str, Any]) -> None:
     """Warns where a checkpoint's model has another mean or std; the model takes over what it has not."""
-    for name in ("mean", "std"):
+    for name in ("mean", "std", "season"):
         own, theirs = model.hparams.get(name), saved.get(name)
         if own is None and theirs is not None and name in model.from_data:
             model.hparams[name] = theirs
-            model.normalize.fill(name, theirs)
+            if name != "season":
+                model.normalize.fill(name, theirs)
         elif isinstance(own, float | list) and isinstance(theirs, float | list) and own != theirs:
             rank_zero_warn(f"{name} is {own}, but {theirs} in the checkpoint: lit_models.load(path) takes that")
 
@@ -177,6 +178,23 @@ def match_columns(model: "RNN", data: Any) -> None:
             f"{'the data' if data is None else type(data).__name__} has {features} column(s), but input_dim is "
             f"{hp.input_dim} and output_dim {hp.output_dim}: to forecast, set model.input_dim and model.output_dim to "
             f"{features}"
+        )
+
+
+def check_window(model: "RNN", data: Any) -> None:
+    """Raises a ValueError where a forecaster's season does not fit into a context, or a value has no logarithm."""
+    length = getattr(getattr(data, "hparams", None), "context_length", None)
+    if length is not None and model.season > 1 and length <= model.season:
+        raise ValueError(
+            f"a season of {model.season} rows does not fit into a context of {length}: make data.context_length "
+            f"{model.season + 1} or more, such as {2 * model.season + 2}, or set model.season to 1"
+        )
+    series = getattr(data, "series", None)
+    if model.hparams.log and series is not None and (series <= 0).any():
+        row, column = (series <= 0).nonzero()[0].tolist()
+        raise ValueError(
+            f"column {data.column_names[column]!r} has {series[row, column]:g}, which has no logarithm: set model.log "
+            "to false"
         )
 
 
