@@ -116,7 +116,7 @@ def test_scale_is_from_training_rows_alone(tmp_path):
 
 def test_season_is_of_the_training_rows_and_said(tmp_path, said):
     rows = [f"{(row % 5) ** 2 + row % 3 / 10:.1f}" for row in range(100)]
-    for tail in (rows[70:], [f"{row % 4}" for row in range(30)]):
+    for tail in (rows[70:], [f"{1000 * (row % 4)}" for row in range(30)]):
         file = str(write(tmp_path / "series.csv", "\n".join(["x", *rows[:70], *tail])))
         data = TimeSeriesDataModule(file)
         data.setup("fit")
