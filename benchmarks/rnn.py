@@ -42,7 +42,7 @@ class Task:
         hp = data.hparams
         self.data, self.context_length, self.horizon = data, hp.context_length, hp.horizon
         self.series = (data.series[:, 0].double() - data.mean[0]) / data.std[0]
-        self.train_rows = int(data.val_set.starts[0])
+        self.train_rows = int(data.val_set.starts[0]) + hp.context_length
 
     def windows(self, dataset: WindowDataset) -> tuple[Tensor, Tensor, Tensor]:
         """First row of the target `(count,)`, context `(count, context_length)` and target `(count, horizon)`."""

@@ -7,6 +7,7 @@ import math
 from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
+from statistics import mode
 from typing import Literal
 
 import numpy as np
@@ -18,12 +19,14 @@ from typing_extensions import override
 from datamodules.common.base import BatchDataModule, check_fractions
 from datamodules.common.csv_series import Series, read_series
 from datamodules.common.csv_table import CHARACTERS
+from datamodules.common.season import find_season
 from datamodules.common.tensors import indices_on
 from datamodules.common.times import TimeFormat, find_steps
 from datamodules.mackey_glass import mackey_glass
 from lit_models.common.arguments import Fraction, PositiveInt, check_arguments
 from lit_models.common.messages import format_list, inform
 
+Parts = dict[str, list[tuple[int, int]]]  # of each part, where it starts and ends in the rows of all series
 FILE_OPTIONS = ("columns", "header", "time_column", "time_format", "group_column", "group", "separator", "decimal")
 FILE_OPTIONS += ("thousands", "missing", "fill")  # of `read_series`
 
@@ -31,9 +34,11 @@ FILE_OPTIONS += ("thousands", "missing", "fill")  # of `read_series`
 class TimeSeriesDataModule(BatchDataModule):
     """A CSV file or the Mackey-Glass series: context `(batch, context_length, F)` and target `(batch, horizon, F)`.
 
-    The first rows train, the next validate, the last test, and every window lies within its part. Values are float32
-    in the file's own units; `mean` and `std` are over the training rows alone, for the model to scale by. `predict`
-    gets one window of each series, whose target is all its test rows and `horizon` unknown ones after them, NaN.
+    The first rows train, the next validate, the last test. Training windows lie within their part; of those to validate
+    and test, the target does, and the context may begin in the rows before. Values are float32 in the file's own units;
+    `mean`, `std` and `season` are found in the training rows alone, for the model to scale by and to look back on.
+    `predict` gets one window of each series, whose target is all its test rows and `horizon` unknown ones after them,
+    NaN.
 
     Args:
         path: A CSV file with one row per time step. The Mackey-Glass series, if not given.
@@ -59,6 +64,7 @@ class TimeSeriesDataModule(BatchDataModule):
         context_length: Number of rows that a forecast looks back on. 50, if not given, or less where the parts are
             short.
         horizon: Number of rows to forecast. 20, if not given, or less where the parts are short.
+        season: Number of rows of a season, such as 12 for months; 1 is none. Found in the training rows, if not given.
         stride: Number of rows from the start of a window to that of the next.
         batch_size: Batch size per process.
         val_fraction: Fraction of the rows for validation; 0 is none.
@@ -72,6 +78,7 @@ class TimeSeriesDataModule(BatchDataModule):
         num_features: Number of columns, F.
         mean: Mean of each column over the training rows.
         std: Standard deviation of each column over the training rows.
+        season: Number of rows of a season; 1 where there is none.
         step: Step from row to row in words, such as "month (last day)", "weekday", "15 minutes" or, of numbers, "1";
             None where there is none, or several series differ.
         times: Set for `predict`: the time of each row of a series, and of the `horizon` rows after its last.
@@ -79,12 +86,13 @@ class TimeSeriesDataModule(BatchDataModule):
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: It has no such column; a value is missing or not a number; times are not understood, or repeated; a
-            column is constant; a part is shorter than a window; an argument is out of range.
+            column is constant; the training rows are fewer than a window's, or those to validate or test fewer than
+            the horizon; an argument is out of range.
     """
 
     task = "forecasting"
     resume_may_change = frozenset({"path", "cache_on_device"})
-    from_data = frozenset({"context_length", "horizon"})
+    from_data = frozenset({"context_length", "horizon", "season"})
 
     def __init__(
         self,
@@ -102,6 +110,7 @@ class TimeSeriesDataModule(BatchDataModule):
         fill: Literal["previous", "interpolate"] | None = None,
         context_length: PositiveInt | None = None,
         horizon: PositiveInt | None = None,
+        season: PositiveInt | None = None,
         stride: PositiveInt = 1,
         batch_size: PositiveInt = 32,
         val_fraction: Fraction = 0.15,
@@ -139,7 +148,7 @@ class TimeSeriesDataModule(BatchDataModule):
         self.num_features = len(self.column_names)
         steps = {one.steps and one.steps.name for one in all_series}
         self.step = steps.pop() if len(steps) == 1 else None
-        parts: dict[str, list[tuple[int, int]]] = {"train": [], "val": [], "test": []}  # of the rows of all series
+        parts: Parts = {"train": [], "val": [], "test": []}
         start = 0
         for one in all_series:
             rows = len(one.values)
@@ -151,30 +160,24 @@ class TimeSeriesDataModule(BatchDataModule):
         values = torch.from_numpy(np.concatenate([one.values for one in all_series]))
         self._set_scale(torch.cat([values[start:end] for start, end in parts["train"]]))
         self.series = values.float()
-        shortest = min(end - start for spans in parts.values() for start, end in spans if start < end)
-        fitted = "" if shortest >= 70 or None not in (hp.context_length, hp.horizon) else f", to fit {shortest} rows"
-        hp.context_length, hp.horizon = window_size(shortest, hp.context_length, hp.horizon)
+        options = self._fill_in(all_series, parts)
         if stage == "predict":
             self._prepare_prediction(all_series, parts["test"])
             return
         said = []
         for name, spans in parts.items():
             asked = name in {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}[stage]
-            lengths = [end - start for start, end in spans]
-            if asked and not any(lengths) and stage != "fit":
+            rows = sum(end - start for start, end in spans)
+            if asked and not rows and stage != "fit":
                 raise ValueError(
                     f"there are no rows to {name} on: data.{name}_fraction is {hp[f'{name}_fraction']:g} of "
                     f"{len(values)} row(s)"
                 )
-            for one, length in zip(all_series, lengths, strict=True):
-                if asked and 0 < length < hp.context_length + hp.horizon:
-                    raise self._too_short(f"the {name} part", one, length, hp.context_length + hp.horizon)
-            last = hp.context_length + hp.horizon - 1  # row of a window
-            starts = torch.cat([torch.arange(start, max(start, end - last), hp.stride) for start, end in spans])
-            said.append(f"{name} {sum(lengths):,} rows, {len(starts):,} windows")
+            windows = self._windows(name, all_series, parts, check=asked)
+            said.append(f"{name} {rows:,} rows, {len(windows):,} windows")
             if asked:
-                setattr(self, f"{name}_set", WindowDataset(self.series, starts, hp.context_length, hp.horizon))
-        inform(f"{'; '.join(said)}; context_length {hp.context_length}, horizon {hp.horizon}{fitted}")
+                setattr(self, f"{name}_set", windows)
+        inform(f"{'; '.join(said)}; {options}")
 
     @override
     def predict_dataloader(self) -> DataLoader:
@@ -210,6 +213,42 @@ class TimeSeriesDataModule(BatchDataModule):
                 f"{way_out}, or subtract an offset"
             )
 
+    def _fill_in(self, all_series: list[Series], parts: Parts) -> str:
+        """Context length, horizon and season in words, after the data have filled in those that are not given."""
+        hp = self.hparams
+        lengths = {name: [end - start for start, end in spans if start < end] for name, spans in parts.items()}
+        train = min(lengths["train"], default=0)
+        given = hp.context_length, hp.horizon
+        size = window_size(train, min(lengths["val"] + lengths["test"], default=train), *given)
+        hp.context_length, hp.horizon = size
+        said = f"context_length {hp.context_length}, horizon {hp.horizon}"
+        if any(asked is None and found < usual for asked, found, usual in zip(given, size, (50, 20), strict=True)):
+            said += ", to fit short parts"
+        if hp.season is None:
+            some = zip(all_series[:10], parts["train"], strict=False)  # enough to tell
+            hp.season = mode(
+                find_season(one.values[: end - start], one.steps and one.steps.name) for one, (start, end) in some
+            )
+            said += "; no season found" if hp.season == 1 else f"; found a season of {hp.season} rows"
+        elif hp.season > 1:
+            said += f"; season of {hp.season} rows"
+        self.season = hp.season
+        return said
+
+    def _windows(self, part: str, all_series: list[Series], parts: Parts, check: bool) -> "WindowDataset":
+        """The windows whose target lies in a part; those to train on lie in it as a whole."""
+        hp, starts = self.hparams, []
+        for one, (first, _), (start, end) in zip(all_series, parts["train"], parts[part], strict=True):
+            begin = start if part == "train" else max(first, start - hp.context_length)
+            if check and start < end and part == "train":
+                self._check_rows("the train part", one, end - start, "context_length", "horizon")
+            elif check and start < end:
+                self._check_rows(f"the part before the {part} rows", one, start - first, "context_length")
+                self._check_rows(f"the {part} part", one, end - start, "horizon")
+            last = end - hp.context_length - hp.horizon
+            starts.append(torch.arange(begin, max(begin, last + 1), hp.stride))
+        return WindowDataset(self.series, torch.cat(starts), hp.context_length, hp.horizon)
+
     def _prepare_prediction(self, all_series: list[Series], tests: list[tuple[int, int]]) -> None:
         """One window for each series, whose target is all its test rows and the horizon after them."""
         hp, windows = self.hparams, []
@@ -217,8 +256,7 @@ class TimeSeriesDataModule(BatchDataModule):
         unknown = torch.full((hp.horizon, self.num_features), math.nan)
         for one, (test, end) in zip(all_series, tests, strict=True):
             before = len(one.values) - (end - test)
-            if before < hp.context_length:
-                raise self._too_short("the part before the test rows", one, before, hp.context_length)
+            self._check_rows("the part before the test rows", one, before, "context_length")
             context, target = self.series[test - hp.context_length : test], torch.cat([self.series[test:end], unknown])
             windows.append((context, target))
             times = one.times + one.later_times(hp.horizon)
@@ -229,27 +267,29 @@ class TimeSeriesDataModule(BatchDataModule):
         rows = sum(end - test for test, end in tests)
         inform(f"one step ahead over {rows:,} test rows, then {hp.horizon} rows beyond the end of each series")
 
-    def _too_short(self, part: str, series: Series, rows: int, needed: int) -> ValueError:
-        of = "the series" if series.group is None else f"series {series.group!r}"
-        context_length, horizon = window_size(rows, None, None)
-        way_out = (
-            f"make data.context_length ({self.hparams.context_length}) or data.horizon ({self.hparams.horizon}) "
-            f"smaller, such as {context_length} and {horizon}"
-            if context_length + horizon <= rows
-            else "make data.val_fraction or data.test_fraction larger, or 0"
-        )
-        leave = "" if series.group is None else ", leave it out of data.group"
-        return ValueError(
-            f"{part} of {of} has {rows} rows, and one window takes {needed}: {way_out}{leave}, or give more rows"
-        )
+    def _check_rows(self, part: str, series: Series, rows: int, *takes: str) -> None:
+        """Raises a ValueError where a part of a series has fewer rows than these options take of it."""
+        hp, needed = self.hparams, sum(self.hparams[name] for name in takes)
+        if rows < needed:
+            of = "the series" if series.group is None else f"series {series.group!r}"
+            smaller = " or ".join(f"data.{name} ({hp[name]})" for name in takes)
+            leave = "" if series.group is None else ", leave it out of data.group"
+            raise ValueError(
+                f"{part} of {of} has {rows} rows, and one window takes {needed} of them: make {smaller} "
+                f"smaller{leave}, or give more rows"
+            )
 
 
-def window_size(rows: int, context_length: int | None, horizon: int | None) -> tuple[int, int]:
-    """Context length and horizon, where they are not given: 50 and 20, or what leaves a part of `rows` some windows."""
-    if rows < (context_length or 50) + (horizon or 20):
-        context_length = context_length or max(1, (rows - (horizon or rows // 5)) * 3 // 4)
-        horizon = horizon or max(1, (rows - context_length) // 2)
-    return context_length or 50, horizon or 20
+def window_size(train: int, evaluated: int, context_length: int | None, horizon: int | None) -> tuple[int, int]:
+    """Context length and horizon, where they are not given: 50 and 20, or less where parts are short.
+
+    Of `train` rows, the context takes no more than half, so that windows remain to train on; of the fewest `evaluated`,
+    a horizon below 20 takes half.
+    """
+    if horizon is None:
+        room = train // 4 if context_length is None else (train - context_length) // 2
+        horizon = max(1, min(20, room, evaluated if evaluated >= 20 else evaluated // 2))
+    return context_length or max(1, min(50, train // 2, train - horizon)), horizon
 
 
 def check_characters(separator: str | None, decimal: str | None, thousands: str | None) -> None:

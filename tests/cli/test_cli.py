@@ -161,7 +161,7 @@ def test_wrong_data_are_one_line(tmp_path, capsys):
             ["--model.image_size=32"],
             "28x28 pixels, but RNNClassifier takes 32 along each side, or set model.image_size",
         ),
-        ("rnn_csv", ["--data.context_length=60", "--data.horizon=20"], "has 72 rows, and one window takes 80"),
+        ("rnn_csv", ["--data.context_length=60", "--data.horizon=80"], "has 72 rows, and one window takes 80"),
         ("rnn_csv", ["--data.columns=temprature"], "its columns are hour, temperature, constant"),
         ("rnn_csv", ["--data.columns=constant"], "column 'constant' is constant over the 336 training rows"),
         ("rnn_csv", ["--data.columns=[hour,temperature]"], "2 column(s), but input_dim is 1"),

@@ -65,20 +65,29 @@ def test_windows_are_the_rows_in_order(ramp):
 
 
 @pytest.mark.parametrize("stride", [1, 4])
-def test_no_window_reaches_past_its_part(ramp, stride):
+def test_targets_lie_in_their_part_and_contexts_before_them(ramp, stride):
     data = TimeSeriesDataModule(ramp, context_length=5, horizon=3, val_fraction=0.2, test_fraction=0.1, stride=stride)
     data.setup("fit")
     data.setup("test")
     seen = {}
     for part in ("train", "val", "test"):
         dataset = getattr(data, f"{part}_set")
-        rows = torch.cat(dataset.__getitems__(list(range(len(dataset)))), dim=1)
-        seen[part] = (int(rows.min()), int(rows.max()))
-    assert (seen["train"][0], seen["val"][0], seen["test"][0]) == (0, 70, 90)
-    assert seen["train"][1] <= 69
-    assert seen["val"][1] <= 89
-    if stride == 1:
-        assert (seen["train"][1], seen["val"][1], seen["test"][1]) == (69, 89, 99)
+        context, target = dataset.__getitems__(list(range(len(dataset))))
+        assert torch.equal(target[:, 0], context[:, -1] + 1)
+        first = target[:, 0, 0].tolist()
+        assert first == list(range(int(first[0]), int(first[-1]) + 1, stride))
+        seen[part] = (int(context.min()), int(first[0]), int(target.max()))
+    last = (69, 89, 99) if stride == 1 else (67, 88, 96)
+    assert seen == {"train": (0, 5, last[0]), "val": (65, 70, last[1]), "test": (85, 90, last[2])}
+
+
+def test_a_part_of_one_horizon_has_a_window(ramp):
+    data = TimeSeriesDataModule(ramp, context_length=40, horizon=10, val_fraction=0.1, test_fraction=0.12)
+    data.setup("fit")
+    data.setup("test")
+    ((context, target),) = data.val_dataloader()
+    assert (context[:, [0, -1], 0].tolist(), target[:, [0, -1], 0].tolist()) == ([[38, 77]], [[78, 87]])
+    assert len(data.test_set) == 12 - 10 + 1
 
 
 def test_order_of_training_and_validation(ramp):
@@ -88,7 +97,7 @@ def test_order_of_training_and_validation(ramp):
     first, second = (next(iter(loader))[0][:, 0, 0] for _ in range(2))  # without a Trainer, each is another epoch
     assert not torch.equal(first, second)
     assert torch.equal(first.sort().values, second.sort().values)
-    assert next(iter(data.val_dataloader()))[0][:, 0, 0].tolist() == list(range(70, 78))
+    assert next(iter(data.val_dataloader()))[0][:, 0, 0].tolist() == list(range(65, 78))
 
 
 def test_scale_is_from_training_rows_alone(tmp_path):
@@ -103,6 +112,32 @@ def test_scale_is_from_training_rows_alone(tmp_path):
     values = torch.arange(70).remainder(7).double()
     assert scales[0][0] == pytest.approx([values.mean().item()])
     assert scales[0][1] == pytest.approx([values.std(correction=0).item()])
+
+
+def test_season_is_of_the_training_rows_and_said(tmp_path, said):
+    rows = [f"{(row % 5) ** 2 + row % 3 / 10:.1f}" for row in range(100)]
+    for tail in (rows[70:], [f"{1000 * (row % 4)}" for row in range(30)]):
+        file = str(write(tmp_path / "series.csv", "\n".join(["x", *rows[:70], *tail])))
+        data = TimeSeriesDataModule(file)
+        data.setup("fit")
+        assert (data.season, data.hparams.season) == (5, 5)
+        assert said()[-1].endswith("context_length 35, horizon 7, to fit short parts; found a season of 5 rows")
+    data.setup("test")
+    assert said()[-1].endswith("horizon 7; season of 5 rows")
+    for season, end in ((4, "horizon 2; season of 4 rows"), (1, "horizon 2")):
+        data = TimeSeriesDataModule(file, context_length=3, horizon=2, season=season)
+        data.setup("fit")
+        assert data.season == season
+        assert said()[-1].endswith(end)
+
+
+def test_season_of_several_series_is_that_of_most(tmp_path):
+    seasons = {"A": 4, "B": 6, "C": 6}
+    rows = [f"{row},{name},{row % season == 0:d}" for name, season in seasons.items() for row in range(100)]
+    file = write(tmp_path / "a.csv", "\n".join(["t,shop,x", *rows]))
+    data = TimeSeriesDataModule(str(file), group_column="shop")
+    data.setup("predict")
+    assert data.season == 6
 
 
 def test_prediction_continues_the_series(ramp):
@@ -548,7 +583,7 @@ def test_windows_of_several_series_do_not_cross(tmp_path, said):
     data.setup("fit")
     data.setup("test")
     assert data.column_names == ["x"]  # day only rises in each
-    bounds = {"train": [(0, 35), (1000, 1023)], "val": [(36, 47), (1024, 1031)], "test": [(48, 59), (1032, 1039)]}
+    bounds = {"train": [(0, 35), (1000, 1023)], "val": [(33, 47), (1021, 1031)], "test": [(45, 59), (1029, 1039)]}
     for part, expected in bounds.items():
         dataset = getattr(data, f"{part}_set")
         windows = torch.cat(dataset.__getitems__(list(range(len(dataset)))), dim=1)[:, :, 0]
@@ -559,11 +594,15 @@ def test_windows_of_several_series_do_not_cross(tmp_path, said):
     trained = np.array([*range(36), *range(1000, 1024)])
     assert data.mean == pytest.approx([trained.mean()])
     assert data.std == pytest.approx([trained.std()])
-    assert "train 60 rows, 52 windows; val 20 rows, 12 windows; test 20 rows, 12 windows" in said()[1]
-    with pytest.raises(ValueError, match="the val part of series 'B' has 8 rows, and one window takes 9"):
-        TimeSeriesDataModule(str(file), group_column="store", context_length=6, horizon=3, val_fraction=0.2).setup(
-            "validate"
-        )
+    assert "train 60 rows, 52 windows; val 20 rows, 18 windows; test 20 rows, 18 windows" in said()[1]
+    for size, message in (
+        ((6, 9), "the val part of series 'B' has 8 rows, and one window takes 9 of them"),
+        ((25, 8), "the part before the val rows of series 'B' has 24 rows, and one window takes 25 of them"),
+    ):
+        data = TimeSeriesDataModule(str(file), group_column="store", context_length=size[0], horizon=size[1])
+        data.hparams.update(val_fraction=0.2, test_fraction=0.2)
+        with pytest.raises(ValueError, match=message):
+            data.setup("validate")
 
 
 def test_forecasts_of_several_series_name_each(tmp_path):
@@ -599,34 +638,37 @@ def test_forecasts_of_several_series_name_each(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "options", "size"),
+    ("train", "evaluated", "given", "size"),
     [
-        (10_000, {}, (50, 20)),
-        (70, {}, (50, 20)),
-        (22, {}, (13, 4)),
-        (22, {"context_length": 12}, (12, 5)),
-        (22, {"horizon": 6}, (12, 6)),
-        (22, {"context_length": 30, "horizon": 5}, (30, 5)),
-        (2, {}, (1, 1)),
+        (10_000, 2000, (None, None), (50, 20)),
+        (100, 20, (None, None), (50, 20)),
+        (100, 19, (None, None), (50, 9)),
+        (70, 15, (None, None), (35, 7)),
+        (22, 22, (None, None), (11, 5)),
+        (22, 4, (12, None), (12, 2)),
+        (22, 6, (None, 6), (11, 6)),
+        (22, 20, (None, 15), (7, 15)),
+        (22, 4, (30, 5), (30, 5)),
+        (2, 1, (None, None), (1, 1)),
     ],
 )
-def test_windows_fit_the_length_of_the_series(rows, options, size):
-    assert window_size(rows, options.get("context_length"), options.get("horizon")) == size
+def test_windows_fit_the_length_of_the_parts(train, evaluated, given, size):
+    assert window_size(train, evaluated, *given) == size
 
 
 SERIES = ROOT.parent / "shared" / "data" / "series"
 
 
 @pytest.mark.parametrize(
-    ("name", "columns", "time", "step", "later"),
+    ("name", "columns", "time", "step", "later", "season"),
     [
-        ("air_passengers", "Passengers", "Month", "month", "1961-01-01"),
-        ("sunspots", "SUNACTIVITY", "YEAR", "1", "2009"),
-        ("nile", "volume", "year", "1", "1971"),
-        ("co2_weekly", "co2", "week", "week", "2002-01-05"),
+        ("air_passengers", "Passengers", "Month", "month", "1961-01-01", 12),
+        ("sunspots", "SUNACTIVITY", "YEAR", "1", "2009", 11),
+        ("nile", "volume", "year", "1", "1971", 1),
+        ("co2_weekly", "co2", "week", "week", "2002-01-05", 52),
     ],
 )
-def test_published_series_need_no_further_options(name, columns, time, step, later):
+def test_published_series_need_no_further_options(name, columns, time, step, later, season):
     if not SERIES.is_dir():
         pytest.skip("the series are not beside this repository: shared/data/series")
     path, fill = str(SERIES / f"{name}.csv"), None
@@ -637,9 +679,9 @@ def test_published_series_need_no_further_options(name, columns, time, step, lat
     for options in ({}, {"columns": columns, "time_column": time}):
         data = TimeSeriesDataModule(path, fill=fill, **options)
         data.setup("fit")
-        assert len(data.train_set) > len(data.val_set) >= 4
+        assert len(data.train_set) > len(data.val_set) >= 3
         data.setup("predict")
-        assert (data.column_names, data.step) == ([columns], step)
+        assert (data.column_names, data.step, data.season) == ([columns], step, season)
         assert data.times[-data.hparams.horizon] == later
 
 
@@ -657,11 +699,14 @@ def test_options_of_a_file_from_the_command_line(tmp_path, capsys):
 
 def test_short_or_constant_series_are_refused(ramp, tmp_path):
     with pytest.raises(
-        ValueError, match=r"val part .* has 15 rows, and one window takes 30: make data.context_length \(20\)"
+        ValueError,
+        match=r"train part .* 70 rows, .* takes 71 .*: make data.context_length \(61\) or",
     ):
-        TimeSeriesDataModule(ramp, context_length=20, horizon=10).setup("fit")
+        TimeSeriesDataModule(ramp, context_length=61, horizon=10).setup("fit")
+    with pytest.raises(ValueError, match=r"val part .* 15 rows, and one window takes 16 .*: make data.horizon \(16"):
+        TimeSeriesDataModule(ramp, context_length=20, horizon=16).setup("fit")
     with pytest.raises(ValueError, match="test part"):
-        TimeSeriesDataModule(ramp, context_length=20, horizon=10, val_fraction=0).setup("test")
+        TimeSeriesDataModule(ramp, context_length=20, horizon=16, val_fraction=0).setup("test")
     with pytest.raises(ValueError, match=r"no rows to test on: data\.test_fraction is 0"):
         TimeSeriesDataModule(ramp, context_length=5, horizon=3, test_fraction=0).setup("test")
     with pytest.raises(ValueError, match="has 85 rows, and one window takes 90"):
@@ -670,9 +715,9 @@ def test_short_or_constant_series_are_refused(ramp, tmp_path):
     with pytest.raises(ValueError, match=r"column 'y' is constant .*\(0\.1, standard deviation 0\).* the others, x, "):
         TimeSeriesDataModule(str(flat), context_length=3, horizon=3).setup("fit")
     tiny = write(tmp_path / "tiny.csv", "x\n1\n5\n2\n6\n3\n7\n4\n8\n5")
-    with pytest.raises(ValueError, match=r"val part .* has 1 rows, .*: make data\.val_fraction .* larger, or 0"):
-        TimeSeriesDataModule(str(tiny)).setup("fit")
-    TimeSeriesDataModule(str(tiny), val_fraction=0).setup("fit")
+    data = TimeSeriesDataModule(str(tiny))
+    data.setup("fit")
+    assert (len(data.train_set), len(data.val_set)) == (4, 1)
 
 
 def test_validation_can_be_left_out(ramp):
@@ -687,6 +732,7 @@ def test_validation_can_be_left_out(ramp):
     [
         {"context_length": 0},
         {"stride": 0},
+        {"season": 0},
         {"val_fraction": 0.6, "test_fraction": 0.4},
         {"columns": "x"},
         {"decimal": ","},
