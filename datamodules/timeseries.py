@@ -19,6 +19,7 @@ from typing_extensions import override
 from datamodules.common.base import BatchDataModule, check_fractions
 from datamodules.common.csv_series import Series, read_series
 from datamodules.common.csv_table import CHARACTERS
+from datamodules.common.samplers import EpochSampler
 from datamodules.common.season import find_season
 from datamodules.common.tensors import indices_on
 from datamodules.common.times import TimeFormat, find_steps
@@ -61,11 +62,14 @@ class TimeSeriesDataModule(BatchDataModule):
         missing: Texts that stand for no value, such as ?, beside nothing, NaN, NA, N/A, null and none.
         fill: What to put where values or times are missing: the previous values, or a line to the next. If not given,
             a missing value is an error, and missing times a warning.
-        context_length: Number of rows that a forecast looks back on. 50, if not given, or less where the parts are
-            short.
-        horizon: Number of rows to forecast. 20, if not given, or less where the parts are short.
+        context_length: Number of rows that a forecast looks back on. If not given, 50, or two seasons and two rows if
+            that is more, or less where the parts are short.
+        horizon: Number of rows to forecast. If not given, a season, or 20 where there is none, or less where the parts
+            are short.
         season: Number of rows of a season, such as 12 for months; 1 is none. Found in the training rows, if not given.
         stride: Number of rows from the start of a window to that of the next.
+        windows_per_epoch: Number of windows that an epoch draws to train on, so that it is as long for short series as
+            for long ones. Each once, if not given.
         batch_size: Batch size per process.
         val_fraction: Fraction of the rows for validation; 0 is none.
         test_fraction: Fraction of the rows for the test.
@@ -79,6 +83,8 @@ class TimeSeriesDataModule(BatchDataModule):
         mean: Mean of each column over the training rows.
         std: Standard deviation of each column over the training rows.
         season: Number of rows of a season; 1 where there is none.
+        naive_error: Mean absolute error of each column over the training rows, if the row a season before is taken for
+            each, or the row before where there is no season.
         step: Step from row to row in words, such as "month (last day)", "weekday", "15 minutes" or, of numbers, "1";
             None where there is none, or several series differ.
         times: Set for `predict`: the time of each row of a series, and of the `horizon` rows after its last.
@@ -112,6 +118,7 @@ class TimeSeriesDataModule(BatchDataModule):
         horizon: PositiveInt | None = None,
         season: PositiveInt | None = None,
         stride: PositiveInt = 1,
+        windows_per_epoch: PositiveInt | None = None,
         batch_size: PositiveInt = 32,
         val_fraction: Fraction = 0.15,
         test_fraction: Fraction = 0.15,
@@ -161,6 +168,7 @@ class TimeSeriesDataModule(BatchDataModule):
         self._set_scale(torch.cat([values[start:end] for start, end in parts["train"]]))
         self.series = values.float()
         options = self._fill_in(all_series, parts)
+        self._set_naive_error([self.series[start:end] for start, end in parts["train"]])
         if stage == "predict":
             self._prepare_prediction(all_series, parts["test"])
             return
@@ -178,6 +186,10 @@ class TimeSeriesDataModule(BatchDataModule):
             if asked:
                 setattr(self, f"{name}_set", windows)
         inform(f"{'; '.join(said)}; {options}")
+
+    @override
+    def sampler(self, dataset: Dataset, seed: int, epoch: int, skip: int) -> EpochSampler:
+        return EpochSampler(dataset, seed, epoch, skip, size=self.hparams.windows_per_epoch)
 
     @override
     def predict_dataloader(self) -> DataLoader:
@@ -218,22 +230,32 @@ class TimeSeriesDataModule(BatchDataModule):
         hp = self.hparams
         lengths = {name: [end - start for start, end in spans if start < end] for name, spans in parts.items()}
         train = min(lengths["train"], default=0)
-        given = hp.context_length, hp.horizon
-        size = window_size(train, min(lengths["val"] + lengths["test"], default=train), *given)
-        hp.context_length, hp.horizon = size
-        said = f"context_length {hp.context_length}, horizon {hp.horizon}"
-        if any(asked is None and found < usual for asked, found, usual in zip(given, size, (50, 20), strict=True)):
-            said += ", to fit short parts"
+        found = ""
         if hp.season is None:
             some = zip(all_series[:10], parts["train"], strict=False)  # enough to tell
             hp.season = mode(
                 find_season(one.values[: end - start], one.steps and one.steps.name) for one, (start, end) in some
             )
-            said += "; no season found" if hp.season == 1 else f"; found a season of {hp.season} rows"
+            found = "; no season found" if hp.season == 1 else f"; found a season of {hp.season} rows"
+            if hp.context_length is not None and 1 < hp.season >= hp.context_length:
+                found += ", which the context does not hold: none is used"
+                hp.season = 1
         elif hp.season > 1:
-            said += f"; season of {hp.season} rows"
+            found = f"; season of {hp.season} rows"
         self.season = hp.season
-        return said
+        given, usual = (hp.context_length, hp.horizon), usual_size(hp.season)
+        size = window_size(train, min(lengths["val"] + lengths["test"], default=train), *given, usual)
+        hp.context_length, hp.horizon = size
+        said = f"context_length {hp.context_length}, horizon {hp.horizon}"
+        if any(asked is None and length < most for asked, length, most in zip(given, size, usual, strict=True)):
+            said += ", to fit short parts"
+        return said + found
+
+    def _set_naive_error(self, parts: list[Tensor]) -> None:
+        """See `naive_error`; the standard deviation, where the parts are too short, or repeat themselves exactly."""
+        errors = torch.cat([(part[self.season :] - part[: -self.season]).abs() for part in parts])
+        mean, std = errors.double().mean(dim=0), torch.tensor(self.std, dtype=torch.float64)
+        self.naive_error = torch.where(mean > 1e-6 * std, mean, std).tolist()
 
     def _windows(self, part: str, all_series: list[Series], parts: Parts, check: bool) -> "WindowDataset":
         """The windows whose target lies in a part; those to train on lie in it as a whole."""
@@ -280,16 +302,23 @@ class TimeSeriesDataModule(BatchDataModule):
             )
 
 
-def window_size(train: int, evaluated: int, context_length: int | None, horizon: int | None) -> tuple[int, int]:
-    """Context length and horizon, where they are not given: 50 and 20, or less where parts are short.
+def usual_size(season: int) -> tuple[int, int]:
+    """Context length and horizon where all parts are long enough."""
+    return max(50, 2 * season + 2), season if season > 1 else 20
+
+
+def window_size(
+    train: int, evaluated: int, context_length: int | None, horizon: int | None, usual: tuple[int, int]
+) -> tuple[int, int]:
+    """Context length and horizon, where they are not given: the usual ones, or less where parts are short.
 
     Of `train` rows, the context takes no more than half, so that windows remain to train on; of the fewest `evaluated`,
-    a horizon below 20 takes half.
+    a horizon below the usual one takes half.
     """
     if horizon is None:
         room = train // 4 if context_length is None else (train - context_length) // 2
-        horizon = max(1, min(20, room, evaluated if evaluated >= 20 else evaluated // 2))
-    return context_length or max(1, min(50, train // 2, train - horizon)), horizon
+        horizon = max(1, min(usual[1], room, evaluated if evaluated >= usual[1] else evaluated // 2))
+    return context_length or max(1, min(usual[0], train // 2, train - horizon)), horizon
 
 
 def check_characters(separator: str | None, decimal: str | None, thousands: str | None) -> None:

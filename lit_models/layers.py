@@ -103,7 +103,7 @@ def make_rnn(cell: Cell, input_size: int, hidden_size: int, num_layers: int, dro
 class Stateful(nn.Module):
     """A recurrent network whose state is flat: what is exported.
 
-    It is the hidden state, of the LSTM two tensors, and those of the model's `memory` by name.
+    It is the hidden state, of the LSTM two tensors, and those that the model's `memory` names.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -112,11 +112,8 @@ class Stateful(nn.Module):
 
     def forward(self, x: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         """Predictions `(batch, time, output_dim)`, and the new state."""
-        names = list(self.model.memory)
-        count = len(state) - len(names)
-        hidden = state[0] if count == 1 else state[:count]
-        memory = dict(zip(names, state[count:], strict=True))
-        prediction, new = self.model(x, (hidden, memory) if names else hidden)
-        hidden, memory = new if names else (new, {})
-        hidden = (hidden,) if count == 1 else hidden
-        return (prediction, *hidden, *(memory[name] for name in names))
+        count = len(state) - len(self.model.memory)
+        hidden, memory = state[0] if count == 1 else state[:count], state[count:]
+        prediction, new = self.model(x, (hidden, memory) if memory else hidden)
+        hidden, memory = new if memory else (new, ())
+        return (prediction, *((hidden,) if count == 1 else hidden), *memory)

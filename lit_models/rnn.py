@@ -34,9 +34,10 @@ from lit_models.training.predictions import time_rows
 from lit_models.training.schedule import LRSchedulerCallable
 
 Window = tuple[Tensor, Tensor]  # context (batch, context, input_dim) and target (batch, horizon, input_dim)
-# The hidden state, with a window's scale, a season or an autoregression beside what they keep of the rows so far.
-State = Hidden | tuple[Hidden, dict[str, Tensor]]
+# The hidden state; with a window's scale, a season or an autoregression, also what `RNN.memory` names.
+State = Hidden | tuple[Hidden, tuple[Tensor, ...]]
 BASELINES = ("persistence", "drift", "seasonal_naive")
+FAST = 10  # times as far as a weight of a layer, the damping moves in a step of Adam: it counts more than those
 CHUNK = 1024  # windows that are forecast at once
 FLAT = 1e-5  # added to the variance of a window, as in Kim et al., since it may be 0
 
@@ -69,9 +70,10 @@ class RNN(LitModule):
             that a forecast follows levels that the training rows never had.
         log: Forecast the logarithm of the series, whose values must be positive: for swings that grow with the level.
         season: Number of rows of a season; the network sees the row a season before the one that it predicts, too. The
-            data module's, if None; 1 is none.
+            data module's, if None, where it has one; 1 is none.
         ar_order: Number of latest rows that a linear autoregression, which is added to the recurrent layers, sees of
-            each column; 0 is none. With it, both begin at zero, so that `residual` is what training starts from.
+            each column; 0 is none. With it, both begin at zero, so that training starts from the `residual` alone,
+            whose part of the current row is damped as far as that helps.
         free_running: Train on the free-running forecast, instead of one step ahead.
         criterion: Training loss, the mean squared or the mean absolute error.
         mean: Mean of the series, a number or one per column. The data module's, if not given, else 0.
@@ -85,7 +87,7 @@ class RNN(LitModule):
     """
 
     task = "forecasting"
-    shown_metrics = ("loss", "nrmse", "nrmse_free")
+    shown_metrics = ("loss", "nrmse_free", "mase")
     from_data = frozenset({"mean", "std", "season"})
 
     def __init__(
@@ -124,6 +126,7 @@ class RNN(LitModule):
             self.ar = nn.Linear(ar_order, 1, bias=False)
             for weight in (self.ar.weight, *self.head.parameters()):
                 nn.init.zeros_(weight)
+            self.damping = nn.Parameter(torch.zeros(()))
         evaluated = ("loss", "square_free", "mase", *(f"mase_{name}" for name in BASELINES))
         self.means = EpochMeans(train=("loss",), val=evaluated, test=evaluated)
 
@@ -151,8 +154,9 @@ class RNN(LitModule):
         hp, kept, season = self.hparams, self.kept, self.season
         scaled, hidden, memory = self.to_scale(x), state, {}
         if self.memory:
-            zeros = {name: scaled.new_zeros(len(x), rows, hp.input_dim) for name, rows in self.memory.items()}
-            hidden, memory = (None, zeros) if state is None else state
+            zeros = [scaled.new_zeros(x.shape[0], rows, hp.input_dim) for rows in self.memory.values()]
+            hidden, values = (None, zeros) if state is None else state
+            memory = dict(zip(self.memory, values, strict=True))
         if hp.scale == "window":
             memory = memory | window_scale(scaled, memory["level"], memory["spread"])
             scaled = (scaled - memory["level"]) / memory["spread"]
@@ -161,11 +165,11 @@ class RNN(LitModule):
         def ago(lag: int) -> Tensor:
             return rows[:, kept - lag : rows.shape[1] - lag]
 
-        inputs, naive = scaled, scaled
-        if hp.season != 1:
-            inputs = torch.cat([scaled, ago(season - 1)], dim=2)
-        if season > 1:
-            naive = scaled + ago(season - 1) - ago(season)
+        inputs = scaled if hp.season == 1 else torch.cat([scaled, ago(season - 1)], dim=2)
+        naive = scaled - ago(season) if season > 1 else scaled
+        if hp.ar_order:
+            naive = naive * (1 - FAST * self.damping)
+        naive = naive + ago(season - 1) if season > 1 else naive
         features, hidden = self.rnn(inputs.to(self.normalize.dtype), hidden)  # (batch, time, hidden_dim)
         prediction = self.head(self.dropout(features))
         if hp.ar_order:
@@ -179,7 +183,7 @@ class RNN(LitModule):
             prediction = self.from_scale(prediction)
         if kept:
             memory = memory | {"rows": rows[:, -kept:]}
-        return prediction, (hidden, memory) if memory else hidden
+        return prediction, (hidden, tuple(memory.values())) if memory else hidden
 
     def to_scale(self, x: Tensor) -> Tensor:
         """Rows by the mean and standard deviation of the series, or as far as their logarithm is from the mean's."""
@@ -232,11 +236,12 @@ class RNN(LitModule):
         super().setup(stage)
         data, hp = self.trainer.datamodule, self.hparams
         match_columns(self, data)
-        for name in self.from_data:
+        for name in ("mean", "std"):
             if hp[name] is None and hasattr(data, name):
                 hp[name] = getattr(data, name)
-                if name != "season":
-                    self.normalize.fill(name, hp[name])
+                self.normalize.fill(name, hp[name])
+        if hp.season is None and stage == "fit" and getattr(data, "season", 1) > 1:
+            hp.season = data.season
         check_window(self, data)
         self.naive_season = getattr(data, "season", 1)
         self.naive_error = getattr(data, "naive_error", None)

@@ -33,6 +33,7 @@ REFUSED |= {
 }
 OTHERS = {"tanh": "relu", "mse": "huber", "pixel": "permuted_pixel", "olivetti": "lfw", "lfw": "olivetti"}
 OTHERS |= {"AtariPreprocessing": "GrayscaleObservation"}
+OTHERS |= {"window": "series", "mae": "mse", "interpolate": "previous"}
 
 
 def keywords(section: dict, option: str) -> Iterator[tuple[str, object]]:
@@ -56,6 +57,8 @@ def changed(name: str, value: object) -> object:
         return "Acrobot-v1" if value == "CartPole-v1" else "CartPole-v1"
     if isinstance(value, bool):
         return not value
+    if value is None:
+        return 4
     if isinstance(value, str):
         return OTHERS[value]
     if isinstance(value, int):

@@ -204,7 +204,8 @@ def test_predict_writes_time_truth_and_forecast_in_the_files_units(tmp_path):
         "--data.context_length=3",
         "--data.horizon=2",
     ]
-    flags += ["--model.input_dim=2", "--model.output_dim=2", f"--trainer.default_root_dir={tmp_path / 'logs'}"]
+    flags += ["--model.scale=series", "--model.input_dim=2", "--model.output_dim=2"]
+    flags += [f"--trainer.default_root_dir={tmp_path / 'logs'}"]
     assert cli.main(["fit", f"--config={ROOT / 'configs/rnn_csv.yaml'}", *flags, "--trainer.max_epochs=1"]) == 0
     last = next((tmp_path / "logs").rglob("last.ckpt"))
     output = tmp_path / "forecast.csv"

@@ -21,11 +21,14 @@ class EpochSampler(DistributedSampler):
     N processes with batches of B train on the same items as one with batches of N times B. As in a DistributedSampler,
     a few indices come twice where the processes don't divide the dataset. Lightning replaces samplers, but not
     subclasses of a DistributedSampler. The seed is the same in all processes; the first epoch, `epoch`, is without the
-    `skip` indices that are done already.
+    `skip` indices that are done already. With a `size`, an epoch draws so many indices over all processes.
     """
 
-    def __init__(self, dataset: Dataset, seed: int, epoch: int = 0, skip: int = 0) -> None:
+    def __init__(self, dataset: Dataset, seed: int, epoch: int = 0, skip: int = 0, size: int | None = None) -> None:
         super().__init__(dataset, *world_and_rank(), seed=seed)
+        if size is not None:
+            self.num_samples = -(-size // self.num_replicas)
+            self.total_size = self.num_samples * self.num_replicas
         self.epoch, self.first, self.skip = epoch, epoch, skip
 
     def __iter__(self) -> Iterator[int]:

@@ -89,21 +89,30 @@ def plot_misclassified(
     return axes.figure
 
 
-def plot_forecast(context: Tensor, target: Tensor, forecast: Tensor, names: list[str]) -> Figure:
-    """A free-running forecast `(horizon, columns)` over context and target; the first four columns are drawn."""
+def plot_forecast(
+    context: Tensor, target: Tensor, forecast: Tensor, baselines: dict[str, Tensor], names: list[str]
+) -> Figure:
+    """A free-running forecast `(horizon, columns)` over context and target, and thinly those of the baselines.
+
+    The first four columns are drawn.
+    """
     shown = escape_names(names[:4])
     figure = Figure(figsize=(9, 0.8 + 2.2 * len(shown)), layout="constrained")
     horizon = len(target)
     truth, rows = torch.cat([context, target]), range(-len(context), horizon)
     for column, axes in enumerate(figure.subplots(len(shown), squeeze=False, sharex=True)[:, 0]):
         axes.plot(rows, truth[:, column], color="0.6", linewidth=3, label="truth")
-        # It begins at the last true value, so that the line has no gap.
-        ahead = torch.cat([context[-1:, column], forecast[:, column]])
-        axes.plot(range(-1, horizon), ahead, color="tab:orange", linewidth=1.2, label="forecast")
+        for label, rest in (baselines | {"forecast": forecast}).items():
+            # It begins at the last true value, so that the line has no gap.
+            ahead = torch.cat([context[-1:, column], rest[:, column]])
+            line = (
+                {"color": "tab:orange", "linewidth": 1.5} if label == "forecast" else {"linewidth": 0.6, "alpha": 0.8}
+            )
+            axes.plot(range(-1, horizon), ahead, label=label.replace("_", " "), **line)
         axes.axvline(-0.5, color="tab:gray", linestyle=":", linewidth=1, label="start of the forecast")
         axes.set_ylabel(shown[column])
     axes.set_xlabel("rows after the first forecast one")
-    figure.legend(loc="outside upper center", ncols=3, handles=axes.get_lines(), frameon=False)
+    figure.legend(loc="outside upper center", ncols=6, handles=axes.get_lines(), frameon=False)
     return figure
 
 

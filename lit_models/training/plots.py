@@ -14,6 +14,7 @@ from torchvision.utils import make_grid
 from typing_extensions import override
 
 from lit_models.common.arguments import PositiveInt, check_arguments
+from lit_models.training.baselines import baselines
 from lit_models.training.data_checks import images_and_labels
 from lit_models.training.internals import logged_step
 
@@ -159,7 +160,8 @@ class ClassificationPlots(EvaluationPlots):
 class ForecastPlots(EvaluationPlots):
     """Draws what a forecaster forecasts.
 
-    `val/forecast` or `test/forecast` shows the first window with its free-running forecast over the truth;
+    `val/forecast` or `test/forecast` shows the first window with its free-running forecast, and those of the baselines
+    as thin lines, over the truth;
     `val/horizon` or `test/horizon` the error (NRMSE) over all windows by the number of rows ahead.
     """
 
@@ -193,8 +195,10 @@ class ForecastPlots(EvaluationPlots):
 
         context, target, forecast = (part.float().cpu() for part in self.first)
         names = getattr(trainer.datamodule, "column_names", None) or [str(i + 1) for i in range(context.shape[1])]
+        simple = baselines(context[None], len(target), getattr(trainer.datamodule, "season", 1))
+        others = {name: other[0] for name, other in simple.items()}
         return {
-            "forecast": figures.plot_forecast(context, target, forecast, names),
+            "forecast": figures.plot_forecast(context, target, forecast, others, names),
             "horizon": figures.plot_error_by_horizon(errors),
         }
 

@@ -11,7 +11,7 @@ from datamodules import TimeSeriesDataModule
 from datamodules.common.csv_series import read_series
 from datamodules.common.times import TimeError, find_steps, later_times, read_times
 from datamodules.mackey_glass import mackey_glass
-from datamodules.timeseries import window_size
+from datamodules.timeseries import usual_size, window_size
 from lit_models.cli import main as cli
 
 
@@ -121,14 +121,18 @@ def test_season_is_of_the_training_rows_and_said(tmp_path, said):
         data = TimeSeriesDataModule(file)
         data.setup("fit")
         assert (data.season, data.hparams.season) == (5, 5)
-        assert said()[-1].endswith("context_length 35, horizon 7, to fit short parts; found a season of 5 rows")
+        assert said()[-1].endswith("context_length 35, horizon 5, to fit short parts; found a season of 5 rows")
     data.setup("test")
-    assert said()[-1].endswith("horizon 7; season of 5 rows")
+    assert said()[-1].endswith("horizon 5; season of 5 rows")
     for season, end in ((4, "horizon 2; season of 4 rows"), (1, "horizon 2")):
         data = TimeSeriesDataModule(file, context_length=3, horizon=2, season=season)
         data.setup("fit")
         assert data.season == season
         assert said()[-1].endswith(end)
+    data = TimeSeriesDataModule(file, context_length=5, horizon=2)
+    data.setup("fit")
+    assert data.season == 1
+    assert said()[-1].endswith("found a season of 5 rows, which the context does not hold: none is used")
 
 
 def test_season_of_several_series_is_that_of_most(tmp_path):
@@ -638,22 +642,25 @@ def test_forecasts_of_several_series_name_each(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("train", "evaluated", "given", "size"),
+    ("train", "evaluated", "given", "season", "size"),
     [
-        (10_000, 2000, (None, None), (50, 20)),
-        (100, 20, (None, None), (50, 20)),
-        (100, 19, (None, None), (50, 9)),
-        (70, 15, (None, None), (35, 7)),
-        (22, 22, (None, None), (11, 5)),
-        (22, 4, (12, None), (12, 2)),
-        (22, 6, (None, 6), (11, 6)),
-        (22, 20, (None, 15), (7, 15)),
-        (22, 4, (30, 5), (30, 5)),
-        (2, 1, (None, None), (1, 1)),
+        (10_000, 2000, (None, None), 1, (50, 20)),
+        (10_000, 2000, (None, None), 12, (50, 12)),
+        (10_000, 2000, (None, None), 52, (106, 52)),
+        (160, 30, (None, None), 52, (80, 15)),
+        (100, 20, (None, None), 1, (50, 20)),
+        (100, 19, (None, None), 1, (50, 9)),
+        (70, 15, (None, None), 1, (35, 7)),
+        (22, 22, (None, None), 1, (11, 5)),
+        (22, 4, (12, None), 1, (12, 2)),
+        (22, 6, (None, 6), 1, (11, 6)),
+        (22, 20, (None, 15), 1, (7, 15)),
+        (22, 4, (30, 5), 1, (30, 5)),
+        (2, 1, (None, None), 1, (1, 1)),
     ],
 )
-def test_windows_fit_the_length_of_the_parts(train, evaluated, given, size):
-    assert window_size(train, evaluated, *given) == size
+def test_windows_fit_the_length_of_the_parts(train, evaluated, given, season, size):
+    assert window_size(train, evaluated, *given, usual_size(season)) == size
 
 
 SERIES = ROOT.parent / "shared" / "data" / "series"

@@ -1,0 +1,232 @@
+"""Forecasts of series with a trend and a season, beside simple ones."""
+
+import math
+from functools import partial
+
+import pytest
+import torch
+from conftest import ROOT, fails
+from lightning import Trainer
+from torch.utils.data import DataLoader, StackDataset
+
+from datamodules import TimeSeriesDataModule
+from lit_models import RNN
+from lit_models.cli import main as cli
+from lit_models.training.baselines import baselines
+
+QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+SERIES = ROOT.parent / "shared" / "data" / "series"
+FORMS = {
+    "season": {"season": 4},
+    "season and window": {"season": 4, "scale": "window", "ar_order": 7},
+    "autoregression": {"ar_order": 3},
+    "logarithm": {"log": True, "season": 4, "scale": "window"},
+    "logarithm alone": {"log": True},
+}
+
+
+def positive(batch=3, rows=20, columns=2, seed=0):
+    draw = torch.Generator().manual_seed(seed)
+    return torch.rand(batch, rows, columns, generator=draw) * 40 + torch.tensor([100.0, 300.0])[:columns]
+
+
+def model(**options):
+    """A model with random weights, those too that begin at zero."""
+    made = RNN(2, 8, 2, residual=True, mean=[120.0, 320.0], std=[10.0, 20.0], **options).eval()
+    draw = torch.Generator().manual_seed(1)
+    for weight in made.parameters():
+        weight.data = torch.randn(weight.shape, generator=draw) * 0.1
+    return made
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_rows_one_by_one_give_what_they_give_at_once(form, cell):
+    made, rows = model(cell=cell, **FORMS[form]), positive()
+    _, state = made(rows[:, :12])
+    whole, _ = made(rows[:, 12:], state)
+    for row in range(12, 20):
+        prediction, state = made(rows[:, row : row + 1], state)
+        torch.testing.assert_close(prediction[:, 0], whole[:, row - 12], rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_nothing_of_the_future_reaches_the_past(form):
+    made, rows = model(**FORMS[form]), positive(batch=1)
+    context, target = rows[:, :12], rows[:, 12:].clone()
+    target[:, 6:] = math.nan
+    before = made.continue_series(context, target)
+    assert before.shape == target.shape
+    target[:, 4:6] *= 3
+    after = made.continue_series(context, target)
+    torch.testing.assert_close(after[:, :5], before[:, :5])
+    assert (after[:, 5] != before[:, 5]).all()
+    assert not after.isnan().any()
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_series_is_continued_by_forecasts_of_its_windows(form):
+    made, rows = model(**FORMS[form]), positive(batch=2)
+    target = torch.cat([rows[:, 12:16], torch.full((2, 3, 2), math.nan)], dim=1)
+    found = made.continue_series(rows[:, :12], target)
+    if made.hparams.scale == "window":
+        for row in range(4):
+            torch.testing.assert_close(found[:, row], made.forecast(rows[:, row : 12 + row], 1)[:, 0])
+        torch.testing.assert_close(found[:, 4:], made.forecast(rows[:, 4:16], 3))
+    else:
+        torch.testing.assert_close(found, made.forecast(rows[:, :16], 7, known=4))
+
+
+def test_what_training_starts_from_is_last_years_change():
+    context = positive()
+    for log in (False, True):
+        fresh = RNN(2, 8, 2, residual=True, scale="window", log=log, season=4, ar_order=5, mean=200.0, std=30.0)
+        expected = context.log() if log else context
+        for _ in range(6):
+            expected = torch.cat([expected, expected[:, -1:] + expected[:, -4:-3] - expected[:, -5:-4]], dim=1)
+        expected = expected[:, -6:].exp() if log else expected[:, -6:]
+        torch.testing.assert_close(fresh.forecast(context, 6), expected, rtol=1e-4, atol=0)
+
+
+def test_autoregression_and_damping_by_hand():
+    made = RNN(1, 8, 1, residual=True, season=3, ar_order=2, mean=50.0, std=10.0)
+    made.ar.weight.data = torch.tensor([[0.3, -0.2]])  # of the row before the last, and the last
+    made.damping.data.fill_(0.04)
+    x = torch.tensor([47.0, 52.0, 58.0, 49.0, 51.0])
+    z = (x - 50) / 10
+    expected = z[2] + 0.6 * (z[4] - z[1]) + 0.3 * z[3] - 0.2 * z[4]
+    assert made.forecast(x.view(1, 5, 1), 1).item() == pytest.approx(50 + 10 * expected.item(), rel=1e-5)
+
+
+def test_a_window_carries_its_level_into_the_forecast():
+    context, offset = positive(), torch.tensor([500.0, -70.0])
+    windowed, plain = model(scale="window", season=4, ar_order=7), model(season=4, ar_order=7)
+    torch.testing.assert_close(
+        windowed.forecast(context + offset, 9), windowed.forecast(context, 9) + offset, rtol=1e-4, atol=1e-2
+    )
+    assert (plain.forecast(context + offset, 9) - plain.forecast(context, 9) - offset).abs().max() > 1
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_a_constant_window_is_continued(log):
+    made = RNN(1, 8, 1, residual=True, scale="window", log=log, ar_order=3, mean=120.0, std=10.0)
+    context = torch.full((1, 20, 1), 87.5)
+    context[:, :, 0].requires_grad_(False)
+    forecast = made.forecast(context, 5)
+    torch.testing.assert_close(forecast, torch.full((1, 5, 1), 87.5))
+    (forecast - 90).square().mean().backward()
+    assert all(weight.grad is None or weight.grad.isfinite().all() for weight in made.parameters())
+
+
+def test_baselines_by_hand():
+    context = torch.tensor([2.0, 4.0, 3.0, 8.0, 6.0]).view(1, 5, 1)
+    found = {name: forecast[0, :, 0].tolist() for name, forecast in baselines(context, 4, season=3).items()}
+    assert found == {
+        "persistence": [6, 6, 6, 6],
+        "drift": [7, 8, 9, 10],  # (6 - 2) / 4 a row
+        "seasonal_naive": [3, 8, 6, 3],
+    }
+    assert list(baselines(context, 2)) == ["persistence", "drift"]
+
+
+def write(path, values):
+    path.write_text("\n".join(["x", *map(str, values)]))
+    return str(path)
+
+
+def test_errors_are_scaled_and_compared_as_by_hand(tmp_path):
+    values = [(row % 4) * 3 + row / 10 + (row * 7 % 5) / 3 for row in range(100)]
+    data = TimeSeriesDataModule(write(tmp_path / "a.csv", values), context_length=8, horizon=4, season=4, batch_size=3)
+    made = RNN(1, 8, 1, residual=True, season=4, ar_order=1)
+    trainer = Trainer(accelerator="cpu", max_epochs=0, **QUIET)
+    with pytest.warns(UserWarning, match=r"the forecasts are worse than the seasonal naive one: mase \d\.\d+ against"):
+        (found,) = trainer.test(made, data, verbose=False)
+    x = torch.tensor(values)
+    unit = (x[4:70] - x[:66]).abs().mean()  # over the training rows
+    errors = {"mase": [], "mase_persistence": [], "mase_drift": [], "mase_seasonal_naive": []}
+    for start in range(85, 97):
+        past, truth, ahead = x[start - 8 : start], x[start : start + 4], torch.arange(1.0, 5)
+        forecasts = [
+            past[-4:] + past[-1] - past[-5],
+            past[-1].expand(4),
+            past[-1] + (past[-1] - past[0]) / 7 * ahead,
+            past[-4:],
+        ]
+        for name, forecast in zip(errors, forecasts, strict=True):
+            errors[name].append((forecast - truth).abs().mean() / unit)
+    expected = {name: torch.stack(error).mean().item() for name, error in errors.items()}
+    assert {name: found[f"test/{name}"] for name in expected} == pytest.approx(expected, rel=1e-4)
+    assert found["test/skill"] == pytest.approx(1 - expected["mase"] / expected["mase_seasonal_naive"], rel=1e-3)
+
+
+def test_what_cannot_be_forecast_so_is_said_in_a_line(tmp_path, capsys):
+    file = write(tmp_path / "a.csv", [row % 7 for row in range(200)])
+    config = ["fit", f"--config={ROOT / 'configs' / 'rnn_csv.yaml'}", f"--data.path={file}", "--trainer.logger=false"]
+    assert "column 'x' has 0, which has no logarithm: set model.log to false" in fails(
+        capsys, *config, "--model.log=true"
+    )
+    said = fails(capsys, *config, "--model.season=52", "--data.context_length=40")
+    assert "a season of 52 rows does not fit into a context of 40: make data.context_length 53 or more" in said
+    said = fails(capsys, *config, "--model.output_dim=2", "--model.residual=false")
+    assert "scale: output_dim (2) must be input_dim (1)" in said
+
+
+def test_the_season_of_the_data_is_the_models(tmp_path):
+    for season in (6, 1):
+        noise = torch.rand(120, generator=torch.Generator().manual_seed(0)).tolist()
+        values = [(row % season) ** 2 + noise[row] for row in range(120)]
+        data = TimeSeriesDataModule(write(tmp_path / f"{season}.csv", values), windows_per_epoch=20, batch_size=8)
+        made = RNN(1, 4, 1, season=None, residual=True, optimizer=partial(torch.optim.SGD, lr=0.01))
+        trainer = Trainer(accelerator="cpu", max_epochs=1, **QUIET)
+        trainer.fit(made, data)
+        assert (data.season, made.season, made.hparams.season) == (season, season, season if season > 1 else None)
+        assert trainer.global_step == 3
+        trainer.save_checkpoint(tmp_path / "model.ckpt")
+        again = RNN.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True)
+        rows = torch.rand(1, 30, 1)
+        torch.testing.assert_close(again.forecast(rows, 3), made.eval().forecast(rows, 3))
+
+
+def test_an_epoch_draws_as_many_windows_as_asked():
+    data = TimeSeriesDataModule(
+        length=200, context_length=20, horizon=5, season=1, windows_per_epoch=500, batch_size=50
+    )
+    data.setup("fit")
+    drawn = torch.cat([context[:, 0, 0] for context, _ in data.train_dataloader()])
+    counts = drawn.unique(return_counts=True)[1]
+    assert (len(drawn), len(counts)) == (500, len(data.train_set))
+    assert counts.max() - counts.min() <= 1
+    data = TimeSeriesDataModule(length=200, context_length=20, horizon=5, season=1, windows_per_epoch=30, batch_size=50)
+    data.setup("fit")
+    loader = data.train_dataloader()
+    first, second = (next(iter(loader))[0][:, 0, 0] for _ in range(2))
+    assert len(first.unique()) == len(second.unique()) == 30
+    assert set(first.tolist()) != set(second.tolist())
+
+
+@pytest.mark.parametrize("criterion", ["mse", "mae"])
+@pytest.mark.parametrize("scale", ["series", "window"])
+def test_the_training_loss_is_of_free_running_forecasts(criterion, scale):
+    rows = positive(batch=6, rows=15)
+    made = model(season=4, scale=scale, free_running=True, criterion=criterion)
+    windows = StackDataset(rows[:, :10], rows[:, 10:])
+    made.optimizer = partial(torch.optim.SGD, lr=0.0)
+    trainer = Trainer(max_epochs=1, accelerator="cpu", **QUIET)
+    trainer.fit(made, DataLoader(windows, batch_size=6))
+    with torch.no_grad():
+        errors = (made.forecast(rows[:, :10], 5) - rows[:, 10:]) / torch.tensor([10.0, 20.0])
+    if scale == "window":
+        errors /= ((rows[:, :10] / torch.tensor([10.0, 20.0])).var(1, correction=0, keepdim=True) + 1e-5).sqrt()
+    expected = errors.abs().mean() if criterion == "mae" else errors.square().mean()
+    assert trainer.callback_metrics["train/loss"].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not SERIES.is_dir(), reason="needs ../shared/data/series")
+def test_air_passengers_are_forecast_better_than_by_last_year(tmp_path):
+    flags = [f"--data.path={SERIES / 'air_passengers.csv'}", "--data.test_fraction=0.25", "--data.horizon=12"]
+    args = ["fit", f"--config={ROOT / 'configs' / 'rnn_csv.yaml'}", *flags, f"--trainer.default_root_dir={tmp_path}"]
+    assert cli.main(args) == 0
+    command = cli.CLI(["test", f"--ckpt_path={next(tmp_path.rglob('epoch*.ckpt'))}"])
+    metrics = command.trainer.callback_metrics
+    assert metrics["test/mase"] / metrics["test/mase_seasonal_naive"] < 0.7
