@@ -307,6 +307,30 @@ def mackey_glass(results: Results) -> list[str]:
     ]
 
 
+def series(results: Results) -> list[str]:
+    """Forecasts of real series beside simple ones."""
+    found = results.part("series", "real")["series"]
+    methods = {
+        "persistence": "persistence",
+        "drift": "drift",
+        "seasonal_naive": "seasonal naive",
+        "smoothing_level": "exponential smoothing of the level",
+        "smoothing_add": "exponential smoothing, additive season",
+        "smoothing_mul": "exponential smoothing, multiplicative season",
+        "rnn": f"`RNN`, GRU of 16 units, {results.link('configs/rnn_csv.yaml')}",
+    }
+
+    def cell(figure: Figure | float | None) -> str:
+        if figure is None:
+            return ""
+        return spread(figure, number(2)) if isinstance(figure, list) else number(2)(figure)
+
+    header = [f"{name}: {one['rows']:,} rows, {one['horizon']} ahead" for name, one in found.items()]
+    lines = [[text, *(cell(one.get(name)) for one in found.values())] for name, text in methods.items()]
+    seconds = ", ".join(f"{name} {spread(one['seconds'], number(0), ' s')}" for name, one in found.items())
+    return [*rows(["method", *header], *lines), "", f"Training takes: {seconds}."]
+
+
 def cartpole(results: Results) -> list[str]:
     """DQN against stable-baselines3."""
     ours, theirs = results.part("dqn", "dqn_cartpole"), results.part("dqn", "stable_baselines3")
@@ -483,6 +507,7 @@ TABLES: dict[str, Callable[[Results], list[str]]] = {
         classifiers,
         loading,
         mackey_glass,
+        series,
         cartpole,
         agents,
         orl,

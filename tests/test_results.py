@@ -70,6 +70,7 @@ def test_a_filled_page_passes_and_its_links_lead_somewhere(page, results, capsys
         ("cnn", "cnn_mnist", ["seconds"], "overview, classifiers"),
         ("cnn", "loading", ["cnn_folder"], "loading"),
         ("rnn", "mackey_glass", ["nrmse", "persistence"], "mackey_glass"),
+        ("series", "real", ["series", "nile", "rnn"], "series"),
         ("dqn", "stable_baselines3", ["final_return"], "cartpole"),
         ("dqn", "dqn_acrobot", ["final_return"], "agents"),
         ("face", "by_person", ["eer", "face_embedder"], "overview, orl"),
