@@ -165,8 +165,13 @@ class CLI(LightningCLI):
                 )
         path = given = scanned.ckpt_path
         checkpoint: dict[str, Any] = {}
-        if path in ("last", "auto"):
-            path, checkpoint = self._last_checkpoint(parser, args, required=path == "last")
+        if path in ("last", "auto", "best"):
+            if path == "best" and self.verb == "fit":
+                raise ValueError("--ckpt_path best is to test and to predict with: training goes on from last")
+            path, checkpoint = self._last_checkpoint(parser, args, required=path != "auto")
+            if given == "best":
+                path = best_checkpoint(path, checkpoint)
+                checkpoint = read_checkpoint(path)
         elif path:
             checkpoint = read_checkpoint(path)
         command = Command(args)
@@ -217,7 +222,7 @@ class CLI(LightningCLI):
                 rank_zero_warn(f"{error}: passed over for the one before")
         if required:
             usable = "usable " if found else ""
-            raise FileNotFoundError(f"--ckpt_path last: there is no {usable}{' or '.join(patterns)} yet")
+            raise FileNotFoundError(f"--ckpt_path last and best: there is no {usable}{' or '.join(patterns)} yet")
         return None, {}
 
     def _parse_ckpt_path(self) -> None:
@@ -373,6 +378,19 @@ def run_name(config: Any) -> str:
     if config.name or not files:
         return config.name or config.model.class_path.rpartition(".")[2]
     return Path(str(files[0])).stem
+
+
+def best_checkpoint(path: str, checkpoint: dict[str, Any]) -> str:
+    """The best checkpoint of a run, which lies beside any other of its checkpoints and is named in them."""
+    states = checkpoint.get("callbacks", {}).values()
+    watched = [state for state in states if isinstance(state, dict) and state.get("monitor")]
+    named = [state["best_model_path"] for state in watched if state.get("best_model_path")]
+    if not named:
+        raise ValueError(f"--ckpt_path best: the run of {path} has none, since nothing is watched: take last instead")
+    best = Path(path).parent / Path(named[0]).name  # the run may have been moved
+    if not best.is_file():
+        raise FileNotFoundError(f"--ckpt_path best: {best} is gone: take last instead")
+    return str(best)
 
 
 def checkpoint_patterns(config: Any, fitting: bool) -> list[str]:

@@ -637,3 +637,19 @@ def test_an_error_of_another_process_is_its_last_line():
     with pytest.raises(torch.multiprocessing.ProcessRaisedException) as raised:
         torch.multiprocessing.start_processes(fail, ("no such thing: mend it",), start_method="fork")
     assert format_error(str(raised.value)) == "no such thing: mend it"
+
+
+def test_the_best_checkpoint_of_the_newest_run_is_found(tmp_path, capsys):
+    config = [f"--config={ROOT / 'configs' / 'mnist.yaml'}", f"--trainer.default_root_dir={tmp_path}"]
+    few = ["--trainer.max_epochs=3", "--trainer.limit_train_batches=2", "--trainer.limit_val_batches=2"]
+    frozen = ["--model.optimizer.lr=0", "--model.optimizer.weight_decay=0"]  # the first epoch stays the best
+    assert cli.main(["fit", *config, *few, *frozen]) == 0
+    for name, epoch in (("best", "epoch=0-step=2.ckpt"), ("last", "last.ckpt")):
+        command = cli.CLI(["validate", *config, f"--ckpt_path={name}", "--trainer.limit_val_batches=1"])
+        assert Path(command.config.validate.ckpt_path).name == epoch
+    said = fails(capsys, "fit", *config, "--ckpt_path=best")
+    assert said.endswith("--ckpt_path best is to test and to predict with: training goes on from last")
+    next(tmp_path.rglob("epoch=0*.ckpt")).unlink()
+    assert "epoch=0-step=2.ckpt is gone: take last instead" in fails(capsys, "test", *config, "--ckpt_path=best")
+    assert cli.main(["fit", *config, *few[:2], "--checkpoint.monitor=null", "--trainer.max_epochs=1"]) == 0
+    assert "has none, since nothing is watched: take last instead" in fails(capsys, "test", *config, "--ckpt_path=best")
