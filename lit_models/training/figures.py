@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 ORANGE = "#ff9f1c"
+COLORS = {"persistence": "tab:blue", "drift": "tab:purple", "seasonal_naive": "tab:green"}  # of baselines
 
 
 def new_axes(width: float, height: float) -> Axes:
@@ -105,10 +106,8 @@ def plot_forecast(
         for label, rest in (baselines | {"forecast": forecast}).items():
             # It begins at the last true value, so that the line has no gap.
             ahead = torch.cat([context[-1:, column], rest[:, column]])
-            line = (
-                {"color": "tab:orange", "linewidth": 1.5} if label == "forecast" else {"linewidth": 0.6, "alpha": 0.8}
-            )
-            axes.plot(range(-1, horizon), ahead, label=label.replace("_", " "), **line)
+            color, width = (COLORS[label], 0.9) if label in COLORS else ("tab:orange", 1.5)
+            axes.plot(range(-1, horizon), ahead, label=label.replace("_", " "), color=color, linewidth=width)
         axes.axvline(-0.5, color="tab:gray", linestyle=":", linewidth=1, label="start of the forecast")
         axes.set_ylabel(shown[column])
     axes.set_xlabel("rows after the first forecast one")
