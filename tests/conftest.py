@@ -115,7 +115,7 @@ def orl():
 def series(tmp_path):
     """A CSV file of a day's temperature over 20 days, and of a constant."""
     hours = range(480)
-    rows = [f"{hour},{15 + 8 * math.sin(hour / 24 * 2 * math.pi):.3f},7" for hour in hours]
+    rows = [f"{hour},{15 + 8 * math.sin(hour / 24 * 2 * math.pi) + hour * hour % 11 / 5:.3f},7" for hour in hours]
     (tmp_path / "series.csv").write_text("hour,temperature,constant\n" + "\n".join(rows))
     return tmp_path / "series.csv"
 
