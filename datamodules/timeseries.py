@@ -62,7 +62,7 @@ class TimeSeriesDataModule(BatchDataModule):
         missing: Texts that stand for no value, such as ?, beside nothing, NaN, NA, N/A, null and none.
         fill: What to put where values or times are missing: the previous values, or a line to the next. If not given,
             a missing value is an error, and missing times a warning.
-        context_length: Number of rows that a forecast looks back on. If not given, 50, or two seasons and two rows if
+        context_length: Number of rows that a forecast looks back on. If not given, 24, or two seasons and two rows if
             that is more, or less where the parts are short.
         horizon: Number of rows to forecast. If not given, a season, or 20 where there is none, or less where the parts
             are short.
@@ -237,14 +237,20 @@ class TimeSeriesDataModule(BatchDataModule):
                 find_season(one.values[: end - start], one.steps and one.steps.name) for one, (start, end) in some
             )
             found = "; no season found" if hp.season == 1 else f"; found a season of {hp.season} rows"
-            if hp.context_length is not None and 1 < hp.season >= hp.context_length:
-                found += ", which the context does not hold: none is used"
-                hp.season = 1
         elif hp.season > 1:
             found = f"; season of {hp.season} rows"
-        self.season = hp.season
-        given, usual = (hp.context_length, hp.horizon), usual_size(hp.season)
-        size = window_size(train, min(lengths["val"] + lengths["test"], default=train), *given, usual)
+        given, evaluated = (hp.context_length, hp.horizon), min(lengths["val"] + lengths["test"], default=train)
+        size = window_size(train, evaluated, *given, hp.season)
+        if hp.season > 1 and size[0] <= hp.season:
+            if not found.startswith("; found"):
+                raise ValueError(
+                    f"season is {hp.season}, but a context has {size[0]} rows: make data.season smaller, or "
+                    "data.context_length larger than it, as far as there are training rows"
+                )
+            found += ", which the context does not hold: none is used"
+            hp.season = 1
+            size = window_size(train, evaluated, *given, hp.season)
+        self.season, usual = hp.season, usual_size(hp.season)
         hp.context_length, hp.horizon = size
         said = f"context_length {hp.context_length}, horizon {hp.horizon}"
         if any(asked is None and length < most for asked, length, most in zip(given, size, usual, strict=True)):
@@ -304,20 +310,21 @@ class TimeSeriesDataModule(BatchDataModule):
 
 def usual_size(season: int) -> tuple[int, int]:
     """Context length and horizon where all parts are long enough."""
-    return max(50, 2 * season + 2), season if season > 1 else 20
+    return max(24, 2 * season + 2), season if season > 1 else 20
 
 
 def window_size(
-    train: int, evaluated: int, context_length: int | None, horizon: int | None, usual: tuple[int, int]
+    train: int, evaluated: int, context_length: int | None, horizon: int | None, season: int
 ) -> tuple[int, int]:
     """Context length and horizon, where they are not given: the usual ones, or less where parts are short.
 
     Of `train` rows, the context takes no more than half, so that windows remain to train on; of the fewest `evaluated`,
-    a horizon below the usual one takes half.
+    a horizon takes no more than half, but for that of a season.
     """
+    usual = usual_size(season)
     if horizon is None:
         room = train // 4 if context_length is None else (train - context_length) // 2
-        horizon = max(1, min(usual[1], room, evaluated if evaluated >= usual[1] else evaluated // 2))
+        horizon = max(1, min(usual[1], room, season if 1 < season <= evaluated else evaluated // 2))
     return context_length or max(1, min(usual[0], train // 2, train - horizon)), horizon
 
 

@@ -23,7 +23,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from typing_extensions import override
 
-from lit_models.common.arguments import NonNegativeInt, PositiveFloat, PositiveInt, UnitInterval, check_arguments
+from lit_models.common.arguments import (
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    UnitInterval,
+    check_arguments,
+    plain_value,
+)
 from lit_models.layers import Cell, Hidden, Normalize, Stateful, make_rnn
 from lit_models.module import ExportSpec, LitModule, TensorSpec
 from lit_models.training.baselines import baselines
@@ -37,7 +44,7 @@ Window = tuple[Tensor, Tensor]  # context (batch, context, input_dim) and target
 # The hidden state; with a window's scale, a season or an autoregression, also what `RNN.memory` names.
 State = Hidden | tuple[Hidden, tuple[Tensor, ...]]
 BASELINES = ("persistence", "drift", "seasonal_naive")
-FAST = 10  # times as far as a weight of a layer, the damping moves in a step of Adam: it counts more than those
+GAIN = 10  # of `damping`: Adam moves all parameters equally far in a step, and this one has further to go
 CHUNK = 1024  # windows that are forecast at once
 FLAT = 1e-5  # added to the variance of a window, as in Kim et al., since it may be 0
 
@@ -54,7 +61,7 @@ class RNN(LitModule):
     forecasting the training rows one step ahead by the row a season before (Hyndman and Koehler, "Another look at
     measures of forecast accuracy", 2006). The same of the baselines (`lit_models.training.baselines`) is in
     `mase_persistence`, `mase_drift` and `mase_seasonal_naive`. `skill` is 1 less the ratio of the model's to the best
-    baseline's: 0 is as good as that, 1 perfect.
+    baseline's: 0 is as good as that, 1 without error.
 
     Args:
         input_dim: Number of columns of the series.
@@ -116,6 +123,8 @@ class RNN(LitModule):
         forecasts |= {"ar_order": ar_order > 0, "free_running": free_running}
         if output_dim != input_dim and (wrong := [name for name, on in forecasts.items() if on]):
             raise ValueError(f"{wrong[0]}: output_dim ({output_dim}) must be input_dim ({input_dim})")
+        if log and mean is not None and torch.tensor(plain_value("mean", mean)).min() <= 0:
+            raise ValueError(f"mean is {mean}: with log, it must be above 0, as the series")
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.example_input_array = torch.ones(1, 10, input_dim)
         self.normalize = Normalize(float(log) if mean is None else mean, 1.0 if std is None else std, input_dim)
@@ -126,7 +135,7 @@ class RNN(LitModule):
             self.ar = nn.Linear(ar_order, 1, bias=False)
             for weight in (self.ar.weight, *self.head.parameters()):
                 nn.init.zeros_(weight)
-            self.damping = nn.Parameter(torch.zeros(()))
+        self.damping = nn.Parameter(torch.zeros(())) if residual and ar_order else None
         evaluated = ("loss", "square_free", "mase", *(f"mase_{name}" for name in BASELINES))
         self.means = EpochMeans(train=("loss",), val=evaluated, test=evaluated)
 
@@ -166,17 +175,15 @@ class RNN(LitModule):
             return rows[:, kept - lag : rows.shape[1] - lag]
 
         inputs = scaled if hp.season == 1 else torch.cat([scaled, ago(season - 1)], dim=2)
-        naive = scaled - ago(season) if season > 1 else scaled
-        if hp.ar_order:
-            naive = naive * (1 - FAST * self.damping)
-        naive = naive + ago(season - 1) if season > 1 else naive
         features, hidden = self.rnn(inputs.to(self.normalize.dtype), hidden)  # (batch, time, hidden_dim)
         prediction = self.head(self.dropout(features))
         if hp.ar_order:
             latest = rows[:, kept - hp.ar_order + 1 :].unfold(1, hp.ar_order, 1)  # (batch, time, input_dim, ar_order)
             prediction = prediction + self.ar(latest.to(self.normalize.dtype))[..., 0]
         if hp.residual:
-            prediction = prediction + naive
+            change = scaled - ago(season) if season > 1 else scaled
+            change = change if self.damping is None else change * (1 - GAIN * self.damping)
+            prediction = prediction + (change + ago(season - 1) if season > 1 else change)
         if hp.scale == "window":
             prediction = prediction * memory["spread"] + memory["level"]
         if hp.output_dim == hp.input_dim:
@@ -198,6 +205,7 @@ class RNN(LitModule):
     def forecast(self, context: Tensor, horizon: int, known: int = 0) -> Tensor:
         """The rows `(batch, horizon, output_dim)` after `context`, `(batch, context, input_dim)`, free-running.
 
+        A season, and an autoregression, take the mean for rows before a context that is too short for them.
         The last `known` rows of `context` count among these; each is predicted from the true ones before it.
         """
         past = context[:, : context.shape[1] - known] if self.memory else context  # the rows that the scale is of
@@ -222,8 +230,8 @@ class RNN(LitModule):
         if self.hparams.scale == "series":
             return self.forecast(rows, target.shape[1], known)
         windows = rows.unfold(1, length, 1).transpose(2, 3)  # (batch, known + 1, context, input_dim)
-        ahead = [self.forecast(part.flatten(0, 1), 1) for part in windows[:, :known].split(CHUNK, dim=1)]
-        ahead = [part.view(len(rows), -1, rows.shape[2]) for part in ahead]
+        parts = windows[:, :known].split(CHUNK, dim=1) if known else []
+        ahead = [self.forecast(part.flatten(0, 1), 1).view(*part.shape[:2], -1) for part in parts]
         free = [self.forecast(windows[:, -1], target.shape[1] - known)] if known < target.shape[1] else []
         return torch.cat(ahead + free, dim=1)
 
@@ -244,7 +252,8 @@ class RNN(LitModule):
             hp.season = data.season
         check_window(self, data)
         self.naive_season = getattr(data, "season", 1)
-        self.naive_error = getattr(data, "naive_error", None)
+        error = getattr(data, "naive_error", None)
+        self.naive_error = None if error is None else torch.tensor(error, device=self.device)
 
     def training_step(self, batch: Window, batch_idx: int) -> Tensor:
         """The loss over the target of a batch of windows."""
@@ -325,7 +334,7 @@ class RNN(LitModule):
         free = F.mse_loss(self.normalize(forecast[:, -1]), truth[:, -1])
         others = baselines(context, horizon, self.naive_season)
         errors = {"mase": forecast} | {f"mase_{name}": other for name, other in others.items()}
-        unit = self.normalize.std if self.naive_error is None else torch.tensor(self.naive_error, device=target.device)
+        unit = self.normalize.std if self.naive_error is None else self.naive_error.to(target.device)
         errors = {name: ((other - target).abs() / unit).mean() * len(target) for name, other in errors.items()}
         self.means.update(stage, len(truth), loss=loss * len(truth), square_free=free * len(truth), **errors)
         return forecast

@@ -15,7 +15,7 @@ from lit_models.cli import main as cli
 from lit_models.training.baselines import baselines
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-SERIES = ROOT.parent / "shared" / "data" / "series"
+SERIES = ROOT / "datamodules" / "files"
 FORMS = {
     "season": {"season": 4},
     "season and window": {"season": 4, "scale": "window", "ar_order": 7},
@@ -111,7 +111,6 @@ def test_a_window_carries_its_level_into_the_forecast():
 def test_a_constant_window_is_continued(log):
     made = RNN(1, 8, 1, residual=True, scale="window", log=log, ar_order=3, mean=120.0, std=10.0)
     context = torch.full((1, 20, 1), 87.5)
-    context[:, :, 0].requires_grad_(False)
     forecast = made.forecast(context, 5)
     torch.testing.assert_close(forecast, torch.full((1, 5, 1), 87.5))
     (forecast - 90).square().mean().backward()
@@ -165,6 +164,9 @@ def test_what_cannot_be_forecast_so_is_said_in_a_line(tmp_path, capsys):
     assert "column 'x' has 0, which has no logarithm: set model.log to false" in fails(
         capsys, *config, "--model.log=true"
     )
+    said = fails(capsys, *config, "--data.season=52", "--data.context_length=20")
+    assert "season is 52, but a context has 20 rows: make data.season smaller, or data.context_length larger" in said
+    assert "mean is 0.0: with log, it must be above 0" in fails(capsys, *config, "--model.log=true", "--model.mean=0")
     said = fails(capsys, *config, "--model.season=52", "--data.context_length=40")
     assert "a season of 52 rows does not fit into a context of 40: make data.context_length 53 or more" in said
     said = fails(capsys, *config, "--model.output_dim=2", "--model.residual=false")
@@ -196,6 +198,7 @@ def test_an_epoch_draws_as_many_windows_as_asked():
     counts = drawn.unique(return_counts=True)[1]
     assert (len(drawn), len(counts)) == (500, len(data.train_set))
     assert counts.max() - counts.min() <= 1
+    assert drawn[:150].tolist() != drawn[len(data.train_set) :][:150].tolist()
     data = TimeSeriesDataModule(length=200, context_length=20, horizon=5, season=1, windows_per_epoch=30, batch_size=50)
     data.setup("fit")
     loader = data.train_dataloader()
@@ -222,7 +225,6 @@ def test_the_training_loss_is_of_free_running_forecasts(criterion, scale):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not SERIES.is_dir(), reason="needs ../shared/data/series")
 def test_air_passengers_are_forecast_better_than_by_last_year(tmp_path):
     flags = [f"--data.path={SERIES / 'air_passengers.csv'}", "--data.test_fraction=0.25", "--data.horizon=12"]
     args = ["fit", f"--config={ROOT / 'configs' / 'rnn_csv.yaml'}", *flags, f"--trainer.default_root_dir={tmp_path}"]

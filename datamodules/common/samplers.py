@@ -39,8 +39,10 @@ class EpochSampler(DistributedSampler):
 
     def order(self, generator: torch.Generator) -> Tensor:
         """The indices `(total_size,)` of an epoch over all processes, which take turns."""
-        order = torch.randperm(len(self.dataset), generator=generator)
-        return order.repeat(-(-self.total_size // max(len(order), 1)))[: self.total_size]
+        count = len(self.dataset)
+        passes = range(-(-self.total_size // max(count, 1)))
+        orders = [torch.randperm(count, generator=generator) for _ in passes]
+        return torch.cat([torch.empty(0, dtype=torch.int64), *orders])[: self.total_size]
 
 
 class IdentitySampler(EpochSampler):

@@ -17,7 +17,7 @@ from lit_models.training.runs import runs
 # Commands beside Lightning's, without a model or Trainer of their own.
 COMMANDS: dict[str, Callable[..., None]] = {verb.__name__: verb for verb in (enrol, export, identify, runs, verify)}
 CKPT_PATH = (
-    "The checkpoint of the trained model: a file, or of the newest run of this name, last, or best by what it watches.",
+    "The checkpoint of the trained model: a file, or last, the newest one of this name, or best, by what is watched.",
     "The checkpoint to go on from: a file, last for that of the newest run of this name, or auto, which starts afresh "
     "where there is none.",
 )

@@ -167,8 +167,8 @@ class CLI(LightningCLI):
         checkpoint: dict[str, Any] = {}
         if path in ("last", "auto", "best"):
             if path == "best" and self.verb == "fit":
-                raise ValueError("--ckpt_path best is to test and to predict with: training goes on from last")
-            path, checkpoint = self._last_checkpoint(parser, args, required=path != "auto")
+                raise ValueError("--ckpt_path best is to evaluate and to predict with: training goes on from last")
+            path, checkpoint = self._last_checkpoint(parser, args, required=None if path == "auto" else path)
             if given == "best":
                 path = best_checkpoint(path, checkpoint)
                 checkpoint = read_checkpoint(path)
@@ -208,7 +208,7 @@ class CLI(LightningCLI):
         self.modules = sorted({*self.modules, *modules_of(config.model), *modules_of(config.get("data"))})
 
     def _last_checkpoint(
-        self, parser: LightningArgumentParser, args: list[str], required: bool
+        self, parser: LightningArgumentParser, args: list[str], required: str | None
     ) -> tuple[str | None, dict[str, Any]]:
         """The newest undamaged checkpoint of the run's name, and its content."""
         config = parser.parse_args(args)
@@ -222,7 +222,7 @@ class CLI(LightningCLI):
                 rank_zero_warn(f"{error}: passed over for the one before")
         if required:
             usable = "usable " if found else ""
-            raise FileNotFoundError(f"--ckpt_path last and best: there is no {usable}{' or '.join(patterns)} yet")
+            raise FileNotFoundError(f"--ckpt_path {required}: there is no {usable}{' or '.join(patterns)} yet")
         return None, {}
 
     def _parse_ckpt_path(self) -> None:

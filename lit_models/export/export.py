@@ -8,6 +8,7 @@ Legend: shapes are tuples of numbers and of the names of axes that may have any 
 
 import contextlib
 import copy
+import inspect
 import io
 import json
 import logging
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 from lit_models.common.files import atomic_write
 from lit_models.common.messages import require_extra
 from lit_models.export.recurrence import OnnxRecurrence, Recurrence, ScannedRecurrence
-from lit_models.layers import Normalize, Stateful
+from lit_models.layers import Normalize
 from lit_models.module import ExportSpec, LitModule
 from lit_models.training.checkpoint import class_path, load
 from lit_models.training.runs import version
@@ -159,8 +160,9 @@ def traceable(spec: ExportSpec, kind: type[Recurrence]) -> tuple[nn.Module, tupl
     axes = tuple(
         {index: sizes[axis] for index, axis in enumerate(one.shape) if axis in sizes} for one in spec.inputs.values()
     )
-    if isinstance(network, Stateful):
-        axes = (axes[0], axes[1:])  # its `*state` counts as one argument
+    kinds = [parameter.kind for parameter in inspect.signature(network.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        axes = (axes[0], axes[1:])  # `*state` counts as one argument
     return network, tuple(random_inputs(spec, EXPORTED).values()), axes
 
 

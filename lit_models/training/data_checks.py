@@ -158,14 +158,14 @@ def balanced_weights(model: "Classifier", data: Any) -> Tensor:
 
 
 def match_scale(model: "LitModule", saved: dict[str, Any]) -> None:
-    """Warns where a checkpoint's model has another mean or std; the model takes over what it has not."""
+    """Warns where a checkpoint's model has another mean, std or season; the model takes over what it has not."""
     for name in ("mean", "std", "season"):
         own, theirs = model.hparams.get(name), saved.get(name)
         if own is None and theirs is not None and name in model.from_data:
             model.hparams[name] = theirs
             if name != "season":
                 model.normalize.fill(name, theirs)
-        elif isinstance(own, float | list) and isinstance(theirs, float | list) and own != theirs:
+        elif isinstance(own, int | float | list) and isinstance(theirs, int | float | list) and own != theirs:
             rank_zero_warn(f"{name} is {own}, but {theirs} in the checkpoint: lit_models.load(path) takes that")
 
 

@@ -648,7 +648,7 @@ def test_the_best_checkpoint_of_the_newest_run_is_found(tmp_path, capsys):
         command = cli.CLI(["validate", *config, f"--ckpt_path={name}", "--trainer.limit_val_batches=1"])
         assert Path(command.config.validate.ckpt_path).name == epoch
     said = fails(capsys, "fit", *config, "--ckpt_path=best")
-    assert said.endswith("--ckpt_path best is to test and to predict with: training goes on from last")
+    assert said.endswith("--ckpt_path best is to evaluate and to predict with: training goes on from last")
     next(tmp_path.rglob("epoch=0*.ckpt")).unlink()
     assert "epoch=0-step=2.ckpt is gone: take last instead" in fails(capsys, "test", *config, "--ckpt_path=best")
     assert cli.main(["fit", *config, *few[:2], "--checkpoint.monitor=null", "--trainer.max_epochs=1"]) == 0

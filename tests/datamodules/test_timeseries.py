@@ -11,7 +11,7 @@ from datamodules import TimeSeriesDataModule
 from datamodules.common.csv_series import read_series
 from datamodules.common.times import TimeError, find_steps, later_times, read_times
 from datamodules.mackey_glass import mackey_glass
-from datamodules.timeseries import usual_size, window_size
+from datamodules.timeseries import window_size
 from lit_models.cli import main as cli
 
 
@@ -121,7 +121,7 @@ def test_season_is_of_the_training_rows_and_said(tmp_path, said):
         data = TimeSeriesDataModule(file)
         data.setup("fit")
         assert (data.season, data.hparams.season) == (5, 5)
-        assert said()[-1].endswith("context_length 35, horizon 5, to fit short parts; found a season of 5 rows")
+        assert said()[-1].endswith("context_length 24, horizon 5; found a season of 5 rows")
     data.setup("test")
     assert said()[-1].endswith("horizon 5; season of 5 rows")
     for season, end in ((4, "horizon 2; season of 4 rows"), (1, "horizon 2")):
@@ -131,7 +131,7 @@ def test_season_is_of_the_training_rows_and_said(tmp_path, said):
         assert said()[-1].endswith(end)
     data = TimeSeriesDataModule(file, context_length=5, horizon=2)
     data.setup("fit")
-    assert data.season == 1
+    assert (data.season, data.hparams.season) == (1, 1)
     assert said()[-1].endswith("found a season of 5 rows, which the context does not hold: none is used")
 
 
@@ -644,13 +644,14 @@ def test_forecasts_of_several_series_name_each(tmp_path):
 @pytest.mark.parametrize(
     ("train", "evaluated", "given", "season", "size"),
     [
-        (10_000, 2000, (None, None), 1, (50, 20)),
-        (10_000, 2000, (None, None), 12, (50, 12)),
+        (10_000, 2000, (None, None), 1, (24, 20)),
+        (10_000, 2000, (None, None), 12, (26, 12)),
         (10_000, 2000, (None, None), 52, (106, 52)),
         (160, 30, (None, None), 52, (80, 15)),
-        (100, 20, (None, None), 1, (50, 20)),
-        (100, 19, (None, None), 1, (50, 9)),
-        (70, 15, (None, None), 1, (35, 7)),
+        (100, 40, (None, None), 1, (24, 20)),
+        (100, 20, (None, None), 1, (24, 10)),
+        (100, 20, (None, None), 20, (42, 20)),
+        (70, 15, (None, None), 1, (24, 7)),
         (22, 22, (None, None), 1, (11, 5)),
         (22, 4, (12, None), 1, (12, 2)),
         (22, 6, (None, 6), 1, (11, 6)),
@@ -660,10 +661,10 @@ def test_forecasts_of_several_series_name_each(tmp_path):
     ],
 )
 def test_windows_fit_the_length_of_the_parts(train, evaluated, given, season, size):
-    assert window_size(train, evaluated, *given, usual_size(season)) == size
+    assert window_size(train, evaluated, *given, season) == size
 
 
-SERIES = ROOT.parent / "shared" / "data" / "series"
+SERIES = ROOT / "datamodules" / "files"
 
 
 @pytest.mark.parametrize(
@@ -676,8 +677,6 @@ SERIES = ROOT.parent / "shared" / "data" / "series"
     ],
 )
 def test_published_series_need_no_further_options(name, columns, time, step, later, season):
-    if not SERIES.is_dir():
-        pytest.skip("the series are not beside this repository: shared/data/series")
     path, fill = str(SERIES / f"{name}.csv"), None
     if name == "co2_weekly":
         with pytest.raises(ValueError, match=r"row 8, column 'co2': the value is missing: .*data.fill"):
