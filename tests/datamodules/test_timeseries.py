@@ -125,7 +125,7 @@ def test_season_is_of_the_training_rows_and_said(tmp_path, said):
     data.setup("test")
     assert said()[-1].endswith("horizon 5; season of 5 rows")
     for season, end in ((4, "horizon 2; season of 4 rows"), (1, "horizon 2")):
-        data = TimeSeriesDataModule(file, context_length=3, horizon=2, season=season)
+        data = TimeSeriesDataModule(file, context_length=6, horizon=2, season=season)
         data.setup("fit")
         assert data.season == season
         assert said()[-1].endswith(end)
