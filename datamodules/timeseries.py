@@ -27,6 +27,7 @@ from datamodules.mackey_glass import mackey_glass
 from lit_models.common.arguments import Fraction, PositiveInt, check_arguments
 from lit_models.common.messages import format_list, inform
 
+FILES = Path(__file__).parent / "files"
 Parts = dict[str, list[tuple[int, int]]]  # of each part, where it starts and ends in the rows of all series
 FILE_OPTIONS = ("columns", "header", "time_column", "time_format", "group_column", "group", "separator", "decimal")
 FILE_OPTIONS += ("thousands", "missing", "fill")  # of `read_series`
@@ -42,7 +43,8 @@ class TimeSeriesDataModule(BatchDataModule):
     NaN.
 
     Args:
-        path: A CSV file with one row per time step. The Mackey-Glass series, if not given.
+        path: A CSV file with one row per time step, or the name of one that comes with the package: air_passengers.csv,
+            sunspots.csv, co2_weekly.csv or nile.csv. The Mackey-Glass series, if not given.
         columns: Columns to use, by name, or by number counted from 1. If not given, all but those of the time and the
             group.
         header: Whether the first row names the columns. If not given, it does if there is a word above a number or a
@@ -206,7 +208,9 @@ class TimeSeriesDataModule(BatchDataModule):
             options[name] = [str(item) for item in several]
         for name in {"time_column", "group_column"} & options.keys():
             options[name] = str(options[name])
-        return read_series(Path(self.hparams.path), **options)
+        path = Path(self.hparams.path)
+        own = FILES / path.name  # no file of the user's is passed over for it
+        return read_series(own if str(path) == path.name and not path.exists() and own.is_file() else path, **options)
 
     def _set_scale(self, values: Tensor) -> None:
         """Mean and standard deviation of the columns over the training rows, `(rows, F)`."""

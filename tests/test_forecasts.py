@@ -15,7 +15,6 @@ from lit_models.cli import main as cli
 from lit_models.training.baselines import baselines
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-SERIES = ROOT / "datamodules" / "files"
 FORMS = {
     "season": {"season": 4},
     "season and window": {"season": 4, "scale": "window", "ar_order": 7},
@@ -226,8 +225,7 @@ def test_the_training_loss_is_of_free_running_forecasts(criterion, scale):
 
 @pytest.mark.slow
 def test_air_passengers_are_forecast_better_than_by_last_year(tmp_path):
-    flags = [f"--data.path={SERIES / 'air_passengers.csv'}", "--data.test_fraction=0.25", "--data.horizon=12"]
-    args = ["fit", f"--config={ROOT / 'configs' / 'rnn_csv.yaml'}", *flags, f"--trainer.default_root_dir={tmp_path}"]
+    args = ["fit", f"--config={ROOT / 'configs' / 'rnn_air_passengers.yaml'}", f"--trainer.default_root_dir={tmp_path}"]
     assert cli.main(args) == 0
     command = cli.CLI(["test", f"--ckpt_path={next(tmp_path.rglob('epoch*.ckpt'))}"])
     metrics = command.trainer.callback_metrics

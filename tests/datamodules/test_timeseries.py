@@ -667,6 +667,17 @@ def test_windows_fit_the_length_of_the_parts(train, evaluated, given, season, si
 SERIES = ROOT / "datamodules" / "files"
 
 
+def test_a_series_of_the_package_is_named_and_ones_own_file_comes_first(tmp_path, monkeypatch, said):
+    monkeypatch.chdir(tmp_path)
+    TimeSeriesDataModule("nile.csv").setup("fit")
+    assert said()[-2].startswith(f"{SERIES / 'nile.csv'}: 100 rows of volume")
+    write(tmp_path / "nile.csv", "\n".join(["x", *(str(row % 7) for row in range(80))]))
+    TimeSeriesDataModule("nile.csv").setup("fit")
+    assert said()[-2].startswith("nile.csv: 80 rows of x")
+    with pytest.raises(FileNotFoundError, match=r"no file datamodules/nile.csv"):
+        TimeSeriesDataModule("datamodules/nile.csv").setup("fit")
+
+
 @pytest.mark.parametrize(
     ("name", "columns", "time", "step", "later", "season"),
     [
