@@ -13,6 +13,8 @@ Legend: context, horizon - number of rows that are looked back on, and that are 
 mean and standard deviation, and then by those of its window.
 """
 
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -45,6 +47,7 @@ Window = tuple[Tensor, Tensor]  # context (batch, context, input_dim) and target
 State = Hidden | tuple[Hidden, tuple[Tensor, ...]]
 BASELINES = ("persistence", "drift", "seasonal_naive")
 GAIN = 10  # of `damping`: Adam moves all parameters equally far in a step, and this one has further to go
+PATHS = 100  # that quantiles are taken of
 CHUNK = 1024  # windows that are forecast at once
 FLAT = 1e-5  # added to the variance of a window, as in Kim et al., since it may be 0
 
@@ -62,6 +65,9 @@ class RNN(LitModule):
     measures of forecast accuracy", 2006). The same of the baselines (`lit_models.training.baselines`) is in
     `mase_persistence`, `mase_drift` and `mase_seasonal_naive`. `skill` is 1 less the ratio of the model's to the best
     baseline's: 0 is as good as that, 1 without error.
+
+    With quantiles, `coverage` is the share of rows between the first of them and the last, and `pinball` the mean
+    pinball loss, in the unit of `mase`, both of the free-running forecast over all rows of the horizon.
 
     Args:
         input_dim: Number of columns of the series.
@@ -83,6 +89,10 @@ class RNN(LitModule):
             whose part of the current row is damped as far as that helps.
         free_running: Train on the free-running forecast, instead of one step ahead.
         criterion: Training loss, the mean squared or the mean absolute error.
+        quantiles: Levels of quantiles to forecast, in order, among them 0.5, the point forecast: [0.1, 0.5, 0.9] for an
+            interval that holds 80%. They are trained on the pinball loss one step ahead (Koenker and Bassett,
+            "Regression quantiles", 1978), to which the criterion of the `free_running` median is added. Point forecasts
+            alone, if not given.
         mean: Mean of the series, a number or one per column. The data module's, if not given, else 0.
         std: Standard deviation of the series, likewise. The data module's, if not given, else 1.
         optimizer: Factory: parameters -> optimizer.
@@ -112,6 +122,7 @@ class RNN(LitModule):
         ar_order: NonNegativeInt = 0,
         free_running: bool = False,
         criterion: Literal["mse", "mae"] = "mse",
+        quantiles: list[float] | None = None,
         mean: float | list[float] | None = None,
         std: PositiveFloat | list[PositiveFloat] | None = None,
         optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=3e-3),
@@ -120,23 +131,29 @@ class RNN(LitModule):
         super().__init__(optimizer, lr_scheduler)
         check_arguments(RNN, locals())
         forecasts = {"residual": residual, "scale": scale == "window", "log": log, "season": season != 1}
-        forecasts |= {"ar_order": ar_order > 0, "free_running": free_running}
+        forecasts |= {"ar_order": ar_order > 0, "free_running": free_running, "quantiles": quantiles is not None}
         if output_dim != input_dim and (wrong := [name for name, on in forecasts.items() if on]):
             raise ValueError(f"{wrong[0]}: output_dim ({output_dim}) must be input_dim ({input_dim})")
         if log and mean is not None and torch.tensor(plain_value("mean", mean)).min() <= 0:
             raise ValueError(f"mean is {mean}: with log, it must be above 0, as the series")
+        if quantiles is not None:
+            levels = [0.0, *map(float, quantiles), 1.0]
+            if len(levels) < 4 or 0.5 not in levels or any(after <= before for before, after in pairwise(levels)):
+                raise ValueError(f"quantiles are {quantiles}: they must be 2 or more in 0..1, in order, with 0.5")
+            self.register_buffer("levels", torch.tensor(levels[1:-1]), persistent=False)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.example_input_array = torch.ones(1, 10, input_dim)
         self.normalize = Normalize(float(log) if mean is None else mean, 1.0 if std is None else std, input_dim)
         self.rnn = make_rnn(cell, input_dim * (1 if season == 1 else 2), hidden_dim, num_layers, dropout)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(hidden_dim, output_dim)
+        self.head = nn.Linear(hidden_dim, output_dim * len(quantiles or [0.5]))
         if ar_order:
             self.ar = nn.Linear(ar_order, 1, bias=False)
             for weight in (self.ar.weight, *self.head.parameters()):
                 nn.init.zeros_(weight)
         self.damping = nn.Parameter(torch.zeros(())) if residual and ar_order else None
         evaluated = ("loss", "square_free", "mase", *(f"mase_{name}" for name in BASELINES))
+        evaluated += () if quantiles is None else ("coverage", "pinball")
         self.means = EpochMeans(train=("loss",), val=evaluated, test=evaluated)
 
     @property
@@ -158,7 +175,8 @@ class RNN(LitModule):
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Predictions `(batch, time, output_dim)` of the row after each of `x`, `(batch, time, input_dim)`, and state.
 
-        The state continues after the last row; without one, it starts at zero, and a window's scale is that of `x`.
+        With quantiles, predictions are `(batch, time, quantiles, output_dim)`. The state continues after the last row;
+        without one, it starts at zero, and a window's scale is that of `x`.
         """
         hp, kept, season = self.hparams, self.kept, self.season
         scaled, hidden, memory = self.to_scale(x), state, {}
@@ -176,16 +194,21 @@ class RNN(LitModule):
 
         inputs = scaled if hp.season == 1 else torch.cat([scaled, ago(season - 1)], dim=2)
         features, hidden = self.rnn(inputs.to(self.normalize.dtype), hidden)  # (batch, time, hidden_dim)
-        prediction = self.head(self.dropout(features))
+        parts = [self.head(self.dropout(features))]
         if hp.ar_order:
             latest = rows[:, kept - hp.ar_order + 1 :].unfold(1, hp.ar_order, 1)  # (batch, time, input_dim, ar_order)
-            prediction = prediction + self.ar(latest.to(self.normalize.dtype))[..., 0]
+            parts.append(self.ar(latest.to(self.normalize.dtype))[..., 0])
         if hp.residual:
             change = scaled - ago(season) if season > 1 else scaled
             change = change if self.damping is None else change * (1 - GAIN * self.damping)
-            prediction = prediction + (change + ago(season - 1) if season > 1 else change)
-        if hp.scale == "window":
-            prediction = prediction * memory["spread"] + memory["level"]
+            parts.append(change + ago(season - 1) if season > 1 else change)
+        frame = [memory["spread"], memory["level"]] if hp.scale == "window" else []
+        if hp.quantiles:  # all of them have the other parts in common
+            parts[0] = parts[0].unflatten(2, (len(hp.quantiles), hp.output_dim))
+            parts[1:], frame = ([one.unsqueeze(2) for one in of] for of in (parts[1:], frame))
+        prediction = sum(parts[1:], parts[0])
+        if frame:
+            prediction = prediction * frame[0] + frame[1]
         if hp.output_dim == hp.input_dim:
             prediction = self.from_scale(prediction)
         if kept:
@@ -205,34 +228,67 @@ class RNN(LitModule):
     def forecast(self, context: Tensor, horizon: int, known: int = 0) -> Tensor:
         """The rows `(batch, horizon, output_dim)` after `context`, `(batch, context, input_dim)`, free-running.
 
-        A season, and an autoregression, take the mean for rows before a context that is too short for them.
-        The last `known` rows of `context` count among these; each is predicted from the true ones before it.
+        The last `known` rows of `context` count among these; each is predicted from the true ones before it. A season,
+        and an autoregression, take the mean for rows before a context that is too short for them.
         """
+        return self._run_on(context, horizon, known, self.point)
+
+    def forecast_quantiles(self, context: Tensor, horizon: int) -> Tensor:
+        """Quantiles `(batch, horizon, quantiles, output_dim)` of the rows after `context`.
+
+        Those of the next row are predicted. Those of later ones are of paths that run free, each row drawn from what is
+        predicted after the ones drawn before it, so that the bands grow with the horizon.
+        """
+        generator = torch.Generator(context.device).manual_seed(0)  # evaluation leaves the global one as it is
+        many = context.repeat_interleave(PATHS, dim=0)
+        paths = self._run_on(many, horizon, 0, lambda prediction: self._draw(prediction, generator))
+        rows = paths.unflatten(0, (-1, PATHS)).float().quantile(self.levels, dim=1)  # (quantiles, batch, horizon, ...)
+        following = self(context)[0][:, -1:].sort(dim=2).values
+        return torch.cat([following, rows.permute(1, 2, 0, 3)[:, 1:]], dim=1)
+
+    def point(self, prediction: Tensor) -> Tensor:
+        """The point forecast of a prediction: itself, or of quantiles the median."""
+        return prediction[:, :, self.hparams.quantiles.index(0.5)] if self.hparams.quantiles else prediction
+
+    def _draw(self, prediction: Tensor, generator: torch.Generator) -> Tensor:
+        """Rows drawn from predicted quantiles, which are joined, and continued, by straight lines."""
+        values, levels = prediction.sort(dim=2).values, self.levels
+        shape = (*prediction.shape[:2], 1, prediction.shape[3])
+        drawn = torch.rand(shape, generator=generator, device=prediction.device)
+        upper = torch.bucketize(drawn, levels).clamp(1, len(levels) - 1)
+        low, high = values.gather(2, upper - 1), values.gather(2, upper)
+        share = (drawn - levels[upper - 1]) / (levels[upper] - levels[upper - 1])
+        return (low + share * (high - low))[:, :, 0]
+
+    def _run_on(self, context: Tensor, horizon: int, known: int, choose: Callable[[Tensor], Tensor]) -> Tensor:
+        """See `forecast`; `choose` makes the rows that are fed back of predictions."""
         past = context[:, : context.shape[1] - known] if self.memory else context  # the rows that the scale is of
         prediction, state = self(past)
         if self.memory and known:
             later, state = self(context[:, -known:], state)
             prediction = torch.cat([prediction, later], dim=1)
-        rows, latest = [prediction[:, -known - 1 :][:, :horizon]], prediction[:, -1:]
+        rows = [choose(prediction[:, -known - 1 :][:, :horizon])]
         for _ in range(horizon - known - 1):
-            latest, state = self(latest, state)
-            rows.append(latest)
+            prediction, state = self(rows[-1][:, -1:], state)
+            rows.append(choose(prediction))
         return torch.cat(rows, dim=1)
 
-    def continue_series(self, context: Tensor, target: Tensor) -> Tensor:
+    def continue_series(self, context: Tensor, target: Tensor, quantiles: bool = False) -> Tensor:
         """Predictions of the rows of `target`: one step ahead while they are known, free-running from the first NaN.
 
-        With the scale of windows, each is predicted from a context of its own. Context `(batch, context, input_dim)`,
-        target and predictions `(batch, rows, input_dim)`.
+        With the scale of windows, or with quantiles, each is predicted from a context of its own. Context `(batch,
+        context, input_dim)`, target and predictions `(batch, rows, input_dim)`; `quantiles` are `(batch, rows,
+        quantiles, input_dim)`.
         """
+        method = self.forecast_quantiles if quantiles else self.forecast
         known = int(target.isnan().any(dim=2).any(dim=0).logical_not().cumprod(dim=0).sum())
         rows, length = torch.cat([context, target[:, :known]], dim=1), context.shape[1]
-        if self.hparams.scale == "series":
+        if self.hparams.scale == "series" and not self.hparams.quantiles:
             return self.forecast(rows, target.shape[1], known)
         windows = rows.unfold(1, length, 1).transpose(2, 3)  # (batch, known + 1, context, input_dim)
         parts = windows[:, :known].split(CHUNK, dim=1) if known else []
-        ahead = [self.forecast(part.flatten(0, 1), 1).view(*part.shape[:2], -1) for part in parts]
-        free = [self.forecast(windows[:, -1], target.shape[1] - known)] if known < target.shape[1] else []
+        ahead = [method(part.flatten(0, 1), 1).unflatten(0, part.shape[:2])[:, :, 0] for part in parts]
+        free = [method(windows[:, -1], target.shape[1] - known)] if known < target.shape[1] else []
         return torch.cat(ahead + free, dim=1)
 
     @override
@@ -258,12 +314,18 @@ class RNN(LitModule):
     def training_step(self, batch: Window, batch_idx: int) -> Tensor:
         """The loss over the target of a batch of windows."""
         context, target = context_and_target(self, batch)
-        ahead = self.forecast(context, target.shape[1]) if self.hparams.free_running else self._one_step_ahead(batch)
-        errors = self.to_scale(ahead) - self.to_scale(target)
-        if self.hparams.scale == "window":
-            zeros = torch.zeros_like(errors[:, :1])
-            errors = errors / window_scale(self.to_scale(context), zeros, zeros)["spread"]
-        loss = errors.square().mean() if self.hparams.criterion == "mse" else errors.abs().mean()
+        hp, truth, unit, loss = self.hparams, self.to_scale(target), 1.0, 0.0
+        if hp.scale == "window":
+            zeros = torch.zeros_like(truth[:, :1])
+            unit = window_scale(self.to_scale(context), zeros, zeros)["spread"]
+        if hp.quantiles:
+            ahead = self._one_step_ahead(batch, lambda prediction: prediction)
+            errors = (truth.unsqueeze(2) - self.to_scale(ahead)) / (unit if hp.scale == "series" else unit.unsqueeze(2))
+            loss = pinball(errors, self.levels).mean()
+        if hp.free_running or not hp.quantiles:
+            ahead = self.forecast(context, target.shape[1]) if hp.free_running else self._one_step_ahead(batch)
+            errors = (self.to_scale(ahead) - truth) / unit
+            loss = loss + (errors.square().mean() if hp.criterion == "mse" else errors.abs().mean())
         self.log_loss(loss)
         self.means.update("train", len(context), loss=loss.detach() * len(context))
         return loss
@@ -277,14 +339,20 @@ class RNN(LitModule):
         return self._evaluate("test", batch)
 
     def predict_step(self, batch: Window, batch_idx: int) -> list[dict[str, Any]]:
-        """A row per time step: its group, if any, `time`, and of each column value, None if unknown, and forecast."""
+        """A row per time step: its group, if any, `time`, and of each column value, None if unknown, and forecast.
+
+        With quantiles, these follow their column's forecast, as `sales_q0.1`.
+        """
         prediction = self.continue_series(*context_and_target(self, batch))
+        bands, levels = None, self.hparams.quantiles or []
+        if levels:
+            bands = self.continue_series(*batch, quantiles=True).flatten(0, 1)
         data, (windows, rows, _) = self.trainer.datamodule, prediction.shape
         columns = getattr(data, "column_names", None) or [str(i + 1) for i in range(batch[1].shape[2])]
         labels = [{"time": row} for row in range(1, rows + 1)] * windows
         if hasattr(data, "target_labels"):
             labels = data.target_labels(batch_idx)
-        return time_rows(labels, columns, batch[1].flatten(0, 1), prediction.flatten(0, 1))
+        return time_rows(labels, columns, batch[1].flatten(0, 1), prediction.flatten(0, 1), bands, levels)
 
     @override
     def epoch_metrics(self, stage: str) -> dict[str, Any]:
@@ -317,14 +385,15 @@ class RNN(LitModule):
             )
         std = torch.minimum(scale.std, scale.mean / 8) if hp.log else scale.std  # a logarithm is of positive values
         inputs = {"x": TensorSpec(("batch", "time", hp.input_dim), torch.float32, scale.mean, std)} | state
-        outputs = {"prediction": TensorSpec(("batch", "time", hp.output_dim), torch.float32)}
+        several = [len(hp.quantiles)] if hp.quantiles else []
+        outputs = {"prediction": TensorSpec(("batch", "time", *several, hp.output_dim), torch.float32)}
         return ExportSpec(Stateful(self), inputs, outputs | {f"new_{name}": one for name, one in state.items()})
 
-    def _one_step_ahead(self, batch: Window) -> Tensor:
-        """Predictions of the target's rows from the true ones before them."""
+    def _one_step_ahead(self, batch: Window, choose: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Predictions of the target's rows from the true ones before them; of quantiles the median, if not chosen."""
         context, target = batch
         horizon = target.shape[1]
-        return self.forecast(torch.cat([context, target[:, :-1]], dim=1), horizon, known=horizon - 1)
+        return self._run_on(torch.cat([context, target[:, :-1]], dim=1), horizon, horizon - 1, choose or self.point)
 
     def _evaluate(self, stage: str, batch: Window) -> Tensor:
         context, target = context_and_target(self, batch)
@@ -336,8 +405,19 @@ class RNN(LitModule):
         errors = {"mase": forecast} | {f"mase_{name}": other for name, other in others.items()}
         unit = self.normalize.std if self.naive_error is None else self.naive_error.to(target.device)
         errors = {name: ((other - target).abs() / unit).mean() * len(target) for name, other in errors.items()}
+        if self.hparams.quantiles:
+            bands = self.forecast_quantiles(context, horizon)
+            inside = (target >= bands[:, :, 0]) & (target <= bands[:, :, -1])
+            lost = pinball((target.unsqueeze(2) - bands) / unit, self.levels)
+            errors |= {"coverage": inside.float().mean() * len(target), "pinball": lost.mean() * len(target)}
         self.means.update(stage, len(truth), loss=loss * len(truth), square_free=free * len(truth), **errors)
         return forecast
+
+
+def pinball(errors: Tensor, levels: Tensor) -> Tensor:
+    """The pinball loss of quantiles `(batch, time, quantiles, columns)` of these levels, given truth less quantile."""
+    levels = levels[:, None]
+    return torch.maximum(levels * errors, (levels - 1) * errors)
 
 
 def window_scale(scaled: Tensor, level: Tensor, spread: Tensor) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Forecasts of series with a trend and a season, beside simple ones."""
 
+import csv
 import math
 from functools import partial
 
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, StackDataset
 from datamodules import TimeSeriesDataModule
 from lit_models import RNN
 from lit_models.cli import main as cli
+from lit_models.rnn import pinball
 from lit_models.training.baselines import baselines
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -221,6 +223,85 @@ def test_the_training_loss_is_of_free_running_forecasts(criterion, scale):
         errors /= ((rows[:, :10] / torch.tensor([10.0, 20.0])).var(1, correction=0, keepdim=True) + 1e-5).sqrt()
     expected = errors.abs().mean() if criterion == "mae" else errors.square().mean()
     assert trainer.callback_metrics["train/loss"].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def stepping(offsets, levels=(0.1, 0.5, 0.9)):
+    """A random walk whose next row has these quantiles around the last, in units of 10."""
+    made = RNN(1, 4, 1, residual=True, quantiles=list(levels), mean=50.0, std=10.0).eval()
+    made.head.weight.data.zero_()
+    made.head.bias.data = torch.tensor(offsets)
+    return made
+
+
+def test_bands_begin_with_what_is_predicted_and_grow():
+    made, context = stepping([-0.8, 0.0, 0.8]), torch.full((2, 6, 1), 70.0)
+    bands = made.forecast_quantiles(context, 16)
+    assert bands.shape == (2, 16, 3, 1)
+    assert bands[0, 0, :, 0].tolist() == pytest.approx([62, 70, 78])
+    torch.testing.assert_close(made.forecast(context, 16), torch.full((2, 16, 1), 70.0))
+    # Lines between and beyond the quantiles make steps uniform in -10..10, of variance 100 / 3.
+    for row in (4, 16):
+        expected = 2 * 1.2816 * (100 / 3 * row) ** 0.5
+        assert (bands[:, row - 1, 2] - bands[:, row - 1, 0]).mean().item() == pytest.approx(expected, rel=0.25)
+    assert torch.equal(bands, made.forecast_quantiles(context, 16))
+
+
+def test_crossing_quantiles_are_put_in_order():
+    bands = stepping([0.5, 0.0, -0.5]).forecast_quantiles(torch.full((1, 6, 1), 70.0), 3)
+    assert bands[0, 0, :, 0].tolist() == pytest.approx([65, 70, 75])
+
+
+def test_pinball_loss_by_hand_and_as_scikit_learn_has_it():
+    truth, found = torch.tensor([3.0, 5.0]), torch.tensor([[1.0, 4.0], [6.0, 7.0]])  # of two rows, two quantiles
+    errors = (truth[:, None] - found).view(1, 2, 2, 1)
+    loss = pinball(errors, torch.tensor([0.1, 0.5]))
+    assert loss.flatten().tolist() == pytest.approx([0.1 * 2, 0.5 * 1, 0.9 * 1, 0.5 * 2])
+    metrics = pytest.importorskip("sklearn.metrics", reason="needs the extra bench")
+    for level, column in ((0.1, 0), (0.5, 1)):
+        expected = metrics.mean_pinball_loss(truth, found[:, column], alpha=level)
+        assert loss[0, :, column].mean().item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("quantiles", [[0.9, 0.5, 0.1], [0.5], [0.1, 0.9], [0.0, 0.5], [0.5, 0.5, 0.9], [0.5, 1.2]])
+def test_quantiles_that_are_none_are_refused(quantiles):
+    with pytest.raises(ValueError, match=r"quantiles are .*: they must be 2 or more in 0\.\.1, in order, with 0\.5"):
+        RNN(quantiles=quantiles)
+
+
+def test_bands_of_noise_hold_as_much_as_they_say(tmp_path):
+    noise = torch.randn(1500, generator=torch.Generator().manual_seed(0)) * 3 + 20
+    data = TimeSeriesDataModule(write(tmp_path / "noise.csv", noise.tolist()), context_length=20, horizon=5, season=1)
+    torch.manual_seed(0)
+    made = RNN(1, 4, 1, quantiles=[0.1, 0.5, 0.9], optimizer=partial(torch.optim.Adam, lr=0.01))
+    trainer = Trainer(accelerator="cpu", max_epochs=5, **QUIET)
+    trainer.fit(made, data)
+    (found,) = trainer.test(made, data, verbose=False)
+    assert 0.7 < found["test/coverage"] < 0.9
+    # Of the true quantiles, by their integral: (2 * 0.1755 + 0.3989) / 3 standard deviations.
+    unit = sum(data.naive_error)
+    assert found["test/pinball"] == pytest.approx((2 * 0.1755 + 0.3989) / 3 * 3 / unit, rel=0.1)
+
+
+def test_quantiles_are_columns_of_the_forecast(tmp_path):
+    file = write(tmp_path / "a.csv", [(row % 7) + (row * row % 11) / 5 for row in range(150)])
+    config = f"--config={ROOT / 'configs' / 'rnn_csv.yaml'}"
+    flags = [f"--data.path={file}", "--model.quantiles=[0.1,0.5,0.9]", "--trainer.max_epochs=1"]
+    assert cli.main(["fit", config, *flags, f"--trainer.default_root_dir={tmp_path / 'logs'}"]) == 0
+    last = next(tmp_path.rglob("last.ckpt"))
+    assert cli.main(["predict", f"--ckpt_path={last}", f"--output={tmp_path / 'out.csv'}"]) == 0
+    with (tmp_path / "out.csv").open() as out:
+        rows = list(csv.DictReader(out))
+    assert list(rows[0]) == ["time", "x", "x_forecast", "x_q0.1", "x_q0.5", "x_q0.9"]
+    found = [[float(row[name]) for name in ("x_q0.1", "x_q0.5", "x_q0.9", "x_forecast")] for row in rows]
+    assert all(low <= middle <= high for low, middle, high, _ in found)
+    known = sum(row["x"] != "" for row in rows)
+    assert (known, len(rows) - known) == (22, 7)
+    made = RNN.load_from_checkpoint(last, weights_only=True).eval()
+    x = torch.tensor([[float(line)] for line in (tmp_path / "a.csv").read_text().split()[1:]])[None]
+    with torch.no_grad():
+        one, free = made.forecast_quantiles(x[:, 126:150], 7)[0], made.forecast_quantiles(x[:, 104:128], 1)[0]
+    assert found[0][:3] == pytest.approx(free[0, :, 0].tolist(), rel=1e-4)
+    assert [row[:3] for row in found[known:]] == [pytest.approx(row[:, 0].tolist(), rel=1e-4) for row in one]
 
 
 @pytest.mark.slow

@@ -91,11 +91,16 @@ def plot_misclassified(
 
 
 def plot_forecast(
-    context: Tensor, target: Tensor, forecast: Tensor, baselines: dict[str, Tensor], names: list[str]
+    context: Tensor,
+    target: Tensor,
+    forecast: Tensor,
+    baselines: dict[str, Tensor],
+    names: list[str],
+    bands: Tensor | None = None,
 ) -> Figure:
     """A free-running forecast `(horizon, columns)` over context and target, and thinly those of the baselines.
 
-    The first four columns are drawn.
+    The first four columns are drawn, and quantiles `(horizon, quantiles, columns)` as a band from first to last.
     """
     shown = escape_names(names[:4])
     figure = Figure(figsize=(9, 0.8 + 2.2 * len(shown)), layout="constrained")
@@ -108,6 +113,8 @@ def plot_forecast(
             ahead = torch.cat([context[-1:, column], rest[:, column]])
             color, width = (COLORS[label], 0.9) if label in COLORS else ("tab:orange", 1.5)
             axes.plot(range(-1, horizon), ahead, label=label.replace("_", " "), color=color, linewidth=width)
+        if bands is not None:
+            axes.fill_between(range(horizon), *bands[:, [0, -1], column].T, color="tab:orange", alpha=0.2, linewidth=0)
         axes.axvline(-0.5, color="tab:gray", linestyle=":", linewidth=1, label="start of the forecast")
         axes.set_ylabel(shown[column])
     axes.set_xlabel("rows after the first forecast one")

@@ -197,8 +197,12 @@ class ForecastPlots(EvaluationPlots):
         names = getattr(trainer.datamodule, "column_names", None) or [str(i + 1) for i in range(context.shape[1])]
         simple = baselines(context[None], len(target), getattr(trainer.datamodule, "season", 1))
         others = {name: other[0] for name, other in simple.items()}
+        bands = None
+        if pl_module.hparams.get("quantiles"):
+            with torch.no_grad():
+                bands = pl_module.forecast_quantiles(self.first[0][None], len(target))[0].float().cpu()
         return {
-            "forecast": figures.plot_forecast(context, target, forecast, others, names),
+            "forecast": figures.plot_forecast(context, target, forecast, others, names, bands),
             "horizon": figures.plot_error_by_horizon(errors),
         }
 

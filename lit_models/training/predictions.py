@@ -34,15 +34,23 @@ def class_rows(key: str, values: Sequence[Any], names: Sequence[str], probabilit
 
 
 def time_rows(
-    labels: Sequence[dict[str, Any]], columns: Sequence[str], truth: Tensor, forecast: Tensor
+    labels: Sequence[dict[str, Any]],
+    columns: Sequence[str],
+    truth: Tensor,
+    forecast: Tensor,
+    bands: Tensor | None = None,
+    levels: Sequence[float] = (),
 ) -> list[dict[str, Any]]:
-    """One row per time: its labels, and of each column of `(rows, columns)` its value, None for NaN, and forecast."""
-    header = unique_names([*labels[0], *(name for column in columns for name in (column, f"{column}_forecast"))])
-    known = [[None if np.isnan(x) else x for x in row] for row in truth.cpu().numpy()]
-    return [
-        dict(zip(header, [*label.values(), *(cell for pair in zip(*row, strict=True) for cell in pair)], strict=True))
-        for label, *row in zip(labels, known, forecast.cpu().numpy(), strict=True)
-    ]
+    """One row per time: its labels, and of each column of `(rows, columns)` its value, None for NaN, and forecast.
+
+    Quantiles `(rows, levels, columns)` of these levels follow the forecast of their column, if they are given.
+    """
+    ends = ["", "_forecast", *(f"_q{level:g}" for level in levels)]
+    header = unique_names([*labels[0], *(f"{column}{end}" for column in columns for end in ends)])
+    parts = torch.stack([truth, forecast], dim=1)  # (rows, 2 + levels, columns)
+    parts = parts if bands is None else torch.cat([parts, bands], dim=1)
+    cells = [[None if np.isnan(x) else x for x in row] for row in parts.transpose(1, 2).flatten(1).cpu().numpy()]
+    return [dict(zip(header, [*label.values(), *row], strict=True)) for label, row in zip(labels, cells, strict=True)]
 
 
 def prediction_rows(prediction: Any, indices: Sequence[int] | None) -> list[dict[str, Any]]:

@@ -40,6 +40,7 @@ MODELS = {
     "RNN": lambda: RNN(2, 12, 2, residual=True, mean=[300.0, -5.0], std=[20.0, 3.0]),
     "lstm": lambda: RNN(2, 12, 2, cell="lstm", num_layers=2, mean=300.0, std=20.0),
     "seasonal": lambda: RNN(1, 8, 1, residual=True, scale="window", season=4, ar_order=7, mean=300.0, std=20.0),
+    "quantiles": lambda: RNN(2, 8, 2, scale="window", quantiles=[0.1, 0.5, 0.9], mean=300.0, std=20.0),
     "logarithm": lambda: RNN(2, 8, 2, residual=True, cell="lstm", log=True, season=4, mean=300.0, std=20.0),
     "plain": lambda: RNN(2, 12, 1, cell="rnn", num_layers=2),
     "DQN": lambda: DQN(dueling=True, layer_norm=True, ema_decay=0.9, **SMALL),

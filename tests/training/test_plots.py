@@ -44,13 +44,16 @@ def test_error_is_that_of_each_row_ahead_over_all_windows():
 
 def test_forecast_begins_where_the_truth_is_last_known():
     past, future = torch.arange(4.0)[:, None], torch.arange(4.0, 7.0)[:, None]
-    figure = figures.plot_forecast(past, future, future + 1, {"seasonal_naive": future - 1}, ["sales"])
+    bands = torch.stack([future - 2, future + 1, future + 3], dim=1)
+    figure = figures.plot_forecast(past, future, future + 1, {"seasonal_naive": future - 1}, ["sales"], bands)
     truth, simple, ahead, border = figure.axes[0].get_lines()
     assert (simple.get_label(), ahead.get_label()) == ("seasonal naive", "forecast")
     assert simple.get_xydata().tolist() == [[-1, 3], [0, 3], [1, 4], [2, 5]]
     assert truth.get_xydata().tolist() == [[row - 4, row] for row in range(7)]
     assert ahead.get_xydata().tolist() == [[-1, 3], [0, 5], [1, 6], [2, 7]]
     assert border.get_xdata()[0] == -0.5
+    (band,) = figure.axes[0].collections
+    assert {(0, 2), (0, 7), (2, 4), (2, 9)} <= {tuple(point) for point in band.get_paths()[0].vertices.tolist()}
     assert figure.axes[0].get_ylabel() == "sales"
 
 
