@@ -131,7 +131,8 @@ def test_a_machine_that_is_frozen_ends_the_other_and_itself_when_it_wakes(machin
     assert one.returncode == 1
     two.send_signal(signal.SIGCONT)
     (error,) = errors(finished(two, timeout=60))
-    assert "another process of this run has ended" in error
+    # Which of the two it sees first when it wakes is a matter of chance.
+    assert "another process of this run has ended" in error or "no sign of life for 15 seconds from process 0" in error
     assert two.returncode == 1
 
 

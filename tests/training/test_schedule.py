@@ -54,6 +54,7 @@ def test_an_agents_cycle_lasts_for_all_steps_of_the_optimizer():
 
 @pytest.mark.parametrize("name", ["Net", "DQN"])
 def test_a_plateau_waits_for_sparse_validations(name):
+    torch.manual_seed(0)
     monitor = "eval/return" if name == "DQN" else "val/loss"
     plateau = partial(ReduceLROnPlateau, monitor=monitor, mode="max" if name == "DQN" else "min", **NEVER_BETTER)
     model = MODELS[name].make(optimizer=partial(torch.optim.Adam, lr=1e-3), lr_scheduler=plateau)
