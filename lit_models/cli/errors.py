@@ -81,10 +81,10 @@ def format_parser_error(message: str, options: Iterable[str], verbs: Iterable[st
     if found := re.search(r"unrecognized arguments: (?!-)(\S+)", message):
         pictures = " (pictures: --images)" if "images" in options else ""
         return f"{found[1]} stands by itself: name its option before it{pictures}, or quote names with spaces"
-    if found := re.search(r"unrecognized arguments: -*([^\s=]+)", message):
-        if found[1] in options:
-            return f"leave --{found[1]} out, and give what follows it by itself"
-        return f"there is no option '--{found[1]}'{find_option(found[1], options)}"
+    if (found := re.search(r"unrecognized arguments: --([^\s=]+)", message)) and found[1] in options:
+        return f"leave --{found[1]} out, and give what follows it by itself"  # an option would have been recognized
+    if found := re.search(r"unrecognized arguments: (-*)([^\s=]+)", message):
+        return f"there is no option '{found[1]}{found[2]}'{find_option(found[2], options)}"
     if found := re.search(r"Unable to load config '([^'\n]+)'", message):
         go_on = ", or --ckpt_path to go on from a checkpoint" if key.startswith("checkpoint") else ""
         section = key.partition(".")[0]

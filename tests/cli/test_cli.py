@@ -251,6 +251,7 @@ def test_what_is_typed_for_something_else_is_told(last, tmp_path, monkeypatch, c
         (["fit", "--model=Net", "--data=MNIST"], "data: there is no class 'MNIST'; did you mean 'MNISTDataModule'?"),
         (["fit", "--model=RNN", "--data", "a.csv"], "--data a.csv is a file, not a class: name the class"),
         (["fit", "--model=Net", "--checkpoint", "last"], "no file last: .* or --ckpt_path to go on from a checkpoint"),
+        (["fit", "-model", "Net"], "there is no option '-model'; did you mean '--model'?"),
         (["fit", "--model=Net", "my", "pictures"], "my stands by itself: name its option before it, or quote names"),
         (["predict", f"--ckpt_path={last}", "a.png"], r"a\.png stands by itself: .* \(pictures: --images\)"),
         (["test", f"--ckpt_path={last.parent.parent}"], f"version_0 is a folder: give {last}"),
