@@ -40,6 +40,7 @@ from lit_models.training.data_checks import check_window, context_and_target, ma
 from lit_models.training.means import EpochMeans
 from lit_models.training.plots import ForecastPlots
 from lit_models.training.predictions import time_rows
+from lit_models.training.quantiles import draw_rows, pinball
 from lit_models.training.schedule import LRSchedulerCallable
 
 Window = tuple[Tensor, Tensor]  # context (batch, context, input_dim) and target (batch, horizon, input_dim)
@@ -155,6 +156,7 @@ class RNN(LitModule):
         evaluated = ("loss", "square_free", "mase", *(f"mase_{name}" for name in BASELINES))
         evaluated += () if quantiles is None else ("coverage", "pinball")
         self.means = EpochMeans(train=("loss",), val=evaluated, test=evaluated)
+        self.naive_season, self.naive_error = 1, None  # of the data
 
     @property
     def season(self) -> int:
@@ -240,25 +242,19 @@ class RNN(LitModule):
         predicted after the ones drawn before it, so that the bands grow with the horizon.
         """
         generator = torch.Generator(context.device).manual_seed(0)  # evaluation leaves the global one as it is
-        many = context.repeat_interleave(PATHS, dim=0)
-        paths = self._run_on(many, horizon, 0, lambda prediction: self._draw(prediction, generator))
-        rows = paths.unflatten(0, (-1, PATHS)).float().quantile(self.levels, dim=1)  # (quantiles, batch, horizon, ...)
-        following = self(context)[0][:, -1:].sort(dim=2).values
+        levels = self.levels.float()
+        prediction, state = self(context)
+        following = prediction[:, -1:].sort(dim=2).values
+        if horizon == 1:
+            return following
+        many, state = following.repeat_interleave(PATHS, dim=0), repeated(state, PATHS, bool(self.memory))
+        paths = self._run_free(many, state, horizon, lambda prediction: draw_rows(prediction, levels, generator))
+        rows = paths.unflatten(0, (-1, PATHS)).float().quantile(levels, dim=1)  # (quantiles, batch, horizon, ...)
         return torch.cat([following, rows.permute(1, 2, 0, 3)[:, 1:]], dim=1)
 
     def point(self, prediction: Tensor) -> Tensor:
         """The point forecast of a prediction: itself, or of quantiles the median."""
         return prediction[:, :, self.hparams.quantiles.index(0.5)] if self.hparams.quantiles else prediction
-
-    def _draw(self, prediction: Tensor, generator: torch.Generator) -> Tensor:
-        """Rows drawn from predicted quantiles, which are joined, and continued, by straight lines."""
-        values, levels = prediction.sort(dim=2).values, self.levels
-        shape = (*prediction.shape[:2], 1, prediction.shape[3])
-        drawn = torch.rand(shape, generator=generator, device=prediction.device)
-        upper = torch.bucketize(drawn, levels).clamp(1, len(levels) - 1)
-        low, high = values.gather(2, upper - 1), values.gather(2, upper)
-        share = (drawn - levels[upper - 1]) / (levels[upper] - levels[upper - 1])
-        return (low + share * (high - low))[:, :, 0]
 
     def _run_on(self, context: Tensor, horizon: int, known: int, choose: Callable[[Tensor], Tensor]) -> Tensor:
         """See `forecast`; `choose` makes the rows that are fed back of predictions."""
@@ -267,8 +263,12 @@ class RNN(LitModule):
         if self.memory and known:
             later, state = self(context[:, -known:], state)
             prediction = torch.cat([prediction, later], dim=1)
-        rows = [choose(prediction[:, -known - 1 :][:, :horizon])]
-        for _ in range(horizon - known - 1):
+        return self._run_free(prediction[:, -known - 1 :][:, :horizon], state, horizon, choose)
+
+    def _run_free(self, prediction: Tensor, state: State, horizon: int, choose: Callable[[Tensor], Tensor]) -> Tensor:
+        """The rows that `choose` makes of predictions, and those of what is predicted after them."""
+        rows = [choose(prediction)]
+        for _ in range(horizon - prediction.shape[1]):
             prediction, state = self(rows[-1][:, -1:], state)
             rows.append(choose(prediction))
         return torch.cat(rows, dim=1)
@@ -414,10 +414,13 @@ class RNN(LitModule):
         return forecast
 
 
-def pinball(errors: Tensor, levels: Tensor) -> Tensor:
-    """The pinball loss of quantiles `(batch, time, quantiles, columns)` of these levels, given truth less quantile."""
-    levels = levels[:, None]
-    return torch.maximum(levels * errors, (levels - 1) * errors)
+def repeated(state: State, times: int, with_memory: bool) -> State:
+    """A state in which each item of the batch comes so many times."""
+    hidden, memory = state if with_memory else (state, ())
+    hidden = hidden if isinstance(hidden, tuple) else (hidden,)
+    hidden = tuple(part.repeat_interleave(times, dim=1) for part in hidden)
+    hidden = hidden if len(hidden) == 2 else hidden[0]
+    return (hidden, tuple(part.repeat_interleave(times, dim=0) for part in memory)) if with_memory else hidden
 
 
 def window_scale(scaled: Tensor, level: Tensor, spread: Tensor) -> dict[str, Tensor]:

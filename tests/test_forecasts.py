@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, StackDataset
 from datamodules import TimeSeriesDataModule
 from lit_models import RNN
 from lit_models.cli import main as cli
-from lit_models.rnn import pinball
 from lit_models.training.baselines import baselines
+from lit_models.training.quantiles import pinball
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 FORMS = {
@@ -244,6 +244,22 @@ def test_bands_begin_with_what_is_predicted_and_grow():
         expected = 2 * 1.2816 * (100 / 3 * row) ** 0.5
         assert (bands[:, row - 1, 2] - bands[:, row - 1, 0]).mean().item() == pytest.approx(expected, rel=0.25)
     assert torch.equal(bands, made.forecast_quantiles(context, 16))
+
+
+@pytest.mark.parametrize("form", [*FORMS, "lstm"])
+def test_paths_go_on_from_what_the_window_left(form):
+    made = model(**FORMS.get(form, {"cell": "lstm"}), quantiles=[0.49999, 0.5, 0.50001])
+    made.head.weight.data = made.head.weight.view(3, 2, -1)[1:2].expand(3, 2, -1).flatten(0, 1).clone()
+    made.head.bias.data = made.head.bias.view(3, 2)[1:2].expand(3, 2).flatten().clone()  # nothing is left to chance
+    context = positive()
+    torch.testing.assert_close(made.forecast_quantiles(context, 5)[:, :, 1], made.forecast(context, 5))
+
+
+def test_quantiles_in_sixteen_bits():
+    made = model(quantiles=[0.1, 0.5, 0.9], scale="window").to(torch.bfloat16)
+    bands = made.forecast_quantiles(positive(), 3)
+    assert (bands.shape, bands.isfinite().all()) == ((3, 3, 3, 2), True)
+    assert (bands[:, :, 0] <= bands[:, :, 2]).all()
 
 
 def test_crossing_quantiles_are_put_in_order():
