@@ -234,32 +234,31 @@ class TimeSeriesDataModule(BatchDataModule):
         hp = self.hparams
         lengths = {name: [end - start for start, end in spans if start < end] for name, spans in parts.items()}
         train = min(lengths["train"], default=0)
-        found = ""
-        if hp.season is None:
-            some = zip(all_series[:10], parts["train"], strict=False)  # enough to tell
+        asked, said = hp.season is not None, ""
+        if not asked:
+            some = zip(all_series[:5], parts["train"], strict=False)  # enough to tell
             hp.season = mode(
                 find_season(one.values[: end - start], one.steps and one.steps.name) for one, (start, end) in some
             )
-            found = "; no season found" if hp.season == 1 else f"; found a season of {hp.season} rows"
+            said = "; no season found" if hp.season == 1 else f"; found a season of {hp.season} rows"
         elif hp.season > 1:
-            found = f"; season of {hp.season} rows"
+            said = f"; season of {hp.season} rows"
         given, evaluated = (hp.context_length, hp.horizon), min(lengths["val"] + lengths["test"], default=train)
         size = window_size(train, evaluated, *given, hp.season)
         if hp.season > 1 and size[0] <= hp.season:
-            if not found.startswith("; found"):
+            if asked:
                 raise ValueError(
                     f"season is {hp.season}, but a context has {size[0]} rows: make data.season smaller, or "
                     "data.context_length larger than it, as far as there are training rows"
                 )
-            found += ", which the context does not hold: none is used"
+            said += ", which the context does not hold: none is used"
             hp.season = 1
             size = window_size(train, evaluated, *given, hp.season)
         self.season, usual = hp.season, usual_size(hp.season)
         hp.context_length, hp.horizon = size
-        said = f"context_length {hp.context_length}, horizon {hp.horizon}"
-        if any(asked is None and length < most for asked, length, most in zip(given, size, usual, strict=True)):
-            said += ", to fit short parts"
-        return said + found
+        short = any(one is None and length < most for one, length, most in zip(given, size, usual, strict=True))
+        fitted = ", to fit short parts" if short else ""
+        return f"context_length {hp.context_length}, horizon {hp.horizon}{fitted}{said}"
 
     def _set_naive_error(self, parts: list[Tensor]) -> None:
         """See `naive_error`; the standard deviation, where the parts are too short, or repeat themselves exactly."""

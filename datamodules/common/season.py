@@ -6,7 +6,7 @@ import numpy as np
 
 USUAL = {"minute": 1440, "hour": 24, "day": 7, "weekday": 5, "week": 52, "month": 12, "quarter": 4}  # rows a season
 LONGEST = 1500  # of the seasons that are looked for: a day of minutes, four years of days
-ROWS, COLUMNS = 5 * LONGEST, 10  # that are looked at, the last rows and the first columns: enough, and quick
+ROWS, COLUMNS = 5 * LONGEST, 3  # that are looked at, the last rows and the first columns: enough, and quick
 
 
 def find_season(values: np.ndarray, step: str | None = None) -> int:
@@ -19,9 +19,11 @@ def find_season(values: np.ndarray, step: str | None = None) -> int:
     """
     values = values[-ROWS:, :COLUMNS].astype(np.float64)
     lengths = np.arange(min(len(values) // 3, LONGEST) + 1)
-    scores = np.array([0.0 if length < 2 else repetition(values, length) for length in lengths])
+    values = (values - values.mean(axis=0)).T.copy()  # a column's rows side by side
+    sums = np.pad(np.cumsum(values, axis=1), ((0, 0), (1, 0)))
+    scores = np.array([0.0 if length < 2 else repetition(values, sums, length) for length in lengths])
     # What noise and random walks score by chance falls with the root of the number of seasons; 1% of them pass these.
-    bars = np.maximum(0.3, 1.3 * np.sqrt(np.maximum(lengths, 10) / max(len(values), 1)))
+    bars = np.maximum(0.3, 1.3 * np.sqrt(np.maximum(lengths, 10) / max(values.shape[1], 1)))
 
     def is_peak(length: int, share: float) -> bool:
         """Whether a length is clear, and has at least a share of the highest score around it."""
@@ -35,19 +37,24 @@ def find_season(values: np.ndarray, step: str | None = None) -> int:
     return int(next((length for length in peaks if scores[length] >= 0.8 * scores[peaks].max()), 1))
 
 
-def repetition(values: np.ndarray, length: int) -> float:
-    """How like itself a series `(rows, columns)` without its trend is one and two seasons later, -1 to 1."""
-    centred = values - values.mean(axis=0)
-    sums = np.cumsum(np.concatenate([np.zeros_like(centred[:1]), centred]), axis=0)
-    trend = (sums[length:] - sums[:-length]) / length
+def repetition(values: np.ndarray, sums: np.ndarray, length: int) -> float:
+    """How like itself a series without its trend is one and two seasons later, -1 to 1.
+
+    Args:
+        values: Its rows less their mean, `(columns, rows)`.
+        sums: Of the rows before each, `(columns, rows + 1)`.
+        length: Rows of a season.
+    """
+    trend = (sums[:, length:] - sums[:, :-length]) / length
     if length % 2 == 0:
-        trend = (trend[1:] + trend[:-1]) / 2  # in the middle of a row, not between two
-    rest = centred[length // 2 :][: len(trend)] - trend
-    power, floor = np.square(rest).mean(axis=0), 1e-12 * np.square(centred).mean(axis=0)  # of rounding errors
-    if len(rest) <= 2 * length or not (varies := power > floor).any():
+        trend = (trend[:, 1:] + trend[:, :-1]) / 2  # in the middle of a row, not between two
+    rest = values[:, length // 2 :][:, : trend.shape[1]] - trend
+    power, floor = np.square(rest).mean(axis=1), 1e-12 * np.square(values).mean(axis=1)  # of rounding errors
+    if rest.shape[1] <= 2 * length or not (varies := power > floor).any():
         return 0.0
     return min(
-        float(((rest[lag:] * rest[:-lag]).mean(axis=0)[varies] / power[varies]).mean()) for lag in (length, 2 * length)
+        float(((rest[:, lag:] * rest[:, :-lag]).mean(axis=1)[varies] / power[varies]).mean())
+        for lag in (length, 2 * length)
     )
 
 
