@@ -183,11 +183,9 @@ class RNN(LitModule):
         hp, kept, season = self.hparams, self.kept, self.season
         scaled, hidden, memory = self.to_scale(x), state, {}
         if self.memory:
-            zeros = [scaled.new_zeros(x.shape[0], rows, hp.input_dim) for rows in self.memory.values()]
-            hidden, values = (None, zeros) if state is None else state
+            hidden, values = (None, self.empty_memory(scaled)) if state is None else state
             memory = dict(zip(self.memory, values, strict=True))
         if hp.scale == "window":
-            memory = memory | window_scale(scaled, memory["level"], memory["spread"])
             scaled = (scaled - memory["level"]) / memory["spread"]
         rows = torch.cat([memory["rows"], scaled], dim=1) if kept else scaled
 
@@ -216,6 +214,11 @@ class RNN(LitModule):
         if kept:
             memory = memory | {"rows": rows[:, -kept:]}
         return prediction, (hidden, tuple(memory.values())) if memory else hidden
+
+    def empty_memory(self, scaled: Tensor) -> tuple[Tensor, ...]:
+        """What the state holds beside the hidden state before rows `(batch, time, input_dim)`, whose scale it takes."""
+        rows = (scaled.new_zeros(scaled.shape[0], self.kept, scaled.shape[2]),) if self.kept else ()
+        return (*rows, *window_scale(scaled)) if self.hparams.scale == "window" else rows
 
     def to_scale(self, x: Tensor) -> Tensor:
         """Rows by the mean and standard deviation of the series, or as far as their logarithm is from the mean's."""
@@ -316,8 +319,7 @@ class RNN(LitModule):
         context, target = context_and_target(self, batch)
         hp, truth, unit, loss = self.hparams, self.to_scale(target), 1.0, 0.0
         if hp.scale == "window":
-            zeros = torch.zeros_like(truth[:, :1])
-            unit = window_scale(self.to_scale(context), zeros, zeros)["spread"]
+            unit = window_scale(self.to_scale(context))[1]
         if hp.quantiles:
             ahead = self._one_step_ahead(batch, lambda prediction: prediction)
             errors = (truth.unsqueeze(2) - self.to_scale(ahead)) / (unit if hp.scale == "series" else unit.unsqueeze(2))
@@ -423,14 +425,7 @@ def repeated(state: State, times: int, with_memory: bool) -> State:
     return (hidden, tuple(part.repeat_interleave(times, dim=0) for part in memory)) if with_memory else hidden
 
 
-def window_scale(scaled: Tensor, level: Tensor, spread: Tensor) -> dict[str, Tensor]:
-    """Mean and standard deviation of windows `(batch, time, columns)`, unless the spread is not zero: it is known then.
-
-    Level and spread, `(batch, 1, columns)`.
-    """
-    new = spread == 0
-    own = (scaled.var(dim=1, keepdim=True, correction=0) + FLAT).sqrt()
-    return {
-        "level": torch.where(new, scaled.mean(dim=1, keepdim=True), level),
-        "spread": torch.where(new, own, spread),
-    }
+def window_scale(scaled: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of windows `(batch, time, columns)`, each `(batch, 1, columns)`."""
+    spread = (scaled.var(dim=1, keepdim=True, correction=0) + FLAT).sqrt()
+    return scaled.mean(dim=1, keepdim=True), spread
