@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+import yaml
 from conftest import ROOT, fails
 from lightning import Trainer
 from torch.utils.data import DataLoader, StackDataset
@@ -318,6 +319,19 @@ def test_quantiles_are_columns_of_the_forecast(tmp_path):
         one, free = made.forecast_quantiles(x[:, 126:150], 7)[0], made.forecast_quantiles(x[:, 104:128], 1)[0]
     assert found[0][:3] == pytest.approx(free[0, :, 0].tolist(), rel=1e-4)
     assert [row[:3] for row in found[known:]] == [pytest.approx(row[:, 0].tolist(), rel=1e-4) for row in one]
+
+
+def test_the_configs_of_series_share_one_recipe():
+    configs = {
+        name: yaml.safe_load((ROOT / "configs" / f"rnn_{name}.yaml").read_text())
+        for name in ("csv", "air_passengers", "sunspots", "co2")
+    }
+    recipes = []
+    for config in configs.values():
+        of_file = {"path", "horizon", "test_fraction", "fill"}
+        options = {name: value for name, value in config["data"]["init_args"].items() if name not in of_file}
+        recipes.append(config | {"data": config["data"] | {"init_args": options}})
+    assert all(recipe == recipes[0] for recipe in recipes)
 
 
 @pytest.mark.slow
