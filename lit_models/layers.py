@@ -103,8 +103,8 @@ def make_rnn(cell: Cell, input_size: int, hidden_size: int, num_layers: int, dro
 class Stateful(nn.Module):
     """A recurrent network whose state is flat: what is exported.
 
-    It is the hidden state, of the LSTM two tensors, and those that the model's `memory` names. Where the `spread` is
-    zero, a window begins, whose scale is that of the rows given.
+    It is the hidden state, of the LSTM two tensors, and those that the model's `memory` names. Where the last of these
+    is zero, a window begins, whose scale and errors are those of the rows given.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -115,11 +115,11 @@ class Stateful(nn.Module):
         """Predictions `(batch, time, output_dim)`, and the new state."""
         count = len(state) - len(self.model.memory)
         hidden, memory = state[0] if count == 1 else state[:count], state[count:]
-        if "spread" in self.model.memory:
-            *rows, level, spread = memory
-            own = self.model.empty_memory(self.model.to_scale(x))[-2:]
-            scale = (torch.where(spread == 0, new, old) for new, old in zip(own, (level, spread), strict=True))
-            memory = (*rows, *scale)
+        rows = int("rows" in self.model.memory)
+        if memory[rows:]:
+            own = self.model.empty_memory(self.model.to_scale(x))[rows:]
+            of_window = (torch.where(memory[-1] == 0, new, old) for new, old in zip(own, memory[rows:], strict=True))
+            memory = (*memory[:rows], *of_window)
         prediction, new = self.model(x, (hidden, memory) if memory else hidden)
         hidden, memory = new if memory else (new, ())
         return (prediction, *((hidden,) if count == 1 else hidden), *memory)

@@ -40,7 +40,7 @@ from lit_models.training.data_checks import check_window, context_and_target, ma
 from lit_models.training.means import EpochMeans
 from lit_models.training.plots import ForecastPlots
 from lit_models.training.predictions import time_rows
-from lit_models.training.quantiles import draw_rows, pinball
+from lit_models.training.quantiles import draw_rows, pinball, window_error
 from lit_models.training.schedule import LRSchedulerCallable
 
 Window = tuple[Tensor, Tensor]  # context (batch, context, input_dim) and target (batch, horizon, input_dim)
@@ -91,9 +91,10 @@ class RNN(LitModule):
         free_running: Train on the free-running forecast, instead of one step ahead.
         criterion: Training loss, the mean squared or the mean absolute error.
         quantiles: Levels of quantiles to forecast, in order, among them 0.5, the point forecast: [0.1, 0.5, 0.9] for an
-            interval that holds 80%. They are trained on the pinball loss one step ahead (Koenker and Bassett,
-            "Regression quantiles", 1978), to which the criterion of the `free_running` median is added. Point forecasts
-            alone, if not given.
+            interval that holds 80%. Their distances from the median begin as those of a normal distribution as wide as
+            the errors of the `residual` alone over the window, and are trained on the pinball loss one step ahead
+            (Koenker and Bassett, "Regression quantiles", 1978), to which the criterion of the `free_running` median is
+            added. Point forecasts alone, if not given.
         mean: Mean of the series, a number or one per column. The data module's, if not given, else 0.
         std: Standard deviation of the series, likewise. The data module's, if not given, else 1.
         optimizer: Factory: parameters -> optimizer.
@@ -142,6 +143,7 @@ class RNN(LitModule):
             if len(levels) < 4 or 0.5 not in levels or any(after <= before for before, after in pairwise(levels)):
                 raise ValueError(f"quantiles are {quantiles}: they must be 2 or more in 0..1, in order, with 0.5")
             self.register_buffer("levels", torch.tensor(levels[1:-1]), persistent=False)
+            self.register_buffer("normal", torch.special.ndtri(self.levels), persistent=False)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.example_input_array = torch.ones(1, 10, input_dim)
         self.normalize = Normalize(float(log) if mean is None else mean, 1.0 if std is None else std, input_dim)
@@ -172,13 +174,14 @@ class RNN(LitModule):
     def memory(self) -> dict[str, int]:
         """What the state holds beside the hidden state, by name, with its number of rows."""
         windowed = {"level": 1, "spread": 1} if self.hparams.scale == "window" else {}
-        return ({"rows": self.kept} if self.kept else {}) | windowed
+        error = {"error": 1} if self.hparams.quantiles else {}
+        return ({"rows": self.kept} if self.kept else {}) | windowed | error
 
     def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Predictions `(batch, time, output_dim)` of the row after each of `x`, `(batch, time, input_dim)`, and state.
 
         With quantiles, predictions are `(batch, time, quantiles, output_dim)`. The state continues after the last row;
-        without one, it starts at zero, and a window's scale is that of `x`.
+        without one, it starts at zero, and a window's scale and errors are those of `x`.
         """
         hp, kept, season = self.hparams, self.kept, self.season
         scaled, hidden, memory = self.to_scale(x), state, {}
@@ -194,7 +197,10 @@ class RNN(LitModule):
 
         inputs = scaled if hp.season == 1 else torch.cat([scaled, ago(season - 1)], dim=2)
         features, hidden = self.rnn(inputs.to(self.normalize.dtype), hidden)  # (batch, time, hidden_dim)
-        parts = [self.head(self.dropout(features))]
+        heads = self.head(self.dropout(features))
+        if hp.quantiles:
+            heads = heads.unflatten(2, (len(hp.quantiles), hp.output_dim))
+        parts = [self.point(heads)]
         if hp.ar_order:
             latest = rows[:, kept - hp.ar_order + 1 :].unfold(1, hp.ar_order, 1)  # (batch, time, input_dim, ar_order)
             parts.append(self.ar(latest.to(self.normalize.dtype))[..., 0])
@@ -202,13 +208,15 @@ class RNN(LitModule):
             change = scaled - ago(season) if season > 1 else scaled
             change = change if self.damping is None else change * (1 - GAIN * self.damping)
             parts.append(change + ago(season - 1) if season > 1 else change)
-        frame = [memory["spread"], memory["level"]] if hp.scale == "window" else []
-        if hp.quantiles:  # all of them have the other parts in common
-            parts[0] = parts[0].unflatten(2, (len(hp.quantiles), hp.output_dim))
-            parts[1:], frame = ([one.unsqueeze(2) for one in of] for of in (parts[1:], frame))
         prediction = sum(parts[1:], parts[0])
-        if frame:
-            prediction = prediction * frame[0] + frame[1]
+        if hp.quantiles:
+            distances = heads - parts[0].unsqueeze(2) + self.normal[:, None]
+            prediction = prediction.unsqueeze(2) + distances * memory["error"].unsqueeze(2)
+        if hp.scale == "window":
+            level, spread = (
+                memory[name].unsqueeze(2) if hp.quantiles else memory[name] for name in ("level", "spread")
+            )
+            prediction = prediction * spread + level
         if hp.output_dim == hp.input_dim:
             prediction = self.from_scale(prediction)
         if kept:
@@ -216,9 +224,15 @@ class RNN(LitModule):
         return prediction, (hidden, tuple(memory.values())) if memory else hidden
 
     def empty_memory(self, scaled: Tensor) -> tuple[Tensor, ...]:
-        """What the state holds beside the hidden state before rows `(batch, time, input_dim)`, whose scale it takes."""
-        rows = (scaled.new_zeros(scaled.shape[0], self.kept, scaled.shape[2]),) if self.kept else ()
-        return (*rows, *window_scale(scaled)) if self.hparams.scale == "window" else rows
+        """What the state holds beside the hidden state before a window `(batch, time, input_dim)`."""
+        memory = [scaled.new_zeros(scaled.shape[0], self.kept, scaled.shape[2])] if self.kept else []
+        if self.hparams.scale == "window":
+            level, spread = window_scale(scaled)
+            memory += [level, spread]
+            scaled = (scaled - level) / spread
+        if self.hparams.quantiles:
+            memory.append(window_error(scaled, {1, self.season} if self.hparams.residual else ()))
+        return tuple(memory)
 
     def to_scale(self, x: Tensor) -> Tensor:
         """Rows by the mean and standard deviation of the series, or as far as their logarithm is from the mean's."""
@@ -245,15 +259,15 @@ class RNN(LitModule):
         predicted after the ones drawn before it, so that the bands grow with the horizon.
         """
         generator = torch.Generator(context.device).manual_seed(0)  # evaluation leaves the global one as it is
-        levels = self.levels.float()
         prediction, state = self(context)
         following = prediction[:, -1:].sort(dim=2).values
         if horizon == 1:
             return following
         many, state = following.repeat_interleave(PATHS, dim=0), repeated(state, PATHS, bool(self.memory))
-        paths = self._run_free(many, state, horizon, lambda prediction: draw_rows(prediction, levels, generator))
-        rows = paths.unflatten(0, (-1, PATHS)).float().quantile(levels, dim=1)  # (quantiles, batch, horizon, ...)
-        return torch.cat([following, rows.permute(1, 2, 0, 3)[:, 1:]], dim=1)
+        normal = self.normal.float()
+        paths = self._run_free(many, state, horizon, lambda prediction: draw_rows(prediction, normal, generator))
+        bands = paths.unflatten(0, (-1, PATHS)).float().quantile(self.levels.float(), dim=1)  # quantiles first
+        return torch.cat([following, bands.permute(1, 2, 0, 3)[:, 1:]], dim=1)
 
     def point(self, prediction: Tensor) -> Tensor:
         """The point forecast of a prediction: itself, or of quantiles the median."""
@@ -383,7 +397,7 @@ class RNN(LitModule):
         )
         for name, rows in self.memory.items():
             state[name] = TensorSpec(
-                ("batch", rows, hp.input_dim), torch.float32, *((1.0, 0.1) if name == "spread" else ())
+                ("batch", rows, hp.input_dim), torch.float32, *((1.0, 0.1) if name in ("spread", "error") else ())
             )
         std = torch.minimum(scale.std, scale.mean / 8) if hp.log else scale.std  # a logarithm is of positive values
         inputs = {"x": TensorSpec(("batch", "time", hp.input_dim), torch.float32, scale.mean, std)} | state

@@ -227,31 +227,35 @@ def test_the_training_loss_is_of_free_running_forecasts(criterion, scale):
 
 
 def stepping(offsets, levels=(0.1, 0.5, 0.9)):
-    """A random walk whose next row has these quantiles around the last, in units of 10."""
+    """A random walk, and a window that ends at 70 after steps as those of a standard deviation of 10.
+
+    The next row's quantiles are those of a normal distribution, moved by these offsets in standard deviations.
+    """
     made = RNN(1, 4, 1, residual=True, quantiles=list(levels), mean=50.0, std=10.0).eval()
     made.head.weight.data.zero_()
     made.head.bias.data = torch.tensor(offsets)
-    return made
+    step = 10 * math.sqrt(2 / math.pi)  # the mean absolute value of normal ones
+    return made, torch.tensor([70, 70 + step, 70 + 2 * step, 70 + step, 70, 70 + step, 70]).view(1, 7, 1)
 
 
 def test_bands_begin_with_what_is_predicted_and_grow():
-    made, context = stepping([-0.8, 0.0, 0.8]), torch.full((2, 6, 1), 70.0)
+    made, context = stepping([0.2, 0.0, -0.2])
+    context = context.repeat(2, 1, 1)
     bands = made.forecast_quantiles(context, 16)
     assert bands.shape == (2, 16, 3, 1)
-    assert bands[0, 0, :, 0].tolist() == pytest.approx([62, 70, 78])
+    assert bands[0, 0, :, 0].tolist() == pytest.approx([70 - 10.816, 70, 70 + 10.816], rel=1e-4)
     torch.testing.assert_close(made.forecast(context, 16), torch.full((2, 16, 1), 70.0))
-    # Lines between and beyond the quantiles make steps uniform in -10..10, of variance 100 / 3.
     for row in (4, 16):
-        expected = 2 * 1.2816 * (100 / 3 * row) ** 0.5
-        assert (bands[:, row - 1, 2] - bands[:, row - 1, 0]).mean().item() == pytest.approx(expected, rel=0.25)
+        width = (bands[:, row - 1, 2] - bands[:, row - 1, 0]).mean().item()
+        assert width == pytest.approx(2 * 10.816 * row**0.5, rel=0.25)
     assert torch.equal(bands, made.forecast_quantiles(context, 16))
 
 
 @pytest.mark.parametrize("form", [*FORMS, "lstm"])
 def test_paths_go_on_from_what_the_window_left(form):
-    made = model(**FORMS.get(form, {"cell": "lstm"}), quantiles=[0.49999, 0.5, 0.50001])
+    made = model(**FORMS.get(form, {"cell": "lstm"}), quantiles=[0.1, 0.5, 0.9])
     made.head.weight.data = made.head.weight.view(3, 2, -1)[1:2].expand(3, 2, -1).flatten(0, 1).clone()
-    made.head.bias.data = made.head.bias.view(3, 2)[1:2].expand(3, 2).flatten().clone()  # nothing is left to chance
+    made.head.bias.data = (made.head.bias.view(3, 2)[1] - made.normal[:, None]).flatten()  # nothing is left to chance
     context = positive()
     torch.testing.assert_close(made.forecast_quantiles(context, 5)[:, :, 1], made.forecast(context, 5))
 
@@ -264,8 +268,20 @@ def test_quantiles_in_sixteen_bits():
 
 
 def test_crossing_quantiles_are_put_in_order():
-    bands = stepping([0.5, 0.0, -0.5]).forecast_quantiles(torch.full((1, 6, 1), 70.0), 3)
-    assert bands[0, 0, :, 0].tolist() == pytest.approx([65, 70, 75])
+    made, context = stepping([1.2816 + 0.5, 0.0, -1.2816 - 0.5])
+    assert made.forecast_quantiles(context, 3)[0, 0, :, 0].tolist() == pytest.approx([65, 70, 75], rel=1e-4)
+
+
+@pytest.mark.parametrize("season", [1, 4])
+def test_bands_are_as_wide_as_the_errors_over_the_window_before_any_training(season):
+    fresh = RNN(2, 8, 2, residual=True, scale="window", season=season, ar_order=3, quantiles=[0.1, 0.5, 0.9])
+    x = positive(rows=24)
+    for _ in range(2):
+        changes = x - x.roll(1, dims=1) if season == 1 else x - x.roll(4, dims=1) - (x - x.roll(4, dims=1)).roll(1, 1)
+        error = changes[:, season + (season > 1) :].abs().mean(1) * (math.pi / 2) ** 0.5
+        bands = fresh.forecast_quantiles(x, 1)[:, 0]
+        torch.testing.assert_close(bands[:, 2] - bands[:, 0], 2 * 1.28155 * error, rtol=1e-3, atol=0)
+        x = x * 3  # a window that is wilder has wider bands
 
 
 def test_pinball_loss_by_hand_and_as_scikit_learn_has_it():
