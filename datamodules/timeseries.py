@@ -8,7 +8,7 @@ from decimal import Decimal
 from itertools import pairwise
 from pathlib import Path
 from statistics import mode
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from datamodules.common.base import BatchDataModule, check_fractions
+from datamodules.common.calendar_columns import CALENDAR, calendar_columns
 from datamodules.common.csv_series import Series, read_series
 from datamodules.common.csv_table import CHARACTERS
 from datamodules.common.samplers import EpochSampler
@@ -29,8 +30,8 @@ from lit_models.common.messages import format_list, inform
 
 FILES = Path(__file__).parent / "files"
 Parts = dict[str, list[tuple[int, int]]]  # of each part, where it starts and ends in the rows of all series
-FILE_OPTIONS = ("columns", "header", "time_column", "time_format", "group_column", "group", "separator", "decimal")
-FILE_OPTIONS += ("thousands", "missing", "fill")  # of `read_series`
+FILE_OPTIONS = ("columns", "input_columns", "known_columns", "header", "time_column", "time_format", "group_column")
+FILE_OPTIONS += ("group", "separator", "decimal", "thousands", "missing", "fill")  # of `read_series`
 
 
 class TimeSeriesDataModule(BatchDataModule):
@@ -42,11 +43,18 @@ class TimeSeriesDataModule(BatchDataModule):
     `predict` gets one window of each series, whose target is all its test rows and `horizon` unknown ones after them,
     NaN.
 
+    The columns to forecast come first, then those that are only inputs, then those that are known ahead: each row holds
+    these of the row after it.
+
     Args:
         path: A CSV file with one row per time step, or the name of one that comes with the package: air_passengers.csv,
             sunspots.csv, co2_weekly.csv or nile.csv. The Mackey-Glass series, if not given.
-        columns: Columns to use, by name, or by number counted from 1. If not given, all but those of the time and the
-            group.
+        columns: Columns to forecast, by name, or by number counted from 1. If not given, all but those of the time, the
+            group and the inputs.
+        input_columns: Columns that are only inputs, and not known ahead, such as a stock.
+        known_columns: Columns that are only inputs, and known ahead, such as a price or a holiday. For `predict`, rows
+            at the end of the file give them for the horizon, with nothing in the columns to forecast.
+        calendar: Add month, weekday and hour of the times, each as sine and cosine: six columns that are known ahead.
         header: Whether the first row names the columns. If not given, it does if there is a word above a number or a
             time, or nothing but words.
         time_column: Column with the times, by which the rows are sorted, and which `predict` continues. If not given,
@@ -80,13 +88,15 @@ class TimeSeriesDataModule(BatchDataModule):
         cache_on_device: Keep the series in the device's memory, and cut windows there.
 
     Attributes:
-        column_names: Names of the columns.
+        column_names: Names of the columns to forecast.
         num_features: Number of columns, F.
+        num_targets: Number of those to forecast, the first.
+        num_known: Number of those that are known ahead, the last.
         mean: Mean of each column over the training rows.
         std: Standard deviation of each column over the training rows.
         season: Number of rows of a season; 1 where there is none.
-        naive_error: Mean absolute error of each column over the training rows, if the row a season before is taken for
-            each, or the row before where there is no season.
+        naive_error: Mean absolute error of each column to forecast over the training rows, if the row a season before
+            is taken for each, or the row before where there is no season.
         step: Step from row to row in words, such as "month (last day)", "weekday", "15 minutes" or, of numbers, "1";
             None where there is none, or several series differ.
         times: Set for `predict`: the time of each row of a series, and of the `horizon` rows after its last.
@@ -95,7 +105,8 @@ class TimeSeriesDataModule(BatchDataModule):
         FileNotFoundError: There is no such file.
         ValueError: It has no such column; a value is missing or not a number; times are not understood, or repeated; a
             column is constant; the training rows are fewer than a window's, or those to validate or test fewer than
-            the horizon; an argument is out of range.
+            the horizon; a gap is as long as a context; columns known ahead end before the horizon; an argument is out
+            of range.
     """
 
     task = "forecasting"
@@ -106,6 +117,9 @@ class TimeSeriesDataModule(BatchDataModule):
         self,
         path: str | None = None,
         columns: str | int | list[str | int] | None = None,
+        input_columns: str | int | list[str | int] | None = None,
+        known_columns: str | int | list[str | int] | None = None,
+        calendar: bool = False,
         header: bool | None = None,
         time_column: str | int | None = None,
         time_format: str | None = None,
@@ -132,7 +146,7 @@ class TimeSeriesDataModule(BatchDataModule):
         check_arguments(TimeSeriesDataModule, locals())
         check_fractions(val_fraction, test_fraction)
         self.save_hyperparameters(logger=False)
-        given = [name for name in FILE_OPTIONS if self.hparams[name] is not None]
+        given = [name for name in FILE_OPTIONS if self.hparams[name] is not None] + ["calendar"] * calendar
         if path is None and given:
             raise ValueError(f"{', '.join(given)}: of a file, so give its path too")
         if path is not None and (length, series_seed) != (10_000, 0):
@@ -154,23 +168,27 @@ class TimeSeriesDataModule(BatchDataModule):
             inform(f"Mackey-Glass series: {hp.length:,} rows")
         else:
             all_series, self.column_names = self._read()
-        self.num_features = len(self.column_names)
+        calendar = CALENDAR if hp.calendar else 0
+        self.num_targets, self.num_features = len(self.column_names), all_series[0].values.shape[1] + calendar
+        self.num_known = len(as_list(hp.known_columns)) + calendar
         steps = {one.steps and one.steps.name for one in all_series}
         self.step = steps.pop() if len(steps) == 1 else None
         parts: Parts = {"train": [], "val": [], "test": []}
         start = 0
         for one in all_series:
-            rows = len(one.values)
+            rows = len(one.values) - one.ahead
             test = rows - round(rows * hp.test_fraction)
             bounds = [start, start + test - round(rows * hp.val_fraction), start + test, start + rows]
             for spans, span in zip(parts.values(), pairwise(bounds), strict=True):
                 spans.append(span)
             start += rows
-        values = torch.from_numpy(np.concatenate([one.values for one in all_series]))
+        tables = [self._table(one, len(one.values) - one.ahead) for one in all_series]
+        values = torch.cat(tables)
         self._set_scale(torch.cat([values[start:end] for start, end in parts["train"]]))
-        self.series = values.float()
+        self.series = torch.cat([shift(table, self.num_known) for table in tables])
         options = self._fill_in(all_series, parts)
-        self._set_naive_error([self.series[start:end] for start, end in parts["train"]])
+        self._set_naive_error([self.series[start:end, : self.num_targets] for start, end in parts["train"]])
+        self._check_gaps(all_series)
         if stage == "predict":
             self._prepare_prediction(all_series, parts["test"])
             return
@@ -203,26 +221,43 @@ class TimeSeriesDataModule(BatchDataModule):
 
     def _read(self) -> tuple[list[Series], list[str]]:
         options = {name: self.hparams[name] for name in FILE_OPTIONS if self.hparams[name] is not None}
-        for name in {"columns", "group", "missing"} & options.keys():
-            several = options[name] if isinstance(options[name], list | tuple) else [options[name]]
-            options[name] = [str(item) for item in several]
+        for name in {"columns", "input_columns", "known_columns", "group", "missing"} & options.keys():
+            options[name] = [str(item) for item in as_list(options[name])]
         for name in {"time_column", "group_column"} & options.keys():
             options[name] = str(options[name])
         path = Path(self.hparams.path)
         own = FILES / path.name  # no file of the user's is passed over for it
         return read_series(own if str(path) == path.name and not path.exists() and own.is_file() else path, **options)
 
+    def _table(self, one: Series, rows: int) -> Tensor:
+        """The first rows of a series, and those after its end, `(rows, F)`, NaN where they are unknown."""
+        values = np.full((rows, one.values.shape[1]), math.nan)
+        values[: len(one.values)] = one.values[:rows]
+        if self.hparams.calendar:
+            if one.time_format.name == "a number":
+                raise ValueError(
+                    f"calendar: the times of {self.hparams.path} are numbers: name a column of dates in "
+                    "data.time_column"
+                )
+            times = [one.time_format.read(text) for text in one.first_times(rows)]
+            values = np.concatenate([values, calendar_columns(times)], axis=1)
+        return torch.from_numpy(values)
+
     def _set_scale(self, values: Tensor) -> None:
-        """Mean and standard deviation of the columns over the training rows, `(rows, F)`."""
-        scale = values.std(dim=0, correction=0)
-        self.mean, self.std = values.mean(dim=0).tolist(), scale.tolist()
+        """Mean and standard deviation of the columns over the training rows, `(rows, F)`; the calendar's have none."""
+        hp, calendar = self.hparams, CALENDAR if self.hparams.calendar else 0
+        values = values[:, : values.shape[1] - calendar]
+        mean, std = values.mean(dim=0).tolist(), values.std(dim=0, correction=0).tolist()
+        self.mean, self.std = mean + [0.0] * calendar, std + [1.0] * calendar
         columns: dict[bool, list[str]] = {True: [], False: []}
-        for name, mean, std in zip(self.column_names, self.mean, self.std, strict=True):
-            columns[std <= max(1e-5 * abs(mean), 1e-30)].append(name)  # float32 would make steps of it
+        names = self.column_names + [str(name) for name in as_list(hp.input_columns) + as_list(hp.known_columns)]
+        for name, middle, spread in zip(names, mean, std, strict=True):
+            columns[spread <= max(1e-5 * abs(middle), 1e-30)].append(name)  # float32 would make steps of it
         if flat := columns[True]:
-            others = columns[False]
+            others = [name for name in columns[False] if name in self.column_names]
             way_out = f"set data.columns to the others, {format_list(others)}" if others else "use another"
-            at = self.column_names.index(flat[0])
+            if (at := names.index(flat[0])) >= self.num_targets:
+                way_out = "leave it out of data.input_columns and data.known_columns"
             raise ValueError(
                 f"column {format_list([repr(name) for name in flat])} is constant over the {len(values)} training "
                 f"rows, or next to it ({self.mean[at]:g}, standard deviation {self.std[at]:g}): it has no scale; "
@@ -238,7 +273,8 @@ class TimeSeriesDataModule(BatchDataModule):
         if not asked:
             some = zip(all_series[:5], parts["train"], strict=False)  # enough to tell
             hp.season = mode(
-                find_season(one.values[: end - start], one.steps and one.steps.name) for one, (start, end) in some
+                find_season(one.values[: end - start, : self.num_targets], one.steps and one.steps.name)
+                for one, (start, end) in some
             )
             said = "; no season found" if hp.season == 1 else f"; found a season of {hp.season} rows"
         elif hp.season > 1:
@@ -263,7 +299,7 @@ class TimeSeriesDataModule(BatchDataModule):
     def _set_naive_error(self, parts: list[Tensor]) -> None:
         """See `naive_error`; the standard deviation, where the parts are too short, or repeat themselves exactly."""
         errors = torch.cat([(part[self.season :] - part[: -self.season]).abs() for part in parts])
-        mean, std = errors.double().mean(dim=0), torch.tensor(self.std, dtype=torch.float64)
+        mean, std = errors.double().mean(dim=0), torch.tensor(self.std[: self.num_targets], dtype=torch.float64)
         self.naive_error = torch.where(mean > 1e-6 * std, mean, std).tolist()
 
     def _windows(self, part: str, all_series: list[Series], parts: Parts, check: bool) -> "WindowDataset":
@@ -284,19 +320,38 @@ class TimeSeriesDataModule(BatchDataModule):
         """One window for each series, whose target is all its test rows and the horizon after them."""
         hp, windows = self.hparams, []
         self.times, self.labels = [], []
-        unknown = torch.full((hp.horizon, self.num_features), math.nan)
-        for one, (test, end) in zip(all_series, tests, strict=True):
-            before = len(one.values) - (end - test)
-            self._check_rows("the part before the test rows", one, before, "context_length")
-            context, target = self.series[test - hp.context_length : test], torch.cat([self.series[test:end], unknown])
-            windows.append((context, target))
-            times = one.times + one.later_times(hp.horizon)
+        for one, (start, end) in zip(all_series, tests, strict=True):
+            rows = len(one.values) - one.ahead
+            test = rows - (end - start)
+            self._check_rows("the part before the test rows", one, test, "context_length")
+            if hp.known_columns is not None and one.ahead < hp.horizon:
+                of = "" if one.group is None else f" of series {one.group!r}"
+                way_out = f"set data.horizon to {one.ahead}, or " if one.ahead else ""
+                raise ValueError(
+                    f"{hp.path}: what is known ahead{of} ends {one.ahead} row(s) after the last value of "
+                    f"{self.column_names[0]!r}, but data.horizon is {hp.horizon}: {way_out}give rows at the end with "
+                    f"{format_list([str(name) for name in as_list(hp.known_columns)])} alone"
+                )
+            table = shift(self._table(one, rows + hp.horizon), self.num_known)
+            windows.append((table[test - hp.context_length : test], table[test:]))
+            times = one.first_times(rows + hp.horizon)
             group = {} if one.group is None else {str(hp.group_column): one.group}
             self.times += times
-            self.labels.append([group | {"time": time} for time in times[before:]])
+            self.labels.append([group | {"time": time} for time in times[test:]])
         self.test_set = SeriesDataset(windows)
         rows = sum(end - test for test, end in tests)
         inform(f"one step ahead over {rows:,} test rows, then {hp.horizon} rows beyond the end of each series")
+
+    def _check_gaps(self, all_series: list[Series]) -> None:
+        """Raises a ValueError where as many rows were filled in as a window looks back on."""
+        length = self.hparams.context_length
+        for rows, first in (one.gap for one in all_series):
+            if rows >= length:
+                raise ValueError(
+                    f"{self.hparams.path}: {rows} rows from {first} on were filled in, and a window looks back on "
+                    f"{length}, which would all be made up: leave the rows before or after the gap out, or make "
+                    f"data.context_length {rows + 1} or more"
+                )
 
     def _check_rows(self, part: str, series: Series, rows: int, *takes: str) -> None:
         """Raises a ValueError where a part of a series has fewer rows than these options take of it."""
@@ -309,6 +364,17 @@ class TimeSeriesDataModule(BatchDataModule):
                 f"{part} of {of} has {rows} rows, and one window takes {needed} of them: make {smaller} "
                 f"smaller{leave}, or give more rows"
             )
+
+
+def as_list(value: Any) -> list[Any]:
+    """A list of what may be one, several or None."""
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+
+
+def shift(table: Tensor, known: int) -> Tensor:
+    """Rows `(rows, F)` in float32 whose last columns are those of the row after each."""
+    own, ahead = table.float().split([table.shape[1] - known, known], dim=1)
+    return torch.cat([own, torch.cat([ahead[1:], ahead[-1:]])], dim=1) if known else own
 
 
 def usual_size(season: int) -> tuple[int, int]:

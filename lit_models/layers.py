@@ -50,10 +50,6 @@ class Normalize(nn.Module):
             scaled /= 255
         return scaled.sub_(self.mean).div_(self.std)
 
-    def inverse(self, x: Tensor) -> Tensor:
-        """`x * std + mean`."""
-        return x * self.std + self.mean
-
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Normalize":
         kept, like = (self.mean, self.std), self.mean.new_empty(0, dtype=self.dtype)
         super()._apply(fn, recurse)
@@ -117,7 +113,7 @@ class Stateful(nn.Module):
         hidden, memory = state[0] if count == 1 else state[:count], state[count:]
         rows = int("rows" in self.model.memory)
         if memory[rows:]:
-            own = self.model.empty_memory(self.model.to_scale(x))[rows:]
+            own = self.model.empty_memory(x)[rows:]
             of_window = (torch.where(memory[-1] == 0, new, old) for new, old in zip(own, memory[rows:], strict=True))
             memory = (*memory[:rows], *of_window)
         prediction, new = self.model(x, (hidden, memory) if memory else hidden)

@@ -44,6 +44,7 @@ from lit_models.training.quantiles import draw_rows, pinball, window_error
 from lit_models.training.schedule import LRSchedulerCallable
 
 Window = tuple[Tensor, Tensor]  # context (batch, context, input_dim) and target (batch, horizon, input_dim)
+Choose = Callable[[Tensor], Tensor]  # makes the rows (batch, rows, output_dim) that are fed back, of predictions
 # The hidden state; with a window's scale, a season or an autoregression, also what `RNN.memory` names.
 State = Hidden | tuple[Hidden, tuple[Tensor, ...]]
 BASELINES = ("persistence", "drift", "seasonal_naive")
@@ -55,6 +56,10 @@ FLAT = 1e-5  # added to the variance of a window, as in Kim et al., since it may
 
 class RNN(LitModule):
     """Recurrent layers and a linear layer over a series in its own units, each prediction being the next row.
+
+    The first `output_dim` columns of a row are forecast. Of the others, which are only inputs, the last `known_dim` are
+    known ahead, as a holiday is, and each row holds those of the row after it. What is not known ahead stays, in a
+    free-running forecast, as it last was.
 
     Training is one step ahead on windows, or `free_running`: the context only warms up the hidden state, the loss is
     over the target. Validation and test also forecast free-running, with predictions fed back. Errors are in units of
@@ -71,18 +76,19 @@ class RNN(LitModule):
     pinball loss, in the unit of `mase`, both of the free-running forecast over all rows of the horizon.
 
     Args:
-        input_dim: Number of columns of the series.
+        input_dim: Number of columns of the series, all together.
         hidden_dim: Hidden size.
-        output_dim: Number of predicted columns; to forecast, `input_dim`. With another number this is a bare network:
-            `mean` and `std` are of its input alone, and it has no training of its own.
+        output_dim: Number of predicted columns, the first ones of the series. If there are more than it has, this is a
+            bare network: `mean` and `std` are of its input alone, and it has no training of its own.
+        known_dim: Number of columns that are known one row ahead, the last ones.
         cell: Kind of recurrent layer.
         num_layers: Number of recurrent layers.
         dropout: Probability of dropping a feature after each recurrent layer.
         residual: Predict the change from the current row to the next; with a season, by how much it differs from the
             change a season ago. Better for smooth series, and where there is a trend.
-        scale: Scale by the mean and standard deviation of the `series` alone, or also of each `window`'s context, so
-            that a forecast follows levels that the training rows never had.
-        log: Forecast the logarithm of the series, whose values must be positive: for swings that grow with the level.
+        scale: Scale by the mean and standard deviation of the `series` alone, or the forecast columns also by those of
+            each `window`'s context, so that a forecast follows levels that the training rows never had.
+        log: Forecast the logarithm of the columns, whose values must be positive: for swings that grow with the level.
         season: Number of rows of a season; the network sees the row a season before the one that it predicts, too. The
             data module's, if None, where it has one; 1 is none.
         ar_order: Number of latest rows that a linear autoregression, which is added to the recurrent layers, sees of
@@ -95,7 +101,8 @@ class RNN(LitModule):
             the errors of the `residual` alone over the window, and are trained on the pinball loss one step ahead
             (Koenker and Bassett, "Regression quantiles", 1978), to which the criterion of the `free_running` median is
             added. Point forecasts alone, if not given.
-        mean: Mean of the series, a number or one per column. The data module's, if not given, else 0.
+        mean: Mean of the series, a number or one for each column, those too that are only inputs. The data module's, if
+            not given, else 0.
         std: Standard deviation of the series, likewise. The data module's, if not given, else 1.
         optimizer: Factory: parameters -> optimizer.
         lr_scheduler: Factory: optimizer -> schedule. OneCycleLR rises to the optimizer's `lr`, and steps with the
@@ -114,6 +121,7 @@ class RNN(LitModule):
         input_dim: PositiveInt = 1,
         hidden_dim: PositiveInt = 100,
         output_dim: PositiveInt = 1,
+        known_dim: NonNegativeInt = 0,
         cell: Cell = "gru",
         num_layers: PositiveInt = 1,
         dropout: UnitInterval = 0.0,
@@ -134,9 +142,13 @@ class RNN(LitModule):
         check_arguments(RNN, locals())
         forecasts = {"residual": residual, "scale": scale == "window", "log": log, "season": season != 1}
         forecasts |= {"ar_order": ar_order > 0, "free_running": free_running, "quantiles": quantiles is not None}
-        if output_dim != input_dim and (wrong := [name for name, on in forecasts.items() if on]):
-            raise ValueError(f"{wrong[0]}: output_dim ({output_dim}) must be input_dim ({input_dim})")
-        if log and mean is not None and torch.tensor(plain_value("mean", mean)).min() <= 0:
+        forecasts |= {"known_dim": known_dim > 0}
+        if output_dim + known_dim > input_dim and (wrong := [name for name, on in forecasts.items() if on]):
+            raise ValueError(
+                f"{wrong[0]}: output_dim ({output_dim}) and known_dim ({known_dim}) must not be more than input_dim "
+                f"({input_dim})"
+            )
+        if log and mean is not None and torch.tensor(plain_value("mean", mean)).view(-1)[:output_dim].min() <= 0:
             raise ValueError(f"mean is {mean}: with log, it must be above 0, as the series")
         if quantiles is not None:
             levels = [0.0, *map(float, quantiles), 1.0]
@@ -147,7 +159,8 @@ class RNN(LitModule):
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.example_input_array = torch.ones(1, 10, input_dim)
         self.normalize = Normalize(float(log) if mean is None else mean, 1.0 if std is None else std, input_dim)
-        self.rnn = make_rnn(cell, input_dim * (1 if season == 1 else 2), hidden_dim, num_layers, dropout)
+        inputs = input_dim + (0 if season == 1 else output_dim)
+        self.rnn = make_rnn(cell, inputs, hidden_dim, num_layers, dropout)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(hidden_dim, output_dim * len(quantiles or [0.5]))
         if ar_order:
@@ -184,9 +197,10 @@ class RNN(LitModule):
         without one, it starts at zero, and a window's scale and errors are those of `x`.
         """
         hp, kept, season = self.hparams, self.kept, self.season
-        scaled, hidden, memory = self.to_scale(x), state, {}
+        rows, hidden, memory = self.to_scale(x), state, {}
+        scaled, others = rows[:, :, : hp.output_dim], rows[:, :, hp.output_dim :]
         if self.memory:
-            hidden, values = (None, self.empty_memory(scaled)) if state is None else state
+            hidden, values = (None, self.empty_memory(x)) if state is None else state
             memory = dict(zip(self.memory, values, strict=True))
         if hp.scale == "window":
             scaled = (scaled - memory["level"]) / memory["spread"]
@@ -195,15 +209,17 @@ class RNN(LitModule):
         def ago(lag: int) -> Tensor:
             return rows[:, kept - lag : rows.shape[1] - lag]
 
-        inputs = scaled if hp.season == 1 else torch.cat([scaled, ago(season - 1)], dim=2)
+        inputs = [scaled] + [ago(season - 1)] * (hp.season != 1) + [others] * (others.shape[2] > 0)
+        inputs = torch.cat(inputs, dim=2) if len(inputs) > 1 else scaled
         features, hidden = self.rnn(inputs.to(self.normalize.dtype), hidden)  # (batch, time, hidden_dim)
         heads = self.head(self.dropout(features))
         if hp.quantiles:
             heads = heads.unflatten(2, (len(hp.quantiles), hp.output_dim))
         parts = [self.point(heads)]
         if hp.ar_order:
-            latest = rows[:, kept - hp.ar_order + 1 :].unfold(1, hp.ar_order, 1)  # (batch, time, input_dim, ar_order)
-            parts.append(self.ar(latest.to(self.normalize.dtype))[..., 0])
+            latest = rows[:, kept - hp.ar_order + 1 :].unfold(1, hp.ar_order, 1)  # (batch, time, output_dim, ar_order)
+            latest = latest.to(self.normalize.dtype).contiguous()  # otherwise an export fixes the number of rows
+            parts.append(self.ar(latest)[..., 0])
         if hp.residual:
             change = scaled - ago(season) if season > 1 else scaled
             change = change if self.damping is None else change * (1 - GAIN * self.damping)
@@ -217,14 +233,15 @@ class RNN(LitModule):
                 memory[name].unsqueeze(2) if hp.quantiles else memory[name] for name in ("level", "spread")
             )
             prediction = prediction * spread + level
-        if hp.output_dim == hp.input_dim:
+        if hp.output_dim <= hp.input_dim:
             prediction = self.from_scale(prediction)
         if kept:
             memory = memory | {"rows": rows[:, -kept:]}
         return prediction, (hidden, tuple(memory.values())) if memory else hidden
 
-    def empty_memory(self, scaled: Tensor) -> tuple[Tensor, ...]:
+    def empty_memory(self, x: Tensor) -> tuple[Tensor, ...]:
         """What the state holds beside the hidden state before a window `(batch, time, input_dim)`."""
+        scaled = self.to_scale(x[:, :, : self.hparams.output_dim])
         memory = [scaled.new_zeros(scaled.shape[0], self.kept, scaled.shape[2])] if self.kept else []
         if self.hparams.scale == "window":
             level, spread = window_scale(scaled)
@@ -234,25 +251,39 @@ class RNN(LitModule):
             memory.append(window_error(scaled, {1, self.season} if self.hparams.residual else ()))
         return tuple(memory)
 
+    def by_series(self, x: Tensor) -> Tensor:
+        """Rows of the first columns, or of all, by the mean and standard deviation of the series."""
+        mean, std = (one[: x.shape[-1]] for one in (self.normalize.mean, self.normalize.std))
+        return (x.to(mean.dtype) - mean) / std
+
     def to_scale(self, x: Tensor) -> Tensor:
-        """Rows by the mean and standard deviation of the series, or as far as their logarithm is from the mean's."""
-        mean, std = self.normalize.mean, self.normalize.std
-        return (x.to(mean.dtype) / mean).log() * (mean / std) if self.hparams.log else self.normalize(x)
+        """The same, or of the forecast columns how far their logarithm is from the mean's."""
+        if not self.hparams.log:
+            return self.by_series(x)
+        own = self.hparams.output_dim
+        mean, std = self.normalize.mean[:own], self.normalize.std[:own]
+        logarithms = (x[..., :own].to(mean.dtype) / mean).log() * (mean / std)
+        return torch.cat([logarithms, self.by_series(x)[..., own:]], dim=-1)
 
     def from_scale(self, scaled: Tensor) -> Tensor:
-        """The inverse of `to_scale`."""
-        mean, std = self.normalize.mean, self.normalize.std
-        return (scaled * (std / mean)).exp() * mean if self.hparams.log else self.normalize.inverse(scaled)
+        """The inverse of `to_scale`, of the forecast columns."""
+        mean, std = (one[: self.hparams.output_dim] for one in (self.normalize.mean, self.normalize.std))
+        return (scaled * (std / mean)).exp() * mean if self.hparams.log else scaled * std + mean
 
-    def forecast(self, context: Tensor, horizon: int, known: int = 0) -> Tensor:
+    def forecast(self, context: Tensor, horizon: int, known: int = 0, ahead: Tensor | None = None) -> Tensor:
         """The rows `(batch, horizon, output_dim)` after `context`, `(batch, context, input_dim)`, free-running.
 
-        The last `known` rows of `context` count among these; each is predicted from the true ones before it. A season,
-        and an autoregression, take the mean for rows before a context that is too short for them.
+        The last `known` rows of `context` count among these; each is predicted from the true ones before it. `ahead`,
+        `(batch, horizon, known_dim)`, are the columns known ahead in all of them, if there are any. A season, and an
+        autoregression, take the mean for rows before a context that is too short for them.
         """
-        return self._run_on(context, horizon, known, self.point)
+        return self._run_on(context, horizon, known, ahead, self.point)
 
-    def forecast_quantiles(self, context: Tensor, horizon: int) -> Tensor:
+    def known_ahead(self, rows: Tensor) -> Tensor:
+        """The columns that are known ahead, `(batch, time, known_dim)`, of rows `(batch, time, input_dim)`."""
+        return rows[:, :, rows.shape[2] - self.hparams.known_dim :]
+
+    def forecast_quantiles(self, context: Tensor, horizon: int, ahead: Tensor | None = None) -> Tensor:
         """Quantiles `(batch, horizon, quantiles, output_dim)` of the rows after `context`.
 
         Those of the next row are predicted. Those of later ones are of paths that run free, each row drawn from what is
@@ -264,8 +295,8 @@ class RNN(LitModule):
         if horizon == 1:
             return following
         many, state = following.repeat_interleave(PATHS, dim=0), repeated(state, PATHS, bool(self.memory))
-        normal = self.normal.float()
-        paths = self._run_free(many, state, horizon, lambda prediction: draw_rows(prediction, normal, generator))
+        others, normal = self._others(context, horizon, ahead).repeat_interleave(PATHS, dim=0), self.normal.float()
+        paths = self._run_free(many, state, others, lambda prediction: draw_rows(prediction, normal, generator))
         bands = paths.unflatten(0, (-1, PATHS)).float().quantile(self.levels.float(), dim=1)  # quantiles first
         return torch.cat([following, bands.permute(1, 2, 0, 3)[:, 1:]], dim=1)
 
@@ -273,20 +304,33 @@ class RNN(LitModule):
         """The point forecast of a prediction: itself, or of quantiles the median."""
         return prediction[:, :, self.hparams.quantiles.index(0.5)] if self.hparams.quantiles else prediction
 
-    def _run_on(self, context: Tensor, horizon: int, known: int, choose: Callable[[Tensor], Tensor]) -> Tensor:
-        """See `forecast`; `choose` makes the rows that are fed back of predictions."""
+    def _run_on(self, context: Tensor, horizon: int, known: int, ahead: Tensor | None, choose: Choose) -> Tensor:
+        """See `forecast`."""
         past = context[:, : context.shape[1] - known] if self.memory else context  # the rows that the scale is of
         prediction, state = self(past)
         if self.memory and known:
             later, state = self(context[:, -known:], state)
             prediction = torch.cat([prediction, later], dim=1)
-        return self._run_free(prediction[:, -known - 1 :][:, :horizon], state, horizon, choose)
+        prediction = prediction[:, -known - 1 :]
+        if known + 1 >= horizon:
+            return choose(prediction[:, :horizon])
+        return self._run_free(prediction, state, self._others(context, horizon, ahead), choose)
 
-    def _run_free(self, prediction: Tensor, state: State, horizon: int, choose: Callable[[Tensor], Tensor]) -> Tensor:
-        """The rows that `choose` makes of predictions, and those of what is predicted after them."""
+    def _others(self, context: Tensor, horizon: int, ahead: Tensor | None) -> Tensor:
+        """The columns that are only inputs, in the rows to forecast: `(batch, horizon, input_dim - output_dim)`."""
+        hp = self.hparams
+        stay = context[:, -1:, hp.output_dim : hp.input_dim - hp.known_dim].expand(-1, horizon, -1)
+        if not hp.known_dim:
+            return stay
+        if ahead is None:
+            raise ValueError(f"ahead is missing: known_dim is {hp.known_dim}")
+        return torch.cat([stay, ahead], dim=2)
+
+    def _run_free(self, prediction: Tensor, state: State, others: Tensor, choose: Choose) -> Tensor:
+        """The rows made of predictions, and of those after them, as many as there are `others` of."""
         rows = [choose(prediction)]
-        for _ in range(horizon - prediction.shape[1]):
-            prediction, state = self(rows[-1][:, -1:], state)
+        for row in range(prediction.shape[1], others.shape[1]):
+            prediction, state = self(torch.cat([rows[-1][:, -1:], others[:, row - 1 : row]], dim=2), state)
             rows.append(choose(prediction))
         return torch.cat(rows, dim=1)
 
@@ -294,19 +338,21 @@ class RNN(LitModule):
         """Predictions of the rows of `target`: one step ahead while they are known, free-running from the first NaN.
 
         With the scale of windows, or with quantiles, each is predicted from a context of its own. Context `(batch,
-        context, input_dim)`, target and predictions `(batch, rows, input_dim)`; `quantiles` are `(batch, rows,
-        quantiles, input_dim)`.
+        context, input_dim)`, target `(batch, rows, input_dim)` and predictions `(batch, rows, output_dim)`; `quantiles`
+        are `(batch, rows, quantiles, output_dim)`.
         """
         method = self.forecast_quantiles if quantiles else self.forecast
-        known = int(target.isnan().any(dim=2).any(dim=0).logical_not().cumprod(dim=0).sum())
-        rows, length = torch.cat([context, target[:, :known]], dim=1), context.shape[1]
+        unknown = target[:, :, : self.hparams.output_dim].isnan().any(dim=2).any(dim=0)
+        known = int(unknown.logical_not().cumprod(dim=0).sum())
+        rows, length, ahead = torch.cat([context, target[:, :known]], dim=1), context.shape[1], self.known_ahead(target)
         if self.hparams.scale == "series" and not self.hparams.quantiles:
-            return self.forecast(rows, target.shape[1], known)
+            return self.forecast(rows, target.shape[1], known, ahead)
         windows = rows.unfold(1, length, 1).transpose(2, 3)  # (batch, known + 1, context, input_dim)
         parts = windows[:, :known].split(CHUNK, dim=1) if known else []
-        ahead = [method(part.flatten(0, 1), 1).unflatten(0, part.shape[:2])[:, :, 0] for part in parts]
-        free = [method(windows[:, -1], target.shape[1] - known)] if known < target.shape[1] else []
-        return torch.cat(ahead + free, dim=1)
+        one_step = [method(part.flatten(0, 1), 1).unflatten(0, part.shape[:2])[:, :, 0] for part in parts]
+        rest = target.shape[1] - known
+        free = [method(windows[:, -1], rest, ahead=ahead[:, known:])] if rest else []
+        return torch.cat(one_step + free, dim=1)
 
     @override
     def plots(self) -> list[Callback]:
@@ -331,16 +377,18 @@ class RNN(LitModule):
     def training_step(self, batch: Window, batch_idx: int) -> Tensor:
         """The loss over the target of a batch of windows."""
         context, target = context_and_target(self, batch)
-        hp, truth, unit, loss = self.hparams, self.to_scale(target), 1.0, 0.0
+        hp, unit, loss = self.hparams, 1.0, 0.0
+        truth = self.to_scale(target[:, :, : hp.output_dim])
         if hp.scale == "window":
-            unit = window_scale(self.to_scale(context))[1]
+            unit = window_scale(self.to_scale(context[:, :, : hp.output_dim]))[1]
         if hp.quantiles:
-            ahead = self._one_step_ahead(batch, lambda prediction: prediction)
-            errors = (truth.unsqueeze(2) - self.to_scale(ahead)) / (unit if hp.scale == "series" else unit.unsqueeze(2))
+            found = self._one_step_ahead(batch, lambda prediction: prediction)
+            errors = (truth.unsqueeze(2) - self.to_scale(found)) / (unit if hp.scale == "series" else unit.unsqueeze(2))
             loss = pinball(errors, self.levels).mean()
         if hp.free_running or not hp.quantiles:
-            ahead = self.forecast(context, target.shape[1]) if hp.free_running else self._one_step_ahead(batch)
-            errors = (self.to_scale(ahead) - truth) / unit
+            free, ahead = hp.free_running, self.known_ahead(target)
+            found = self.forecast(context, target.shape[1], ahead=ahead) if free else self._one_step_ahead(batch)
+            errors = (self.to_scale(found) - truth) / unit
             loss = loss + (errors.square().mean() if hp.criterion == "mse" else errors.abs().mean())
         self.log_loss(loss)
         self.means.update("train", len(context), loss=loss.detach() * len(context))
@@ -360,15 +408,16 @@ class RNN(LitModule):
         With quantiles, these follow their column's forecast, as `sales_q0.1`.
         """
         prediction = self.continue_series(*context_and_target(self, batch))
+        truth = batch[1][:, :, : self.hparams.output_dim].flatten(0, 1)
         bands, levels = None, self.hparams.quantiles or []
         if levels:
             bands = self.continue_series(*batch, quantiles=True).flatten(0, 1)
-        data, (windows, rows, _) = self.trainer.datamodule, prediction.shape
-        columns = getattr(data, "column_names", None) or [str(i + 1) for i in range(batch[1].shape[2])]
+        data, (windows, rows, width) = self.trainer.datamodule, prediction.shape
+        columns = getattr(data, "column_names", None) or [str(i + 1) for i in range(width)]
         labels = [{"time": row} for row in range(1, rows + 1)] * windows
         if hasattr(data, "target_labels"):
             labels = data.target_labels(batch_idx)
-        return time_rows(labels, columns, batch[1].flatten(0, 1), prediction.flatten(0, 1), bands, levels)
+        return time_rows(labels, columns, truth, prediction.flatten(0, 1), bands, levels)
 
     @override
     def epoch_metrics(self, stage: str) -> dict[str, Any]:
@@ -397,32 +446,36 @@ class RNN(LitModule):
         )
         for name, rows in self.memory.items():
             state[name] = TensorSpec(
-                ("batch", rows, hp.input_dim), torch.float32, *((1.0, 0.1) if name in ("spread", "error") else ())
+                ("batch", rows, hp.output_dim), torch.float32, *((1.0, 0.1) if name in ("spread", "error") else ())
             )
-        std = torch.minimum(scale.std, scale.mean / 8) if hp.log else scale.std  # a logarithm is of positive values
+        std = scale.std.clone()
+        if hp.log:  # of positive values
+            std[: hp.output_dim] = torch.minimum(std, scale.mean / 8)[: hp.output_dim]
         inputs = {"x": TensorSpec(("batch", "time", hp.input_dim), torch.float32, scale.mean, std)} | state
         several = [len(hp.quantiles)] if hp.quantiles else []
         outputs = {"prediction": TensorSpec(("batch", "time", *several, hp.output_dim), torch.float32)}
         return ExportSpec(Stateful(self), inputs, outputs | {f"new_{name}": one for name, one in state.items()})
 
-    def _one_step_ahead(self, batch: Window, choose: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+    def _one_step_ahead(self, batch: Window, choose: Choose | None = None) -> Tensor:
         """Predictions of the target's rows from the true ones before them; of quantiles the median, if not chosen."""
         context, target = batch
         horizon = target.shape[1]
-        return self._run_on(torch.cat([context, target[:, :-1]], dim=1), horizon, horizon - 1, choose or self.point)
+        rows = torch.cat([context, target[:, :-1]], dim=1)
+        return self._run_on(rows, horizon, horizon - 1, None, choose or self.point)
 
     def _evaluate(self, stage: str, batch: Window) -> Tensor:
         context, target = context_and_target(self, batch)
-        horizon, truth = target.shape[1], self.normalize(target)
-        forecast = self.forecast(context, horizon)
-        loss = F.mse_loss(self.normalize(self._one_step_ahead(batch)), truth)
-        free = F.mse_loss(self.normalize(forecast[:, -1]), truth[:, -1])
-        others = baselines(context, horizon, self.naive_season)
+        horizon, own, ahead = target.shape[1], self.hparams.output_dim, self.known_ahead(target)
+        target, forecast = target[:, :, :own], self.forecast(context, horizon, ahead=ahead)
+        truth = self.by_series(target)
+        loss = F.mse_loss(self.by_series(self._one_step_ahead(batch)), truth)
+        free = F.mse_loss(self.by_series(forecast[:, -1]), truth[:, -1])
+        others = baselines(context[:, :, :own], horizon, self.naive_season)
         errors = {"mase": forecast} | {f"mase_{name}": other for name, other in others.items()}
-        unit = self.normalize.std if self.naive_error is None else self.naive_error.to(target.device)
+        unit = self.normalize.std[:own] if self.naive_error is None else self.naive_error.to(target.device)
         errors = {name: ((other - target).abs() / unit).mean() * len(target) for name, other in errors.items()}
         if self.hparams.quantiles:
-            bands = self.forecast_quantiles(context, horizon)
+            bands = self.forecast_quantiles(context, horizon, ahead)
             inside = (target >= bands[:, :, 0]) & (target <= bands[:, :, -1])
             lost = pinball((target.unsqueeze(2) - bands) / unit, self.levels)
             errors |= {"coverage": inside.float().mean() * len(target), "pinball": lost.mean() * len(target)}

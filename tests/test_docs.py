@@ -7,6 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from datetime import date, timedelta
 
 import pytest
 from conftest import ROOT
@@ -131,8 +132,8 @@ def own_data(folder):
             Image.new("RGB", (60, 50), shade).save(folder / "pictures" / name / f"{number}.png")
     (folder / "new_pictures").symlink_to(folder / "pictures" / "cat")
     (folder / "digits").symlink_to(ROOT / "datamodules" / "files")
-    rows = [f"{day},{100 + day % 7},{200 + day % 5}" for day in range(600)]
-    (folder / "sales.csv").write_text("\n".join(["day,sales,visitors", *rows]))
+    rows = [f"{date(2024, 1, 1) + timedelta(day)},{100 + day % 7},{200 + day % 5},{day % 3}" for day in range(600)]
+    (folder / "sales.csv").write_text("\n".join(["day,sales,visitors,price", *rows]))
     rows = [f"{day},{shop},{100 + day % 7}" for shop in ("north", "south") for day in range(100)]
     (folder / "shops.csv").write_text("\n".join(["day,shop,sales", *rows]))
 

@@ -172,7 +172,7 @@ def test_what_cannot_be_forecast_so_is_said_in_a_line(tmp_path, capsys):
     said = fails(capsys, *config, "--model.season=52", "--data.context_length=40")
     assert "a season of 52 rows does not fit into a context of 40: make data.context_length 53 or more" in said
     said = fails(capsys, *config, "--model.output_dim=2", "--model.residual=false")
-    assert "scale: output_dim (2) must be input_dim (1)" in said
+    assert "scale: output_dim (2) and known_dim (0) must not be more than input_dim (1)" in said
 
 
 def test_the_season_of_the_data_is_the_models(tmp_path):

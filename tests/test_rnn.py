@@ -185,10 +185,12 @@ def test_scale_comes_from_the_data_and_travels_with_the_checkpoint(tmp_path):
 def test_columns_that_do_not_fit_are_refused(tmp_path):
     trainer = Trainer(max_steps=1, accelerator="cpu", default_root_dir=tmp_path, **QUIET)
     for model in (RNN(3, output_dim=3), RNN(1, output_dim=2)):
-        with pytest.raises(ValueError, match=r"1 column.*set model.input_dim and model.output_dim to 1"):
+        with pytest.raises(ValueError, match=r"1 column.*set .*model.output_dim to 1"):
             trainer.fit(model, datamodule=TimeSeriesDataModule(length=1000))
-    with pytest.raises(ValueError, match="residual"):
-        RNN(2, output_dim=1, residual=True)
+    with pytest.raises(ValueError, match=r"residual: output_dim \(2\) and known_dim \(0\) must not be more than"):
+        RNN(1, output_dim=2, residual=True)
+    with pytest.raises(ValueError, match=r"known_dim: output_dim \(1\) and known_dim \(2\) must not be more than"):
+        RNN(2, output_dim=1, known_dim=2)
     with pytest.raises(ValueError, match="must be above 0"):
         RNN(std=0.0)
     with pytest.raises(ValueError, match="mean has 3 numbers"):

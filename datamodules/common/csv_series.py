@@ -27,10 +27,16 @@ class Series(NamedTuple):
     times: list[str]  # of the rows
     time_format: TimeFormat
     steps: Steps | None  # from row to row
+    ahead: int = 0  # number of rows at the end of which only what is known ahead is told
+    gap: tuple[int, str] = (0, "")  # most rows in which a forecast column was filled in, and the time of the first
 
     def later_times(self, count: int) -> list[str]:
         """The `count` times after the last row."""
         return later_times(self.steps, self.time_format, count)
+
+    def first_times(self, count: int) -> list[str]:
+        """The times of the first `count` rows, and of those after the last where they are not enough."""
+        return self.times[:count] + self.later_times(max(0, count - len(self.times)))
 
 
 class Times(NamedTuple):
@@ -45,6 +51,8 @@ class Times(NamedTuple):
 def read_series(
     path: Path,
     columns: Sequence[str] | None = None,
+    input_columns: Sequence[str] = (),
+    known_columns: Sequence[str] = (),
     header: bool | None = None,
     time_column: str | None = None,
     time_format: str | None = None,
@@ -56,10 +64,11 @@ def read_series(
     missing: Sequence[str] = (),
     fill: str | None = None,
 ) -> tuple[list[Series], list[str]]:
-    """The series of a CSV file, one for each value of `group_column`, and the names of their columns.
+    """The series of a CSV file, one for each value of `group_column`, and the names of the columns to forecast.
 
-    Says what was read. Without `columns`, these are all that have neither times, nor groups, nor nameless row numbers;
-    without `time_column`, one that has times is looked for.
+    Their values come first, then those of the `input_columns` and the `known_columns`. Says what was read. Without
+    `columns`, these are all others that have neither times, nor groups, nor nameless row numbers; without
+    `time_column`, one that has times is looked for.
     """
     usual = "," if thousands == "." else "."
     numbers = NumberFormat(
@@ -68,17 +77,23 @@ def read_series(
     table = read_table(path, separator, header, numbers)
     doubtful = decimal is None and thousands is None and table.separator == ";"
     chosen = [table.find(name, "data.columns") for name in columns or ()]
+    known = [table.find(name, "data.known_columns") for name in known_columns]
+    inputs = [table.find(name, "data.input_columns") for name in input_columns] + known
     by = None if group_column is None else table.find(group_column, "data.group_column")
-    times = read_time_column(table, time_column, time_format, set(chosen), by)
+    times = read_time_column(table, time_column, time_format, {*chosen, *inputs}, by)
     if columns is None:
-        chosen = [at for at in range(len(table.names)) if at not in (times.column, by) and not is_row_count(table, at)]
-    names = [table.names[at] for at in chosen]
-    if not chosen or len(set(chosen)) < len(chosen) or {times.column, by} & set(chosen):
+        used = {times.column, by, *inputs}
+        chosen = [at for at in range(len(table.names)) if at not in used and not is_row_count(table, at)]
+    columns_used = chosen + inputs
+    names = [table.names[at] for at in columns_used]
+    if not chosen or len(set(columns_used)) < len(columns_used) or {times.column, by} & set(columns_used):
         raise ValueError(
-            f"{path}: the columns to use are {format_list(names) or 'none'}; name each once in data.columns, and none "
-            "of them in data.time_column or data.group_column"
+            f"{path}: the columns to use are {format_list(names) or 'none'}; name each once in data.columns"
+            f"{', data.input_columns or data.known_columns' if inputs else ''}, and none of them in data.time_column "
+            "or data.group_column"
         )
-    values = np.stack([read_numbers(table, at, numbers, fill, doubtful) for at in chosen], axis=1)
+    values = np.stack([read_numbers(table, at, numbers, doubtful) for at in columns_used], axis=1)
+    missing_values, before_known = np.isnan(values), len(columns_used) - len(known)
     groups = {None: list(range(len(values)))} if by is None else group_rows(table, by, group)
     series, notes = [], []
     for name, rows in groups.items():
@@ -91,21 +106,37 @@ def read_series(
                 "sorted, the newest came first" if order == rows[::-1] else "sorted, the times went to and fro"
             )
         steps = None if times.column is None and by is not None else find_steps([times.values[row] for row in order])
-        one = Series(name, values[order], [times.texts[row] for row in order], times.form, steps)
-        series.append(one if fill is None else fill_gaps(one, fill, table, order, names))
-    used = {*chosen, times.column, by}
-    warn_of_columns(table, columns, chosen, values)
-    if absent := int(np.isnan(values).sum()):
+        told = np.flatnonzero(~np.isnan(values[order, : len(chosen)]).all(axis=1))
+        ahead = len(order) - 1 - told[-1] if known and len(told) else 0
+        values[order[len(order) - ahead :], :before_known] = np.nan
+        missing_values[order[len(order) - ahead :], :before_known] = False
+        one = Series(name, values[order], [times.texts[row] for row in order], times.form, steps, ahead)
+        if fill is not None:
+            one = fill_gaps(one, fill, table, order, names, len(chosen), before_known)
+        elif missing_values[rows].any():
+            column, row = np.argwhere(missing_values[rows].T)[0]
+            raise ValueError(
+                f"{table.place(rows[row], columns_used[column])}: the value is missing: leave the row out, or set "
+                "data.fill to previous or interpolate"
+            )
+        series.append(one)
+    used = {*columns_used, times.column, by}
+    warn_of_columns(table, columns, chosen, values[:, : len(chosen)])
+    if absent := int(missing_values.sum()):
         notes.append(f"{absent} missing value(s) filled in ({fill})")
     if added := sum(len(one.times) for one in series) - sum(map(len, groups.values())):
         notes.append(f"{added} row(s) added for missing times ({fill})")
+    if inputs:
+        notes.insert(0, f"inputs: {format_list(names[len(chosen) :])}")
+    if known:
+        notes.insert(1, f"known ahead: {format_list(names[before_known:])}, {min(one.ahead for one in series)} row(s)")
     if left := [name or "(no name)" for at, name in enumerate(table.names) if at not in used]:
         notes.append(f"left out: {format_list(left)}")
     rows = sorted(chain.from_iterable(groups.values()), key=times.values.__getitem__)
     first, last = times.texts[rows[0]], times.texts[rows[-1]]
     steps = sorted({one.steps.name for one in series if one.steps is not None})
     inform(
-        f"{path}: {sum(len(one.times) for one in series):,} rows of {format_list(names)}"
+        f"{path}: {sum(len(one.times) for one in series):,} rows of {format_list(names[: len(chosen)])}"
         + (f" in {len(series)} series ({format_list(list(groups))})" if by is not None else "")
         + (
             f", row {first} to {last}"
@@ -121,7 +152,7 @@ def read_series(
             f"{path} is read as one series: if column {table.names[column]!r} tells {len(words)} apart "
             f"({format_list(words)}), set data.group_column to it"
         )
-    return series, names
+    return series, names[: len(chosen)]
 
 
 def warn_of_gaps(path: Path, series: list[Series]) -> None:
@@ -149,12 +180,13 @@ def warn_of_columns(table: Table, named: Sequence[str] | None, chosen: Sequence[
         steps, name = np.diff(column), table.names[at]
         if name.lower() in TIME_NAMES or (len(steps) > 1 and steps[0] and (steps == steps[0]).all()):
             counting.append(name)
-        none, others = column.min(), column[column != column.min()]
+        none = np.nanmin(column, initial=np.inf)
+        others = column[column > none]
         if re.fullmatch("-9{2,}", f"{none:g}") and len(others) and others.min() > none / 2:
-            text = table.column(at)[int(column.argmin())]
+            text = table.column(at)[int(np.nanargmin(column))]
             rank_zero_warn(
-                f"{table.path}: column {name!r} is {text} in {len(column) - len(others)} row(s): if that stands for no "
-                f"value, set data.missing to '{text}', and data.fill"
+                f"{table.path}: column {name!r} is {text} in {int((column == none).sum())} row(s): if that stands for "
+                f"no value, set data.missing to '{text}', and data.fill"
             )
     if named is None and counting and len(counting) < len(chosen):
         rank_zero_warn(
@@ -228,8 +260,8 @@ def is_row_count(table: Table, column: int) -> bool:
     return nameless and (not any(texts) or texts in counts)
 
 
-def read_numbers(table: Table, column: int, numbers: NumberFormat, fill: str | None, doubtful: bool) -> np.ndarray:
-    """The numbers of a column, NaN where they are missing and are to be filled in.
+def read_numbers(table: Table, column: int, numbers: NumberFormat, doubtful: bool) -> np.ndarray:
+    """The numbers of a column, NaN where they are missing.
 
     Where points may be `doubtful`, a ValueError says that all could be between thousands.
     """
@@ -244,11 +276,6 @@ def read_numbers(table: Table, column: int, numbers: NumberFormat, fill: str | N
     if isinstance(values, int):
         hint = "set data.header to true if the row names the columns" if table.first + values == 1 else None
         raise ValueError(f"{table.place(values, column)}: {numbers.explain(texts[values], hint)}")
-    if fill is None and np.isnan(values).any():
-        raise ValueError(
-            f"{table.place(int(np.isnan(values).argmax()), column)}: the value is missing: leave the row out, or set "
-            "data.fill to previous or interpolate"
-        )
     return values
 
 
@@ -288,9 +315,14 @@ def repeated_time(table: Table, times: Times, by: int | None, rows: tuple[int, i
     return f"{message}, or, if a column tells several series apart, name it in data.group_column"
 
 
-def fill_gaps(series: Series, fill: str, table: Table, order: list[int], names: list[str]) -> Series:
-    """A series without gaps: rows for the times that are missing, and numbers, interpolated or the previous ones."""
-    values, times, steps = series.values, series.times, series.steps
+def fill_gaps(
+    series: Series, fill: str, table: Table, order: list[int], names: list[str], forecast: int, before_known: int
+) -> Series:
+    """A series without gaps: rows for the times that are missing, and numbers, interpolated or the previous ones.
+
+    The first columns are `forecast`; those `before_known` stay empty in the rows ahead.
+    """
+    values, times, steps, ahead = series.values, series.times, series.steps, series.ahead
     if steps is not None and steps.missing:
         if steps.missing > len(times):
             raise ValueError(
@@ -300,20 +332,27 @@ def fill_gaps(series: Series, fill: str, table: Table, order: list[int], names: 
         rows = np.array(steps.positions) - steps.positions[0]
         values = np.full((rows[-1] + 1, values.shape[1]), np.nan)
         values[rows] = series.values
+        ahead = int(rows[-1] - rows[-1 - ahead])
         filled = range(steps.positions[0], steps.positions[-1] + 1)
         known = dict(zip(steps.positions, times, strict=True))
         times = [known[at] if at in known else series.time_format.write(steps.at(at)) for at in filled]
         steps = steps._replace(positions=list(filled))
-    where = np.arange(len(values))
-    for name, column in zip(names, values.T, strict=True):
+    gap = series.gap
+    for number, name in enumerate(names):
+        column = values[: len(values) - ahead if number < before_known else len(values), number]
+        where = np.arange(len(column))
         known = where[~np.isnan(column)]
         before, after = len(known) and known[0] == 0, len(known) and known[-1] == where[-1]
         if not before or (fill == "interpolate" and not after):
-            row, side = (order[-1], "after") if before else (order[0], "before")
+            late = series.ahead if number < before_known else 0
+            row, side = (order[len(order) - 1 - late], "after") if before else (order[0], "before")
             raise ValueError(
                 f"{table.path}, row {table.first + row}, column {name!r}: the value is missing, and there is none "
                 f"{side} it to fill it in from: leave such rows at the start or the end out"
             )
         latest = np.searchsorted(known, where, side="right") - 1
         column[:] = np.interp(where, known, column[known]) if fill == "interpolate" else column[known[latest]]
-    return series._replace(values=values, times=times, steps=steps)
+        lengths = np.diff([*known, len(column)]) - 1
+        if number < forecast:
+            gap = max(gap, (int(lengths.max()), times[min(known[lengths.argmax()] + 1, len(times) - 1)]))
+    return series._replace(values=values, times=times, steps=steps, ahead=ahead, gap=gap)

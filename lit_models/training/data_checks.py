@@ -84,7 +84,7 @@ def context_and_target(model: "LitModule", batch: Any) -> tuple[Tensor, Tensor]:
     if {part.shape[2] for part in batch} != {model.hparams.input_dim} or len(batch[0]) != len(batch[1]):
         raise ValueError(
             f"a batch is {describe(batch)}, but input_dim of {type(model).__name__} is {model.hparams.input_dim}: set "
-            "model.input_dim and model.output_dim to the number of columns of both"
+            "it to the number of columns of both"
         )
     return batch[0], batch[1]
 
@@ -170,14 +170,17 @@ def match_scale(model: "LitModule", saved: dict[str, Any]) -> None:
 
 
 def match_columns(model: "RNN", data: Any) -> None:
-    """Raises a ValueError where a model doesn't forecast series of the data's number of columns."""
+    """Raises a ValueError where a model doesn't forecast series of the data's numbers of columns."""
     hp = model.hparams
-    features = getattr(data, "num_features", hp.input_dim)
-    if features != hp.input_dim or hp.output_dim != hp.input_dim:
+    columns = getattr(data, "num_features", hp.input_dim)
+    known = getattr(data, "num_known", hp.known_dim)
+    targets = getattr(data, "num_targets", min(hp.output_dim, columns - known))
+    dims = {"input_dim": columns, "output_dim": targets, "known_dim": known}
+    if any(hp[name] != number for name, number in dims.items()):
         raise ValueError(
-            f"{'the data' if data is None else type(data).__name__} has {features} column(s), but input_dim is "
-            f"{hp.input_dim} and output_dim {hp.output_dim}: to forecast, set model.input_dim and model.output_dim to "
-            f"{features}"
+            f"{'the data' if data is None else type(data).__name__} has {columns} column(s), {targets} to forecast and "
+            f"{known} known ahead, but {', '.join(f'{name} is {hp[name]}' for name in dims)}: to forecast, set "
+            f"{', '.join(f'model.{name} to {number}' for name, number in dims.items() if hp[name] != number)}"
         )
 
 
@@ -190,6 +193,7 @@ def check_window(model: "RNN", data: Any) -> None:
             f"{model.season + 1} or more, such as {2 * model.season + 2}, or set model.season to 1"
         )
     series = getattr(data, "series", None)
+    series = None if series is None else series[:, : model.hparams.output_dim]
     if model.hparams.log and series is not None and (series <= 0).any():
         row, column = (series <= 0).nonzero()[0].tolist()
         raise ValueError(

@@ -173,15 +173,16 @@ class ForecastPlots(EvaluationPlots):
 
     @override
     def update(self, pl_module: LightningModule, outputs: Tensor, batch: tuple[Tensor, Tensor]) -> None:
-        if not isinstance(outputs, Tensor) or outputs.shape != batch[1].shape:  # of a step that was overridden
-            return
         context, target = batch
-        horizon = target.shape[1]
+        own, horizon = pl_module.hparams.output_dim, target.shape[1]
+        truth = target[:, :, :own]
+        if not isinstance(outputs, Tensor) or outputs.shape != truth.shape:  # of a step that was overridden
+            return
         if self.errors is None:
             self.errors = MeanSquaredError(squared=False, num_outputs=horizon).to(pl_module.device)
             self.first = context[0], target[0], outputs[0]
         # One row per column and window, so that each row ahead is an output of the metric.
-        rows = (pl_module.normalize(part).transpose(1, 2).reshape(-1, horizon) for part in (outputs, target))
+        rows = (pl_module.by_series(part).transpose(1, 2).reshape(-1, horizon) for part in (outputs, truth))
         self.errors.update(*(row.float() for row in rows))
 
     @override
@@ -193,14 +194,16 @@ class ForecastPlots(EvaluationPlots):
             return {}
         from lit_models.training import figures  # matplotlib takes half a second to import
 
-        context, target, forecast = (part.float().cpu() for part in self.first)
-        names = getattr(trainer.datamodule, "column_names", None) or [str(i + 1) for i in range(context.shape[1])]
+        own = self.first[2].shape[1]
+        context, target, forecast = (part[:, :own].float().cpu() for part in self.first)
+        names = getattr(trainer.datamodule, "column_names", None) or [str(i + 1) for i in range(own)]
         simple = baselines(context[None], len(target), getattr(trainer.datamodule, "season", 1))
         others = {name: other[0] for name, other in simple.items()}
         bands = None
         if pl_module.hparams.get("quantiles"):
             with torch.no_grad():
-                bands = pl_module.forecast_quantiles(self.first[0][None], len(target))[0].float().cpu()
+                ahead = pl_module.known_ahead(self.first[1][None])
+                bands = pl_module.forecast_quantiles(self.first[0][None], len(target), ahead)[0].float().cpu()
         return {
             "forecast": figures.plot_forecast(context, target, forecast, others, names, bands),
             "horizon": figures.plot_error_by_horizon(errors),

@@ -41,6 +41,7 @@ MODELS = {
     "lstm": lambda: RNN(2, 12, 2, cell="lstm", num_layers=2, mean=300.0, std=20.0),
     "seasonal": lambda: RNN(1, 8, 1, residual=True, scale="window", season=4, ar_order=7, mean=300.0, std=20.0),
     "quantiles": lambda: RNN(2, 8, 2, scale="window", quantiles=[0.1, 0.5, 0.9], mean=300.0, std=20.0),
+    "inputs": lambda: RNN(4, 8, 2, 1, scale="window", season=4, ar_order=2, log=True, mean=[300.0, 200, 0, 1], std=5.0),
     "logarithm": lambda: RNN(2, 8, 2, residual=True, cell="lstm", log=True, season=4, mean=300.0, std=20.0),
     "plain": lambda: RNN(2, 12, 1, cell="rnn", num_layers=2),
     "DQN": lambda: DQN(dueling=True, layer_norm=True, ema_decay=0.9, **SMALL),
@@ -100,7 +101,7 @@ def examples(model, batch):
     if isinstance(model, RNN):
         own = model.hparams
         states = [torch.randn(own.num_layers, batch, own.hidden_dim) for _ in range(1 + (own.cell == "lstm"))]
-        states += [torch.rand(batch, rows, own.input_dim) + 0.5 for rows in model.memory.values()]
+        states += [torch.rand(batch, rows, own.output_dim) + 0.5 for rows in model.memory.values()]
         rows = torch.randn(batch, 2 * batch - 1, own.input_dim)
         return [rows * model.normalize.std + model.normalize.mean, *states]
     shape = (batch, *model.example_input_array.shape[1:])
