@@ -23,7 +23,7 @@ from torch import Tensor
 
 from benchmarks.common import accuracy, loading, options_parser, parameters, parse, test, train, write_results
 from datamodules import TimeSeriesDataModule
-from datamodules.timeseries import WindowDataset
+from datamodules.common.windows import WindowDataset
 
 Errors = tuple[float, float]  # one step ahead, and running free at the end of the horizon
 

@@ -18,12 +18,13 @@ from typing_extensions import override
 
 from datamodules.common.base import BatchDataModule, check_fractions
 from datamodules.common.calendar_columns import CALENDAR, calendar_columns
-from datamodules.common.csv_series import Series, read_series
+from datamodules.common.csv_series import read_series
 from datamodules.common.csv_table import CHARACTERS
 from datamodules.common.samplers import EpochSampler
 from datamodules.common.season import find_season
-from datamodules.common.tensors import indices_on
+from datamodules.common.series import Series
 from datamodules.common.times import TimeFormat, find_steps
+from datamodules.common.windows import SeriesDataset, WindowDataset, shift, usual_size, window_size
 from datamodules.mackey_glass import mackey_glass
 from lit_models.common.arguments import Fraction, PositiveInt, check_arguments
 from lit_models.common.messages import format_list, inform
@@ -302,7 +303,7 @@ class TimeSeriesDataModule(BatchDataModule):
         mean, std = errors.double().mean(dim=0), torch.tensor(self.std[: self.num_targets], dtype=torch.float64)
         self.naive_error = torch.where(mean > 1e-6 * std, mean, std).tolist()
 
-    def _windows(self, part: str, all_series: list[Series], parts: Parts, check: bool) -> "WindowDataset":
+    def _windows(self, part: str, all_series: list[Series], parts: Parts, check: bool) -> WindowDataset:
         """The windows whose target lies in a part; those to train on lie in it as a whole."""
         hp, starts = self.hparams, []
         for one, (first, _), (start, end) in zip(all_series, parts["train"], parts[part], strict=True):
@@ -371,32 +372,6 @@ def as_list(value: Any) -> list[Any]:
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
 
 
-def shift(table: Tensor, known: int) -> Tensor:
-    """Rows `(rows, F)` in float32 whose last columns are those of the row after each."""
-    own, ahead = table.float().split([table.shape[1] - known, known], dim=1)
-    return torch.cat([own, torch.cat([ahead[1:], ahead[-1:]])], dim=1) if known else own
-
-
-def usual_size(season: int) -> tuple[int, int]:
-    """Context length and horizon where all parts are long enough."""
-    return max(24, 2 * season + 2), season if season > 1 else 20
-
-
-def window_size(
-    train: int, evaluated: int, context_length: int | None, horizon: int | None, season: int
-) -> tuple[int, int]:
-    """Context length and horizon, where they are not given: the usual ones, or less where parts are short.
-
-    Of `train` rows, the context takes no more than half, so that windows remain to train on; of the fewest `evaluated`,
-    a horizon takes no more than half, but for that of a season.
-    """
-    usual = usual_size(season)
-    if horizon is None:
-        room = train // 4 if context_length is None else (train - context_length) // 2
-        horizon = max(1, min(usual[1], room, season if 1 < season <= evaluated else evaluated // 2))
-    return context_length or max(1, min(usual[0], train // 2, train - horizon)), horizon
-
-
 def check_characters(separator: str | None, decimal: str | None, thousands: str | None) -> None:
     """Raises a ValueError where what separates cells, decimals and thousands is no character, or one for two."""
     given = {"separator": separator, "thousands": thousands}
@@ -406,41 +381,3 @@ def check_characters(separator: str | None, decimal: str | None, thousands: str 
             raise ValueError(f"{name} is {value!r}: it must be one character, such as ; or the word tab or space")
     if thousands is not None and given["thousands"] in (decimal, given.get("separator")):
         raise ValueError(f"thousands is {thousands!r}, which is the decimal character or the separator too")
-
-
-class WindowDataset(Dataset[tuple[Tensor, Tensor]]):
-    """Windows of a series `(T, F)` in memory, from the rows `starts` on; fetches a batch with one index operation."""
-
-    def __init__(self, series: Tensor, starts: Tensor, context_length: int, horizon: int) -> None:
-        self.series, self.starts = series, starts
-        self.context_length, self.horizon = context_length, horizon
-        self.offsets = torch.arange(context_length + horizon, device=series.device)
-
-    def __len__(self) -> int:
-        return len(self.starts)
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """Context `(batch, context_length, F)` and target `(batch, horizon, F)`."""
-        chosen = indices_on(self.series.device, indices)
-        rows = self.series[self.starts[chosen, None] + self.offsets]  # (batch, context_length + horizon, F)
-        return rows[:, : self.context_length], rows[:, self.context_length :]
-
-    def to(self, device: torch.device) -> "WindowDataset":
-        """The same dataset in a device's memory."""
-        return WindowDataset(self.series.to(device), self.starts.to(device), self.context_length, self.horizon)
-
-
-class SeriesDataset(Dataset[tuple[Tensor, Tensor]]):
-    """One window for each series, `(context_length, F)` and target `(rows, F)`, fetched one by one."""
-
-    def __init__(self, windows: list[tuple[Tensor, Tensor]]) -> None:
-        self.windows = windows
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """Context `(1, context_length, F)` and target `(1, rows, F)`."""
-        (index,) = indices
-        context, target = self.windows[index]
-        return context[None], target[None]

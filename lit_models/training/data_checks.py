@@ -12,8 +12,8 @@ from lit_models.common.messages import format_list
 if TYPE_CHECKING:
     from lit_models.classifier import Classifier
     from lit_models.faces.face_embedder import FaceEmbedder
+    from lit_models.forecaster import Forecaster
     from lit_models.module import LitModule
-    from lit_models.rnn import RNN
 
 
 def check_task(model: "LitModule", data: Any) -> None:
@@ -169,7 +169,7 @@ def match_scale(model: "LitModule", saved: dict[str, Any]) -> None:
             rank_zero_warn(f"{name} is {own}, but {theirs} in the checkpoint: lit_models.load(path) takes that")
 
 
-def match_columns(model: "RNN", data: Any) -> None:
+def match_columns(model: "Forecaster", data: Any) -> None:
     """Raises a ValueError where a model doesn't forecast series of the data's numbers of columns."""
     hp = model.hparams
     columns = getattr(data, "num_features", hp.input_dim)
@@ -184,7 +184,7 @@ def match_columns(model: "RNN", data: Any) -> None:
         )
 
 
-def check_window(model: "RNN", data: Any) -> None:
+def check_window(model: "Forecaster", data: Any) -> None:
     """Raises a ValueError where a forecaster's season does not fit into a context, or a value has no logarithm."""
     length = getattr(getattr(data, "hparams", None), "context_length", None)
     if length is not None and model.season > 1 and length <= model.season:

@@ -10,8 +10,8 @@ from conftest import ROOT, fails
 from datamodules import TimeSeriesDataModule
 from datamodules.common.csv_series import read_series
 from datamodules.common.times import TimeError, find_steps, later_times, read_times
+from datamodules.common.windows import window_size
 from datamodules.mackey_glass import mackey_glass
-from datamodules.timeseries import window_size
 from lit_models.cli import main as cli
 
 
