@@ -6,6 +6,7 @@ replaced. Below each table is said where its figures come from.
 
 import argparse
 import json
+import operator
 import os
 import re
 import statistics
@@ -309,7 +310,8 @@ def mackey_glass(results: Results) -> list[str]:
 
 def series(results: Results) -> list[str]:
     """Forecasts of real series beside simple ones."""
-    found = results.part("series", "real")["series"]
+    ours, theirs = (results.part("series", part)["series"] for part in ("real", "neuralforecast"))
+    found = {name: one | {"neuralforecast": theirs[name]["gru"]} for name, one in ours.items()}
     methods = {
         "persistence": "persistence",
         "drift": "drift",
@@ -317,7 +319,9 @@ def series(results: Results) -> list[str]:
         "smoothing_level": "exponential smoothing of the level",
         "smoothing_add": "exponential smoothing, additive season",
         "smoothing_mul": "exponential smoothing, multiplicative season",
+        "neuralforecast": "neuralforecast's GRU, two layers of 200 units",
         "rnn": f"`RNN`, GRU of 16 units, {results.link('configs/rnn_csv.yaml')}",
+        "rnn_quantiles": "the same with `quantiles: [0.1, 0.5, 0.9]`, by its median",
     }
 
     def cell(figure: Figure | float | None) -> str:
@@ -327,8 +331,29 @@ def series(results: Results) -> list[str]:
 
     header = [f"{name}: {one['rows']:,} rows, {one['horizon']} ahead" for name, one in found.items()]
     lines = [[text, *(cell(one.get(name)) for one in found.values())] for name, text in methods.items()]
-    seconds = ", ".join(f"{name} {spread(one['seconds'], number(0), ' s')}" for name, one in found.items())
-    return [*rows(["method", *header], *lines), "", f"Training takes: {seconds}."]
+    inside = [one["coverage"] for one in ours.values()]
+    forecast_rows = [one["windows"] * one["horizon"] for one in ours.values()]
+
+    def together(weights: Sequence[int]) -> list[float]:
+        """The mean over the series, for each seed."""
+        runs = zip(*inside, strict=True)
+        return [sum(map(operator.mul, weights, run)) / sum(weights) for run in runs]
+
+    shares = [*inside, together([1] * len(inside)), together(forecast_rows)]
+
+    def takes(series: dict[str, dict]) -> str:
+        return ", ".join(f"{name} {spread(one['seconds'], number(0), ' s')}" for name, one in series.items())
+
+    return [
+        *rows(["method", *header], *lines),
+        "",
+        *rows(
+            ["interval of 80%", *ours, "mean of the series", "all forecast rows"],
+            ["share of the truth inside", *(spread(share, percent(0), "%") for share in shares)],
+        ),
+        "",
+        f"Training takes: {takes(ours)}; of neuralforecast's GRU, with its forecasts: {takes(theirs)}.",
+    ]
 
 
 def cartpole(results: Results) -> list[str]:

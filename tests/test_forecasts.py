@@ -135,7 +135,7 @@ def write(path, values):
     return str(path)
 
 
-def test_errors_are_scaled_and_compared_as_by_hand(tmp_path):
+def test_errors_are_scaled_and_compared_as_by_hand_and_as_utilsforecast_has_it(tmp_path):
     values = [(row % 4) * 3 + row / 10 + (row * 7 % 5) / 3 for row in range(100)]
     data = TimeSeriesDataModule(write(tmp_path / "a.csv", values), context_length=8, horizon=4, season=4, batch_size=3)
     made = RNN(1, 8, 1, residual=True, season=4, ar_order=1)
@@ -143,21 +143,25 @@ def test_errors_are_scaled_and_compared_as_by_hand(tmp_path):
     with pytest.warns(UserWarning, match=r"the forecasts are worse than the seasonal naive one: mase \d\.\d+ against"):
         (found,) = trainer.test(made, data, verbose=False)
     x = torch.tensor(values)
+    past, truth = x.unfold(0, 8, 1)[77:89], x.unfold(0, 4, 1)[85:97]  # (windows, rows)
+    last = past[:, -1:]
+    forecasts = {
+        "mase": past[:, -4:] + last - past[:, -5:-4],
+        "mase_persistence": last.expand(-1, 4),
+        "mase_drift": last + (last - past[:, :1]) / 7 * torch.arange(1.0, 5),
+        "mase_seasonal_naive": past[:, -4:],
+    }
     unit = (x[4:70] - x[:66]).abs().mean()  # over the training rows
-    errors = {"mase": [], "mase_persistence": [], "mase_drift": [], "mase_seasonal_naive": []}
-    for start in range(85, 97):
-        past, truth, ahead = x[start - 8 : start], x[start : start + 4], torch.arange(1.0, 5)
-        forecasts = [
-            past[-4:] + past[-1] - past[-5],
-            past[-1].expand(4),
-            past[-1] + (past[-1] - past[0]) / 7 * ahead,
-            past[-4:],
-        ]
-        for name, forecast in zip(errors, forecasts, strict=True):
-            errors[name].append((forecast - truth).abs().mean() / unit)
-    expected = {name: torch.stack(error).mean().item() for name, error in errors.items()}
-    assert {name: found[f"test/{name}"] for name in expected} == pytest.approx(expected, rel=1e-4)
+    expected = {name: ((forecast - truth).abs().mean() / unit).item() for name, forecast in forecasts.items()}
+    ours = {name: found[f"test/{name}"] for name in forecasts}
+    assert ours == pytest.approx(expected, rel=1e-4)
     assert found["test/skill"] == pytest.approx(1 - expected["mase"] / expected["mase_seasonal_naive"], rel=1e-3)
+    pandas = pytest.importorskip("pandas", reason="needs the extra bench")
+    losses = pytest.importorskip("utilsforecast.losses", reason="needs the extra bench")
+    rows = {"y": truth.flatten()} | {name: forecast.flatten() for name, forecast in forecasts.items()}
+    table, train = (pandas.DataFrame(columns).assign(unique_id="a") for columns in (rows, {"y": x[:70]}))
+    theirs = losses.mase(table, list(forecasts), seasonality=4, train_df=train)
+    assert ours == pytest.approx({name: theirs[name].item() for name in forecasts}, rel=1e-4)
 
 
 def test_what_cannot_be_forecast_so_is_said_in_a_line(tmp_path, capsys):

@@ -55,7 +55,7 @@ def test_the_pages_are_what_the_files_say(capsys):
 def test_a_filled_page_passes_and_its_links_lead_somewhere(page, results, capsys):
     assert checked(page, results, capsys) == (0, [])
     text = page.read_text()
-    assert text.count("\n| --- |") == len(report.TABLES) + 1  # one has two parts
+    assert text.count("\n| --- |") == len(report.TABLES) + 2  # two have two parts
     assert text.count("\n- `") >= len(report.TABLES)
     links = [link for link in re.findall(r"\]\((.*?)\)", text) if not link.startswith("https:")]
     assert links
@@ -71,6 +71,8 @@ def test_a_filled_page_passes_and_its_links_lead_somewhere(page, results, capsys
         ("cnn", "loading", ["cnn_folder"], "loading"),
         ("rnn", "mackey_glass", ["nrmse", "persistence"], "mackey_glass"),
         ("series", "real", ["series", "nile", "rnn"], "series"),
+        ("series", "real", ["series", "nile", "coverage"], "series"),
+        ("series", "neuralforecast", ["series", "nile", "gru"], "series"),
         ("dqn", "stable_baselines3", ["final_return"], "cartpole"),
         ("dqn", "dqn_acrobot", ["final_return"], "agents"),
         ("face", "by_person", ["eer", "face_embedder"], "overview, orl"),
