@@ -84,7 +84,7 @@ def context_and_target(model: "LitModule", batch: Any) -> tuple[Tensor, Tensor]:
     if {part.shape[2] for part in batch} != {model.hparams.input_dim} or len(batch[0]) != len(batch[1]):
         raise ValueError(
             f"a batch is {describe(batch)}, but input_dim of {type(model).__name__} is {model.hparams.input_dim}: set "
-            "it to the number of columns of both"
+            "model.input_dim to the number of columns of both"
         )
     return batch[0], batch[1]
 
@@ -177,9 +177,10 @@ def match_columns(model: "Forecaster", data: Any) -> None:
     targets = getattr(data, "num_targets", min(hp.output_dim, columns - known))
     dims = {"input_dim": columns, "output_dim": targets, "known_dim": known}
     if any(hp[name] != number for name, number in dims.items()):
+        kinds = f", {targets} to forecast and {known} known ahead" if known or targets < columns else ""
         raise ValueError(
-            f"{'the data' if data is None else type(data).__name__} has {columns} column(s), {targets} to forecast and "
-            f"{known} known ahead, but {', '.join(f'{name} is {hp[name]}' for name in dims)}: to forecast, set "
+            f"{'the data' if data is None else type(data).__name__} has {columns} column(s){kinds}, but "
+            f"{', '.join(f'{name} is {hp[name]}' for name in dims)}: to forecast, set "
             f"{', '.join(f'model.{name} to {number}' for name, number in dims.items() if hp[name] != number)}"
         )
 
