@@ -38,12 +38,12 @@ class Agent(LitModule):
     """The base of all agents, which bring their own data.
 
     A subclass writes the algorithm: `__init__`, which calls `inspect_env` after `save_hyperparameters`, `forward`,
-    `greedy`, `explore`, a `train_dataset` that collects rollouts with `step_envs`, `make_buffer` if it has replay, and
+    `greedy`, `sample`, a `train_dataset` that collects rollouts with `step_envs`, `make_buffer` if it has replay, and
     `training_step`, with manual optimization, which counts its `gradient_steps`, adds to `means`, and calls
     `step_schedules`.
 
     It has these keywords, which the base reads from its hyperparameters: those of `ENV_SETTINGS`, `num_envs`,
-    `vectorization`, `rollout_steps`, `gradient_steps`, `max_grad_norm`, `steps_per_epoch`, `eval_episodes`,
+    `vectorization`, `rollout_steps`, `max_grad_norm`, `steps_per_epoch`, `eval_episodes`,
     `eval_max_steps`, `eval_video`, `test_episodes`, and with replay `save_replay`. Curves are drawn over the
     environment steps of all processes, among them those that only reset an environment.
     """
@@ -87,9 +87,14 @@ class Agent(LitModule):
         """The greedy actions `(batch, ...)` for observations `(batch, ...)`."""
         raise NotImplementedError
 
-    def explore(self, action: np.ndarray, rng: Any) -> np.ndarray:
-        """Greedy actions `(batch, ...)` with exploration noise from a `np.random.Generator`, or from `np.random`."""
+    def sample(self, observation: Tensor, rng: Any) -> Tensor:
+        """Actions `(batch, ...)` as in training, for observations, drawn with `np.random` or one of its generators."""
         raise NotImplementedError
+
+    @property
+    def steps_per_batch(self) -> int:
+        """Gradient steps of a training step, at most."""
+        return self.hparams.gradient_steps
 
     def make_buffer(self, seed: int) -> ReplayBuffer | None:
         """The replay buffer of one process; None for an on-policy agent."""
@@ -104,8 +109,8 @@ class Agent(LitModule):
         return {}
 
     @torch.no_grad()
-    def act(self, observation: np.ndarray | Tensor) -> np.ndarray:
-        """The greedy actions `(batch, ...)` for observations `(batch, ...)`, or one for one."""
+    def act(self, observation: np.ndarray | Tensor, deterministic: bool = True) -> np.ndarray:
+        """The greedy actions `(batch, ...)` for observations `(batch, ...)`, or one for one; or those of training."""
         observation, shape = torch.as_tensor(observation, device=self.device), self.observation_space.shape
         single = observation.dim() < self.example_input_array.dim()
         if observation.shape[0 if single else 1 :] != shape:
@@ -113,7 +118,8 @@ class Agent(LitModule):
                 f"an observation has the shape {tuple(observation.shape)}, not {shape}: play in an environment of "
                 "rl.envs.make_env(**agent.env_settings)"
             )
-        action = self.greedy(observation[None] if single else observation).cpu().numpy()
+        batch = observation[None] if single else observation
+        action = (self.greedy(batch) if deterministic else self.sample(batch, np.random)).cpu().numpy()
         return action[0] if single else action
 
     def predict(
@@ -127,8 +133,7 @@ class Agent(LitModule):
             episode_start: Not used.
             deterministic: Greedy actions, without exploration.
         """
-        action = np.asarray(self.act(observation))
-        return action if deterministic else self.explore(action, np.random), state
+        return np.asarray(self.act(observation, deterministic)), state
 
     def compile(self, *args: Any, **options: Any) -> None:
         """Compiles the networks, which are what training calls; see `torch.compile`."""
@@ -181,10 +186,10 @@ class Agent(LitModule):
         """Gradient steps until the Trainer's `max_epochs` or `max_steps`; infinite if it has neither."""
         trainer, planned = self.trainer, math.inf
         if trainer.max_epochs >= 0:
-            planned = trainer.max_epochs * trainer.num_training_batches * self.hparams.gradient_steps
+            planned = trainer.max_epochs * trainer.num_training_batches * self.steps_per_batch
         if trainer.max_steps < 0:
             return planned
-        steps = self.hparams.gradient_steps
+        steps = self.steps_per_batch
         return min(planned, math.ceil(trainer.max_steps / steps) * steps)  # a training step takes all of its own
 
     def policy(self, observation: np.ndarray) -> np.ndarray:

@@ -148,7 +148,11 @@ class DQN(Agent):
         return self(observation).argmax(dim=1) + self.action_start
 
     @override
+    def sample(self, observation: Tensor, rng: Any) -> Tensor:
+        return torch.as_tensor(self.explore(self.greedy(observation).cpu().numpy(), rng))
+
     def explore(self, action: np.ndarray, rng: Any) -> np.ndarray:
+        """Greedy actions, some of them replaced by random ones."""
         integers = np.random.randint if rng is np.random else rng.integers
         random = rng.random(action.shape) < self.epsilon
         return np.where(random, self.action_start + integers(self.num_actions, size=action.shape), action)

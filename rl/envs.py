@@ -24,7 +24,12 @@ from lit_models.common.messages import missing_extra, suggest
 from rl.networks import is_image
 
 # The action spaces that an agent can ask for, as an error message puts them.
-ACTIONS = {spaces.Discrete: "one Discrete choice, not several at once", spaces.Box: "a Box of continuous numbers"}
+ACTIONS = {
+    spaces.Discrete: "one Discrete choice, not several at once",
+    spaces.MultiDiscrete: "several Discrete choices",
+    spaces.MultiBinary: "several of yes or no",
+    spaces.Box: "a Box of continuous numbers",
+}
 NAMESPACES = {"ALE": "ale_py"}  # of environments that a package registers when it is imported
 # Dtypes that torch does not compute with, and the ones that hold their numbers.
 DTYPES = {"uint16": np.int32, "uint32": np.int64, "uint64": np.float64, np.dtype(np.longdouble).name: np.float64}

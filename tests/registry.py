@@ -12,7 +12,7 @@ from lightning import LightningDataModule, LightningModule
 
 from datamodules import FaceDataModule, MNISTDataModule, TimeSeriesDataModule
 from lit_models import CNN, RNN, FaceEmbedder, Net, RNNClassifier
-from rl import DQN
+from rl import DQN, PPO
 
 NONE = MappingProxyType({})
 
@@ -46,8 +46,8 @@ def series(**options: Any) -> TimeSeriesDataModule:
     return TimeSeriesDataModule(length=1000, batch_size=8, **options)
 
 
-AGENT = {"num_envs": 4, "buffer_size": 1000, "learning_starts": 64, "batch_size": 16, "steps_per_epoch": 64}
-AGENT |= {"eval_episodes": 2, "test_episodes": 2}
+AGENT = {"num_envs": 4, "steps_per_epoch": 64, "eval_episodes": 2, "test_episodes": 2}
+REPLAY = {"buffer_size": 1000, "learning_starts": 64, "batch_size": 16}
 MODELS = {
     "Net": Model(Net, data=digits, augmented={"rotation": 10, "shift": 2}),
     "CNN": Model(CNN, {"in_channels": 1, "batch_norm": True}, {"dropout": 0.5}, digits, {"scale": 0.1}),
@@ -60,5 +60,6 @@ MODELS = {
         augmented={"flip": True, "rotation": 10, "erasing": 0.5},
         steps=2,  # a residual block that starts at zero passes none on in the first
     ),
-    "DQN": Model(DQN, AGENT),
+    "DQN": Model(DQN, AGENT | REPLAY),
+    "PPO": Model(PPO, AGENT | {"rollout_steps": 8, "batch_size": 16, "epochs": 2, "normalize_observations": True}),
 }

@@ -142,7 +142,7 @@ def test_layout_is_the_usual_one_in_training_too(row, trainer):
 
 def steps_to_search(model):
     """Steps of the optimizer for 20 looks at the loss, between which an agent takes several."""
-    return 20 * model.hparams.get("gradient_steps", 1)
+    return 20 * getattr(model, "steps_per_batch", 1)
 
 
 SEARCHING = {"max_epochs": 10, "check_val_every_n_epoch": 100}  # of two steps
