@@ -142,8 +142,10 @@ def own_data(cifar10, pets, series, faces, published_faces):
     """The flags that a config needs which has no data of its own."""
     short = ["--model.eval_episodes=2", "--model.test_episodes=2"]
     few = ["--data.identities_per_batch=2", "--data.images_per_identity=2"]
-    agents = {path.stem: short for path in (ROOT / "configs").glob("dqn_*.yaml")}
+    agents = {path.stem: short for kind in ("dqn", "ppo") for path in (ROOT / "configs").glob(f"{kind}_*.yaml")}
     pong = "{frameskip: 1, repeat_action_probability: 0.0, max_episode_steps: 60}"
+    agents["ppo_pong"] = [*short, f"--model.env_options={pong}", "--model.num_envs=2", "--model.rollout_steps=8"]
+    agents["ppo_pong"] += ["--model.batch_size=8", "--model.hidden_sizes=[32]"]
     agents["dqn_pong"] = [*short, f"--model.env_options={pong}", "--model.buffer_size=1000", "--model.num_envs=2"]
     agents["dqn_pong"] += ["--model.learning_starts=100", "--model.target_update_interval=4", "--model.batch_size=4"]
     return agents | {

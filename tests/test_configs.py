@@ -31,7 +31,8 @@ REFUSED |= {
     ("dqn_pong", "env_id"): "AtariPreprocessing|frame-skipping|cannot make CartPole-v1",
     ("dqn_pong", "frameskip"): "Disable frame-skipping",
 }
-OTHERS = {"tanh": "relu", "mse": "huber", "pixel": "permuted_pixel", "olivetti": "lfw", "lfw": "olivetti"}
+REFUSED |= {("ppo_pong", name): words for (stem, name), words in REFUSED.items() if stem == "dqn_pong"}
+OTHERS = {"tanh": "relu", "relu": "tanh", "mse": "huber", "pixel": "permuted_pixel", "olivetti": "lfw", "lfw": "olivetti"}
 OTHERS |= {"AtariPreprocessing": "GrayscaleObservation"}
 OTHERS |= {"window": "series", "mae": "mse", "interpolate": "previous"}
 
@@ -92,9 +93,9 @@ def options(path):
     "path", [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem != "mnist")) for path in CONFIGS]
 )
 def test_every_keyword_of_a_config_has_an_effect(path, own_data, tmp_path):
-    if path.stem == "dqn_lunarlander":
+    if path.stem.endswith("_lunarlander"):
         pytest.importorskip("Box2D", reason="needs the extra box2d")
-    if path.stem == "dqn_pong":
+    if path.stem.endswith("_pong"):
         pytest.importorskip("ale_py", reason="needs the extra atari")
     if path.stem == "face_olivetti":
         pytest.importorskip("sklearn", reason="needs the extra face-data")

@@ -25,7 +25,6 @@ SMALL = {"num_envs": 4, "rollout_steps": 8, "batch_size": 16, "epochs": 2, "step
 class Match(gymnasium.Env):
     """Says 0 or 1, and pays 1 for the same answer: whether it does is all there is to know."""
 
-    metadata = {"render_modes": []}
     observation_space = spaces.Box(0, 1, (1,), np.float32)
 
     def __init__(self, actions="discrete", length=4, ends=True):
@@ -94,11 +93,10 @@ def test_advantages_are_those_of_stable_baselines3():
 
 def test_a_rollout_leaves_resets_out():
     buffer = RolloutBuffer(3, 2, (1,))
-    off, on = torch.tensor([False, False]), torch.tensor([True, False])
-    ends = [on, off, off]
-    for step in range(3):
-        observation = torch.full((2, 1), float(step))
-        buffer.add(observation, torch.zeros(2), torch.zeros(2), torch.ones(2), observation + 1, ends[step], off, on & (step == 1))  # fmt: skip
+    off, first = torch.tensor([False, False]), torch.tensor([True, False])
+    for step, (terminated, autoreset) in enumerate([(first, off), (off, first), (off, off)]):
+        observation, none = torch.full((2, 1), float(step)), torch.zeros(2)
+        buffer.add(observation, none, none, none + 1, observation + 1, terminated, off, autoreset)
     rollout = buffer.rollout(torch.zeros(4, 2), 0.5, 1.0)
     assert rollout.observation[:, 0].tolist() == [0, 0, 1, 2, 2]
     assert rollout.advantage.tolist() == [1, 1.75, 1.5, 1, 1]
@@ -172,8 +170,10 @@ def gradient(agent, ratio, advantage):
 
 @pytest.mark.parametrize(
     ("ratio", "advantage", "loss", "moves"),
-    [(1.0, 2.0, -2.0, True), (1.1, 2.0, -2.2, True), (1.5, 2.0, -2.4, False), (0.5, 2.0, -1.0, True)]
-    + [(1.0, -2.0, 2.0, True), (0.5, -2.0, 1.6, False), (1.5, -2.0, 3.0, True)],
+    [
+        *[(1.0, 2.0, -2.0, True), (1.1, 2.0, -2.2, True), (1.5, 2.0, -2.4, False), (0.5, 2.0, -1.0, True)],
+        *[(1.0, -2.0, 2.0, True), (0.5, -2.0, 1.6, False), (1.5, -2.0, 3.0, True)],
+    ],
 )
 def test_clipping_stops_the_gradient_where_it_should(ratio, advantage, loss, moves, agent):
     found, moved, logged = gradient(agent, ratio, advantage)
@@ -223,10 +223,10 @@ def test_it_learns_what_pays(actions):
     agent = PPO("Match-v0", {"actions": actions}, gamma=0.5, hidden_sizes=(16,), optimizer=optimizer, **options)
     Trainer(max_epochs=3, enable_checkpointing=False, **QUIET).fit(agent)
     returns, _ = agent._evaluate(20, "test")
-    assert returns.mean() > (4 if actions != "box" else 3.2) - 1e-6 or returns.mean() > 3.2
-    value = agent.network.evaluate(torch.tensor([[0.0], [1.0]])).tolist()
-    # The steps left are not observed: between 1 step, worth 1, and 4 steps.
-    assert all(1.0 < one < 1.9 for one in value) or actions == "box"
+    assert returns.mean() > 3.2 if actions == "box" else returns.mean() == 4
+    if actions == "discrete":  # the steps left, which are not observed, are worth 1, 1.5, 1.75 and 1.875
+        value = agent.network.evaluate(torch.tensor([[0.0], [1.0]])).tolist()
+        assert value == pytest.approx([1.53, 1.53], abs=0.3)
 
 
 def test_a_truncated_episode_is_worth_what_follows():
@@ -284,7 +284,7 @@ def test_the_clip_range_falls_to_zero():
     agent, seen = PPO(anneal_clip_range=True, **SMALL), []
     agent.step_schedules = lambda interval: seen.append(agent.epsilon)
     Trainer(max_epochs=2, enable_checkpointing=False, **QUIET).fit(agent)
-    assert sorted(set(seen), reverse=True) == pytest.approx([0.2, 0.15, 0.1, 0.05, 0.0][:4] + seen[-1:][:0])
+    assert sorted(set(seen), reverse=True) == pytest.approx([0.2, 0.15, 0.1, 0.05])
 
 
 @pytest.mark.parametrize(
