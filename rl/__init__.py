@@ -1,8 +1,11 @@
 """Reinforcement-learning agents as LightningModules."""
 
+from rl import vector_pendulum  # noqa: F401  registers its environment
 from rl.buffers import ReplayBuffer, ReplayDataset
+from rl.ddpg import DDPG
 from rl.dqn import DQN
 from rl.ppo import PPO
 from rl.rollout_buffer import RolloutBuffer, RolloutDataset
+from rl.sac import SAC
 
-__all__ = ["DQN", "PPO", "ReplayBuffer", "ReplayDataset", "RolloutBuffer", "RolloutDataset"]
+__all__ = ["DDPG", "DQN", "PPO", "SAC", "ReplayBuffer", "ReplayDataset", "RolloutBuffer", "RolloutDataset"]

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -38,14 +39,15 @@ class Agent(LitModule):
     """The base of all agents, which bring their own data.
 
     A subclass writes the algorithm: `__init__`, which calls `inspect_env` after `save_hyperparameters`, `forward`,
-    `greedy`, `sample`, a `train_dataset` that collects rollouts with `step_envs`, `make_buffer` if it has replay, and
+    `greedy`, `explore` or `random_action`, a `train_dataset` that collects rollouts with `step_envs`, and
     `training_step`, with manual optimization, which counts its `gradient_steps`, adds to `means`, and calls
-    `step_schedules`.
+    `step_schedules`. With replay it writes `make_buffer` and `behave`, with which `collect` fills the buffer; without,
+    `steps_per_batch`.
 
     It has these keywords, which the base reads from its hyperparameters: those of `ENV_SETTINGS`, `num_envs`,
-    `vectorization`, `rollout_steps`, `max_grad_norm`, `steps_per_epoch`, `eval_episodes`,
-    `eval_max_steps`, `eval_video`, `test_episodes`, and with replay `save_replay`. Curves are drawn over the
-    environment steps of all processes, among them those that only reset an environment.
+    `vectorization`, `rollout_steps`, `max_grad_norm`, `steps_per_epoch`, `eval_episodes`, `eval_max_steps`,
+    `eval_video`, `test_episodes`, and with replay `gradient_steps`, `learning_starts` and `save_replay`. Curves are
+    drawn over the environment steps of all processes, among them those that only reset an environment.
     """
 
     task = "reinforcement learning"
@@ -87,9 +89,13 @@ class Agent(LitModule):
         """The greedy actions `(batch, ...)` for observations `(batch, ...)`."""
         raise NotImplementedError
 
-    def sample(self, observation: Tensor, rng: Any) -> Tensor:
-        """Actions `(batch, ...)` as in training, for observations, drawn with `np.random` or one of its generators."""
+    def explore(self, action: np.ndarray, rng: Any) -> np.ndarray:
+        """Greedy actions `(batch, ...)` with exploration noise from a `np.random.Generator`, or from `np.random`."""
         raise NotImplementedError
+
+    def random_action(self, observation: Tensor) -> Tensor:
+        """Actions `(batch, ...)` as in training, for observations `(batch, ...)`."""
+        return torch.from_numpy(self.explore(self.greedy(observation).cpu().numpy(), np.random))
 
     @property
     def steps_per_batch(self) -> int:
@@ -100,6 +106,23 @@ class Agent(LitModule):
         """The replay buffer of one process; None for an on-policy agent."""
         return None
 
+    def behave(self, observation: Tensor) -> tuple[np.ndarray, Tensor]:
+        """Exploring actions for the training environments, `(N, ...)`, and the same as the replay buffer holds them."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def collect(self) -> None:
+        """Adds a rollout to the replay buffer; the first one lasts until learning starts."""
+        hp, end = self.hparams, self.buffer.steps + self.hparams.rollout_steps
+        self.warmed_up = self.warmed_up and self.buffer.size > 0  # it may have gone back to an earlier state
+        while self.buffer.steps < end or not self.warmed_up:
+            observation = self.collector.observation  # (N, ...)
+            action, stored = self.behave(observation.to(self.device))
+            self.buffer.add(observation, stored, *self.step_envs(action))
+            if not self.warmed_up and self.buffer.steps * hp.num_envs * self.trainer.world_size >= hp.learning_starts:
+                # n-step returns take n steps. Processes collect equally many, or their counters would differ.
+                self.warmed_up = self.trainer.strategy.reduce_boolean_decision(self.buffer.size > 0)
+
     def train_dataset(self) -> IterableDataset:
         """Collects with the newest weights, and yields the batches of an epoch; it has a length."""
         raise NotImplementedError
@@ -109,8 +132,8 @@ class Agent(LitModule):
         return {}
 
     @torch.no_grad()
-    def act(self, observation: np.ndarray | Tensor, deterministic: bool = True) -> np.ndarray:
-        """The greedy actions `(batch, ...)` for observations `(batch, ...)`, or one for one; or those of training."""
+    def act(self, observation: np.ndarray | Tensor, policy: Callable[[Tensor], Tensor] | None = None) -> np.ndarray:
+        """The actions `(batch, ...)` of a policy, the greedy one, for observations `(batch, ...)`, or one for one."""
         observation, shape = torch.as_tensor(observation, device=self.device), self.observation_space.shape
         single = observation.dim() < self.example_input_array.dim()
         if observation.shape[0 if single else 1 :] != shape:
@@ -118,8 +141,7 @@ class Agent(LitModule):
                 f"an observation has the shape {tuple(observation.shape)}, not {shape}: play in an environment of "
                 "rl.envs.make_env(**agent.env_settings)"
             )
-        batch = observation[None] if single else observation
-        action = (self.greedy(batch) if deterministic else self.sample(batch, np.random)).cpu().numpy()
+        action = (policy or self.greedy)(observation[None] if single else observation).cpu().numpy()
         return action[0] if single else action
 
     def predict(
@@ -133,7 +155,7 @@ class Agent(LitModule):
             episode_start: Not used.
             deterministic: Greedy actions, without exploration.
         """
-        return np.asarray(self.act(observation, deterministic)), state
+        return np.asarray(self.act(observation, self.greedy if deterministic else self.random_action)), state
 
     def compile(self, *args: Any, **options: Any) -> None:
         """Compiles the networks, which are what training calls; see `torch.compile`."""
@@ -159,7 +181,7 @@ class Agent(LitModule):
         self.env_constants = fresh_constants(**self.env_settings)
         seed = self.seed_for("train")
         self.rng = np.random.default_rng(seed)
-        self.buffer = self.make_buffer(seed)
+        self.buffer, self.warmed_up = self.make_buffer(seed), False
         options = {name: self.hparams[name] for name in ("num_envs", "vectorization")}
         envs = make_vector_env(**options, **self.env_settings)
         inform(f"{self.description}; {describe_vectorization(envs)}")

@@ -148,11 +148,7 @@ class DQN(Agent):
         return self(observation).argmax(dim=1) + self.action_start
 
     @override
-    def sample(self, observation: Tensor, rng: Any) -> Tensor:
-        return torch.as_tensor(self.explore(self.greedy(observation).cpu().numpy(), rng))
-
     def explore(self, action: np.ndarray, rng: Any) -> np.ndarray:
-        """Greedy actions, some of them replaced by random ones."""
         integers = np.random.randint if rng is np.random else rng.integers
         random = rng.random(action.shape) < self.epsilon
         return np.where(random, self.action_start + integers(self.num_actions, size=action.shape), action)
@@ -176,7 +172,6 @@ class DQN(Agent):
     @override
     def make_buffer(self, seed: int) -> ReplayBuffer:
         hp, example = self.hparams, self.example_input_array[0]
-        self.warmed_up = False
         same = {name: hp[name] for name in ("num_envs", "n_steps", "gamma", "prioritized")}
         return ReplayBuffer(hp.buffer_size, example.shape, example.dtype, alpha=hp.priority_alpha, seed=seed, **same)
 
@@ -185,19 +180,15 @@ class DQN(Agent):
         shape = (self.hparams.gradient_steps, self.hparams.batch_size)
         return ReplayDataset(self.buffer, self.collect, self.batches_per_epoch, shape)
 
-    @torch.no_grad()
+    @override
+    def behave(self, observation: Tensor) -> tuple[np.ndarray, Tensor]:
+        greedy = self.network(observation).argmax(dim=1).cpu().numpy() + self.action_start
+        action = self.explore(greedy, self.rng)  # (N,)
+        return action, torch.from_numpy(action - self.action_start)
+
+    @override
     def collect(self) -> None:
-        """Adds a rollout to the replay buffer; the first one lasts until learning starts."""
-        hp, end = self.hparams, self.buffer.steps + self.hparams.rollout_steps
-        self.warmed_up = self.warmed_up and self.buffer.size > 0  # it may have gone back to an earlier state
-        while self.buffer.steps < end or not self.warmed_up:
-            observation = self.collector.observation  # (N, ...)
-            greedy = self.network(observation.to(self.device)).argmax(dim=1).cpu().numpy() + self.action_start
-            action = self.explore(greedy, self.rng)  # (N,)
-            self.buffer.add(observation, torch.from_numpy(action - self.action_start), *self.step_envs(action))
-            if not self.warmed_up and self.buffer.steps * hp.num_envs * self.trainer.world_size >= hp.learning_starts:
-                # n-step returns take n steps. Processes collect equally many, or their counters would differ.
-                self.warmed_up = self.trainer.strategy.reduce_boolean_decision(self.buffer.size > 0)
+        super().collect()
         self.buffer.beta = self.beta
 
     @torch.no_grad()

@@ -232,11 +232,13 @@ def check_spaces(env_id: str, env: gymnasium.Env, agent: str, action_spaces: tup
     if not isinstance(action, action_spaces):
         if isinstance(action, spaces.Box):
             raise ValueError(
-                f"the actions of {env_id} are continuous, {action}: {agent} chooses among a few. An actor-critic such "
-                "as SAC or TD3 takes them; or look for an option that makes them discrete"
+                f"the actions of {env_id} are continuous, {action}: {agent} chooses among a few. DDPG, PPO or SAC "
+                "takes them; or look for an option that makes them discrete"
             )
         taken = " or ".join(ACTIONS[kind] for kind in action_spaces)
-        raise ValueError(f"the actions of {env_id} are {action}: {agent} takes {taken}")
+        several = isinstance(action, spaces.MultiDiscrete | spaces.MultiBinary)
+        others = ". DQN or PPO takes them" if isinstance(action, spaces.Discrete) else ". PPO takes them" * several
+        raise ValueError(f"the actions of {env_id} are {action}: {agent} takes {taken}{others}")
     if not isinstance(observation, spaces.Box):
         raise ValueError(
             f"the observations of {env_id} are {observation}, which cannot be flattened to a Box of numbers: make "

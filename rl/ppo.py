@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from gymnasium import spaces
 from lightning.pytorch.cli import OptimizerCallable
@@ -146,8 +147,8 @@ class PPO(Agent):
         return self.distribution.to_env(self.distribution.mode(self.network.act(observation)))
 
     @override
-    def sample(self, observation: Tensor, rng: Any) -> Tensor:
-        return self.distribution.to_env(self.distribution.sample(self.network.act(observation), rng))
+    def random_action(self, observation: Tensor) -> Tensor:
+        return self.distribution.to_env(self.distribution.sample(self.network.act(observation), np.random))
 
     @property
     @override
@@ -171,10 +172,10 @@ class PPO(Agent):
 
     @override
     def train_dataset(self) -> RolloutDataset:
-        return RolloutDataset(self.collect, self.batches_per_epoch)
+        return RolloutDataset(self.play, self.batches_per_epoch)
 
     @torch.no_grad()
-    def collect(self) -> Rollout:
+    def play(self) -> Rollout:
         """Plays a rollout."""
         hp, example = self.hparams, self.example_input_array[0]
         action_form = {"action_shape": (self.distribution.num_actions,), "action_dtype": self.distribution.dtype}

@@ -18,6 +18,7 @@ from datamodules import mnist
 from lit_models.cli import main as cli
 
 ROOT = Path(__file__).parent.parent
+REPLAY = ("dqn", "ddpg", "td3", "sac")  # how the names of the configs of agents with replay begin
 
 # cuBLAS reads it when it is first used, and repeats its results to the bit only with it.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -142,7 +143,7 @@ def own_data(cifar10, pets, series, faces, published_faces):
     """The flags that a config needs which has no data of its own."""
     short = ["--model.eval_episodes=2", "--model.test_episodes=2"]
     few = ["--data.identities_per_batch=2", "--data.images_per_identity=2"]
-    agents = {path.stem: short for kind in ("dqn", "ppo") for path in (ROOT / "configs").glob(f"{kind}_*.yaml")}
+    agents = {path.stem: short for path in (ROOT / "configs").glob("*.yaml") if path.stem.startswith((*REPLAY, "ppo"))}
     pong = "{frameskip: 1, repeat_action_probability: 0.0, max_episode_steps: 60}"
     agents["ppo_pong"] = [*short, f"--model.env_options={pong}", "--model.num_envs=2", "--model.rollout_steps=8"]
     agents["ppo_pong"] += ["--model.batch_size=8", "--model.hidden_sizes=[32]"]

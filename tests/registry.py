@@ -12,7 +12,7 @@ from lightning import LightningDataModule, LightningModule
 
 from datamodules import FaceDataModule, MNISTDataModule, TimeSeriesDataModule
 from lit_models import CNN, RNN, FaceEmbedder, Net, RNNClassifier
-from rl import DQN, PPO
+from rl import DDPG, DQN, PPO, SAC
 
 NONE = MappingProxyType({})
 
@@ -48,6 +48,8 @@ def series(**options: Any) -> TimeSeriesDataModule:
 
 AGENT = {"num_envs": 4, "steps_per_epoch": 64, "eval_episodes": 2, "test_episodes": 2}
 REPLAY = {"buffer_size": 1000, "learning_starts": 64, "batch_size": 16}
+# The learning rates of some tests would make values of Pendulum's rewards infinite.
+ACTOR_CRITIC = AGENT | REPLAY | {"env_id": "VectorPendulum-v1", "max_grad_norm": 1.0}
 MODELS = {
     "Net": Model(Net, data=digits, augmented={"rotation": 10, "shift": 2}),
     "CNN": Model(CNN, {"in_channels": 1, "batch_norm": True}, {"dropout": 0.5}, digits, {"scale": 0.1}),
@@ -62,4 +64,6 @@ MODELS = {
     ),
     "DQN": Model(DQN, AGENT | REPLAY),
     "PPO": Model(PPO, AGENT | {"rollout_steps": 8, "batch_size": 16, "epochs": 2, "normalize_observations": True}),
+    "DDPG": Model(DDPG, ACTOR_CRITIC),
+    "SAC": Model(SAC, ACTOR_CRITIC),
 }

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import REPLAY, ROOT
 
 from lit_models.cli import main as cli
 
@@ -32,7 +32,9 @@ REFUSED |= {
     ("dqn_pong", "frameskip"): "Disable frame-skipping",
 }
 REFUSED |= {("ppo_pong", name): words for (stem, name), words in REFUSED.items() if stem == "dqn_pong"}
-OTHERS = {"tanh": "relu", "relu": "tanh", "mse": "huber", "pixel": "permuted_pixel", "olivetti": "lfw", "lfw": "olivetti"}
+REFUSED |= {(f"{name}_pendulum", "env_id"): "DQN or PPO takes them" for name in ("ddpg", "td3", "sac")}
+OTHERS = {"tanh": "relu", "relu": "tanh", "mse": "huber", "pixel": "permuted_pixel"}
+OTHERS |= {"olivetti": "lfw", "lfw": "olivetti"}
 OTHERS |= {"AtariPreprocessing": "GrayscaleObservation"}
 OTHERS |= {"window": "series", "mae": "mse", "interpolate": "previous"}
 
@@ -99,7 +101,7 @@ def test_every_keyword_of_a_config_has_an_effect(path, own_data, tmp_path):
         pytest.importorskip("ale_py", reason="needs the extra atari")
     if path.stem == "face_olivetti":
         pytest.importorskip("sklearn", reason="needs the extra face-data")
-    batches = 15 if path.stem.startswith("dqn") else 4  # an agent updates its target network after some
+    batches = 15 if path.stem.startswith(REPLAY) else 4  # an agent updates its target network after some
     flags = ["--trainer.max_epochs=2", f"--trainer.limit_train_batches={batches}", "--trainer.limit_val_batches=1"]
     flags += ["--trainer.logger=false", "--trainer.enable_checkpointing=false", "--trainer.enable_progress_bar=false"]
     flags += ["--trainer.check_val_every_n_epoch=1", "--trainer.enable_model_summary=false"]

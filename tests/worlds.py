@@ -35,6 +35,27 @@ class TwoStates(gymnasium.Env):
         return np.eye(2, dtype=np.float32)[self.state]
 
 
+class Goals(gymnasium.Env):
+    """State 0, state 1, the end; the reward is 1 less the squared distance of the action from 0, and then from 2."""
+
+    observation_space = spaces.Box(0, 1, (2,), np.float32)
+    action_space = spaces.Box(-1, 3, (1,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state = int(self.np_random.integers(2))
+        return self._see(), {}
+
+    def step(self, action):
+        assert action in self.action_space
+        reward, over = 1 - float(action[0] - 2 * self.state) ** 2, self.state == 1
+        self.state = 1 - self.state
+        return self._see(), reward, over, False, {}
+
+    def _see(self):
+        return np.eye(2, dtype=np.float32)[self.state]
+
+
 class Wages(gymnasium.Env):
     """One state, a reward of 1 a step, and after five steps the end, or only a break."""
 
@@ -158,6 +179,17 @@ class Multiplied(gymnasium.Wrapper):
         return seen, self.times * reward, *rest
 
 
+class TwoTorques(gymnasium.ActionWrapper):
+    """Pendulum with an action of two numbers, whose sum it takes."""
+
+    def __init__(self, env):
+        super().__init__(env)
+        self.action_space = spaces.Box(-1, 1, (2,), np.float32)
+
+    def action(self, action):
+        return action.sum(keepdims=True)
+
+
 class Vectorized(Odd):
     """Whose vectorized form sees something else than it."""
 
@@ -186,6 +218,7 @@ class Emulator(Wages):
 
 box = spaces.Box(-1, 1, (2,), np.float32)
 gymnasium.register("TwoStates-v0", TwoStates)
+gymnasium.register("Goals-v0", Goals)
 gymnasium.register("Wages-v0", Wages)
 gymnasium.register("Screen-v0", Screen)
 gymnasium.register("Emulator-v0", Emulator)
@@ -194,3 +227,5 @@ gymnasium.register("Busy-v0", Busy)
 gymnasium.register("Vectorized-v0", Vectorized, vector_entry_point=Vectorized.make)
 gymnasium.register("GraphSeen-v0", Other, kwargs={"observation": spaces.Graph(box, box)})
 gymnasium.register("ManyActions-v0", Other, kwargs={"action": spaces.MultiDiscrete([2, 2])})
+gymnasium.register("Unbounded-v0", Other, kwargs={"action": spaces.Box(-np.inf, np.inf, (2,), np.float32)})
+gymnasium.register("Bytes-v0", Other, kwargs={"action": spaces.Box(0, 255, (2,), np.uint8)})

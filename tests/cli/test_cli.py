@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT, fails
+from conftest import AGENTS, ROOT, fails
 from lightning import Trainer
 
 from datamodules import MNISTDataModule
@@ -35,7 +35,7 @@ CONFIGS = [
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_config_fits_two_steps_tests_and_reloads(config, own_data, tmp_path, capsys):
-    agent = config.stem.startswith("dqn")
+    agent = config.stem.startswith(AGENTS)
     if config.stem == "dqn_lunarlander":
         pytest.importorskip("Box2D", reason="needs the extra box2d")
     if config.stem == "face_olivetti":

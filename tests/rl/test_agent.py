@@ -347,7 +347,7 @@ def test_agent_says_which_actions_it_takes():
             {"env_id": "nowhere:CartPole-v1"},
             "cannot make nowhere:CartPole-v1: ModuleNotFoundError: No module named 'nowhere'",
         ),
-        ({"env_id": "Pendulum-v1"}, r"actions of Pendulum-v1 are continuous, .* SAC or TD3 takes them"),
+        ({"env_id": "Pendulum-v1"}, r"actions of Pendulum-v1 are continuous, .* DDPG, PPO or SAC takes them"),
         ({"env_id": "GraphSeen-v0"}, r"observations of GraphSeen-v0 are Graph\(.* cannot be flattened to a Box"),
         ({"wrappers": ["FlatenObservation"]}, "no wrapper 'FlatenObservation'; did you mean 'FlattenObservation'?"),
         ({"wrappers": ["nowhere.Wrapper"]}, "there is no wrapper 'nowhere.Wrapper': No module named 'nowhere'"),

@@ -1,0 +1,128 @@
+"""Networks of actor-critics for continuous actions: a policy, and critics that are computed as one batched product.
+
+Legend: K - critics, A - numbers of an action.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from rl.networks import Activation, as_channels, is_image, make_convolutions
+
+FINAL_BOUND = 3e-3  # of the last layers' weights at the start, so that actions and values are near 0 (Lillicrap et al.)
+
+
+class Features(nn.Module):
+    """Observations `(batch, ...)` as vectors `(batch, width)`: flattened, or images through DQN's convolutions."""
+
+    def __init__(self, space: spaces.Box) -> None:
+        super().__init__()
+        example = torch.zeros(1, *space.shape)
+        self.convolutions = make_convolutions(as_channels(example).shape) if is_image(space) else None
+        with torch.no_grad():
+            self.width = self(example, torch.float32).shape[1]
+
+    def forward(self, observation: Tensor, dtype: torch.dtype) -> Tensor:
+        """Vectors `(batch, width)` of a dtype for observations `(batch, ...)`."""
+        observation = observation.to(dtype)
+        if self.convolutions is not None:
+            observation = self.convolutions(as_channels(observation) / 255)
+        return observation.flatten(1)
+
+
+class Actor(nn.Module):
+    """From observations to a number of outputs, through fully connected hidden layers."""
+
+    def __init__(self, space: spaces.Box, outputs: int, hidden_sizes: Sequence[int], activation: Activation) -> None:
+        super().__init__()
+        self.features, self.activation = Features(space), getattr(F, activation)
+        widths = [self.features.width, *hidden_sizes]
+        self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
+        self.output = nn.Linear(widths[-1], outputs)
+        for parameter in self.output.parameters():
+            nn.init.uniform_(parameter, -FINAL_BOUND, FINAL_BOUND)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        """Outputs `(batch, outputs)` for observations `(batch, ...)`."""
+        hidden = self.features(observation, self.output.weight.dtype)
+        for layer in self.hidden:
+            hidden = self.activation(layer(hidden))
+        return self.output(hidden)
+
+
+class BatchedLinear(nn.Module):
+    """K linear layers with inputs of their own, as one product; their weights are initialized as `nn.Linear`'s."""
+
+    def __init__(self, count: int, inputs: int, outputs: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(inputs)
+        self.weight = nn.Parameter(torch.empty(count, inputs, outputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(count, 1, outputs).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(K, batch, inputs)` -> `(K, batch, outputs)`."""
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class Critics(nn.Module):
+    """K independent Q(s, a), which share no more than the convolutions where observations are images."""
+
+    def __init__(
+        self, space: spaces.Box, actions: int, count: int, hidden_sizes: Sequence[int], activation: Activation
+    ) -> None:
+        super().__init__()
+        self.features, self.activation = Features(space), getattr(F, activation)
+        widths = [self.features.width + actions, *hidden_sizes]
+        self.hidden = nn.ModuleList(BatchedLinear(count, *pair) for pair in pairwise(widths))
+        self.output = BatchedLinear(count, widths[-1], 1)
+        for parameter in self.output.parameters():
+            nn.init.uniform_(parameter, -FINAL_BOUND, FINAL_BOUND)
+
+    def forward(self, observation: Tensor, action: Tensor) -> Tensor:
+        """Values `(K, batch)` of observations `(batch, ...)` and actions `(batch, A)` in -1..1."""
+        dtype, count = self.output.weight.dtype, len(self.output.weight)
+        hidden = torch.cat([self.features(observation, dtype), action.to(dtype)], dim=1).expand(count, -1, -1)
+        for layer in self.hidden:
+            hidden = self.activation(layer(hidden))
+        return self.output(hidden).squeeze(2)
+
+
+class ActionScale(nn.Module):
+    """Scales actions from -1..1 to the bounds of a Box, which are buffers: they are part of what is exported.
+
+    Raises:
+        ValueError: The bounds are infinite, or the actions are integers.
+    """
+
+    def __init__(self, env_id: str, space: spaces.Box) -> None:
+        super().__init__()
+        if not np.issubdtype(space.dtype, np.floating):
+            raise ValueError(
+                f"the actions of {env_id} are integers, {space}: give it floats with a wrapper of your own, whose "
+                "action_space is a Box of float32"
+            )
+        if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+            raise ValueError(
+                f"the actions of {env_id} have infinite bounds, {space}: leave out ClipAction, if that is what makes "
+                "them so, or give it bounds with a wrapper of your own, whose action_space is finite"
+            )
+        self.register_buffer("low", torch.tensor(space.low, dtype=torch.float32))
+        self.register_buffer("high", torch.tensor(space.high, dtype=torch.float32))
+
+    def forward(self, action: Tensor) -> Tensor:
+        """Actions `(batch, A)` in -1..1 as the environment takes them, `(batch, ...)`."""
+        action = action.view(action.shape[0], *self.low.shape)
+        # 1 is to be the upper bound itself, whatever is rounded.
+        return (self.low + (action + 1) / 2 * (self.high - self.low)).clamp(self.low, self.high)
+
+
+def check_off_policy(buffer_size: int, batch_size: int, learning_starts: int) -> None:
+    """Raises a ValueError where a replay buffer cannot hold what training starts with."""
+    if buffer_size < (least := max(batch_size, learning_starts)):
+        raise ValueError(f"buffer_size is {buffer_size}: batch_size and learning_starts need {least} or more")
