@@ -21,7 +21,7 @@ from typing_extensions import override
 from lit_models.common.messages import inform
 from lit_models.module import LitModule
 from lit_models.training.schedule import LRSchedulerCallable, monitored
-from rl.buffers import ReplayBuffer
+from rl.buffers import ReplayBuffer, ReplayDataset
 from rl.callbacks import EpisodeVideo, ReturnPlot
 from rl.env_constants import find_changes, fresh_constants
 from rl.env_state import get_env_state, set_env_state
@@ -39,15 +39,15 @@ class Agent(LitModule):
     """The base of all agents, which bring their own data.
 
     A subclass writes the algorithm: `__init__`, which calls `inspect_env` after `save_hyperparameters`, `forward`,
-    `greedy`, `explore` or `random_action`, a `train_dataset` that collects rollouts with `step_envs`, and
-    `training_step`, with manual optimization, which counts its `gradient_steps`, adds to `means`, and calls
-    `step_schedules`. With replay it writes `make_buffer` and `behave`, with which `collect` fills the buffer; without,
-    `steps_per_batch`.
+    `greedy`, `explore` or `random_action`, and `training_step`, with manual optimization, which counts its
+    `gradient_steps`, adds to `means`, and calls `step_schedules`. With replay it writes `make_buffer`, and `behave`,
+    with which `collect` fills the buffer; without, `steps_per_batch`, and a `train_dataset` that collects rollouts with
+    `step_envs`.
 
     It has these keywords, which the base reads from its hyperparameters: those of `ENV_SETTINGS`, `num_envs`,
     `vectorization`, `rollout_steps`, `max_grad_norm`, `steps_per_epoch`, `eval_episodes`, `eval_max_steps`,
-    `eval_video`, `test_episodes`, and with replay `gradient_steps`, `learning_starts` and `save_replay`. Curves are
-    drawn over the environment steps of all processes, among them those that only reset an environment.
+    `eval_video`, `test_episodes`, and with replay `gradient_steps`, `batch_size`, `learning_starts` and `save_replay`.
+    Curves are drawn over the environment steps of all processes, among them those that only reset an environment.
     """
 
     task = "reinforcement learning"
@@ -124,8 +124,9 @@ class Agent(LitModule):
                 self.warmed_up = self.trainer.strategy.reduce_boolean_decision(self.buffer.size > 0)
 
     def train_dataset(self) -> IterableDataset:
-        """Collects with the newest weights, and yields the batches of an epoch; it has a length."""
-        raise NotImplementedError
+        """Collects with the newest weights, and yields the batches of an epoch, here from replay; it has a length."""
+        shape = (self.hparams.gradient_steps, self.hparams.batch_size)
+        return ReplayDataset(self.buffer, self.collect, self.batches_per_epoch, shape)
 
     def schedules(self) -> dict[str, float]:
         """Annealed hyperparameters by name, logged at the end of an epoch as `train/...`."""
@@ -351,6 +352,9 @@ class Agent(LitModule):
     @override
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_load_checkpoint(checkpoint)
+        name = checkpoint.get("model_class", "")
+        if name.startswith("rl.") and all(name != f"rl.{kind.__name__}" for kind in type(self).__mro__):
+            raise ValueError(f"the checkpoint is of {name}, not of {type(self).__name__}: load it with its own class")
         given, saved = self.hparams.env_id, checkpoint["hyper_parameters"]["env_id"]
         if given != saved:
             raise ValueError(f"the checkpoint's agent plays {saved}, not {given}")

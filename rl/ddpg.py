@@ -37,7 +37,7 @@ from lit_models.training.means import EpochMeans
 from lit_models.training.schedule import LRSchedulerCallable
 from rl.actor_critic import ActionScale, Actor, Critics, check_off_policy
 from rl.agent import Agent
-from rl.buffers import ReplayBuffer, ReplayDataset, Transitions
+from rl.buffers import ReplayBuffer, Transitions
 from rl.networks import Activation
 
 
@@ -159,8 +159,9 @@ class DDPG(Agent):
         if self.env_steps < hp.learning_starts:
             action = self.rng.uniform(-1, 1, shape)
         else:
-            # x_t+1 = x_t - theta x_t + sigma N(0, 1), the process of the paper's section 7
-            self.noise = (1 - hp.noise_reversion) * self.noise + hp.noise_std * self.rng.normal(size=shape)
+            # x_t+1 = x_t - theta x_t + sigma N(0, 1), the process of the paper's section 7; a new one every episode
+            left = (1 - hp.noise_reversion) * ~self.collector.done[:, None].numpy()
+            self.noise = left * self.noise + hp.noise_std * self.rng.normal(size=shape)
             action = (self.actor(observation).tanh().cpu().double().numpy() + self.noise).clip(-1, 1)  # (7)
         stored = torch.from_numpy(action).float()  # (N, A)
         return self.scale(stored.to(observation.device)).float().cpu().numpy(), stored
@@ -173,14 +174,9 @@ class DDPG(Agent):
         same = {name: hp[name] for name in ("num_envs", "gamma")}
         return ReplayBuffer(hp.buffer_size, example.shape, example.dtype, seed=seed, **actions, **same)
 
-    @override
-    def train_dataset(self) -> ReplayDataset:
-        shape = (self.hparams.gradient_steps, self.hparams.batch_size)
-        return ReplayDataset(self.buffer, self.collect, self.batches_per_epoch, shape)
-
     @torch.no_grad()
     def td_target(self, batch: Transitions) -> Tensor:
-        """TD targets `(G, B)` of a stack of minibatches: y of algorithm 1 of both papers."""
+        """TD targets `(G, B)` of a stack of minibatches: (5), with what sections 4.2 and 5.3 of TD3 add."""
         next_observation, hp = batch.next_observation.flatten(0, 1), self.hparams
         next_action = self.target_actor(next_observation).tanh()  # (G * B, A)
         if hp.target_noise:
@@ -202,11 +198,11 @@ class DDPG(Agent):
 
         def backward(step: int, observation: Tensor, action: Tensor, target: Tensor) -> Tensor:
             value = self.critics(observation, action).to(target.dtype)  # (K, B)
-            value_loss = F.mse_loss(value, target.expand_as(value), reduction="none").mean(dim=1).sum()
+            value_loss = F.mse_loss(value, target.expand_as(value), reduction="none").mean(dim=1).sum()  # (4)
             moves = (step + 1) % hp.policy_delay == 0  # the policy, too
             if moves:
                 self.critics.requires_grad_(False)
-                # the gradient of its negative is (6)
+                # The gradient of its negative is (6).
                 policy_loss = -self.critics(observation, self.actor(observation).tanh())[0].mean()
                 self.critics.requires_grad_(True)
             else:
@@ -215,8 +211,9 @@ class DDPG(Agent):
                 parameter.grad = None
             loss = value_loss + policy_loss
             self.manual_backward(loss)
-            for parameter in () if moves else actor:
-                parameter.grad = None  # the optimizer would go on with its momentum where it is 0
+            if not moves:
+                for parameter in actor:
+                    parameter.grad = None  # with one of 0 the optimizer would go on with its momentum
             found[step] = value_loss.detach(), policy_loss.detach(), value.detach()
             return loss
 

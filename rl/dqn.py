@@ -28,7 +28,7 @@ from lit_models.common.arguments import NonNegativeInt, PositiveFloat, PositiveI
 from lit_models.training.means import EpochMeans
 from lit_models.training.schedule import LRSchedulerCallable
 from rl.agent import Agent
-from rl.buffers import ReplayBuffer, ReplayDataset, Transitions
+from rl.buffers import ReplayBuffer, Transitions
 from rl.networks import Activation, QNetwork, is_image
 
 
@@ -174,11 +174,6 @@ class DQN(Agent):
         hp, example = self.hparams, self.example_input_array[0]
         same = {name: hp[name] for name in ("num_envs", "n_steps", "gamma", "prioritized")}
         return ReplayBuffer(hp.buffer_size, example.shape, example.dtype, alpha=hp.priority_alpha, seed=seed, **same)
-
-    @override
-    def train_dataset(self) -> ReplayDataset:
-        shape = (self.hparams.gradient_steps, self.hparams.batch_size)
-        return ReplayDataset(self.buffer, self.collect, self.batches_per_epoch, shape)
 
     @override
     def behave(self, observation: Tensor) -> tuple[np.ndarray, Tensor]:

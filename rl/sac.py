@@ -28,7 +28,7 @@ from lit_models.training.means import EpochMeans
 from lit_models.training.schedule import LRSchedulerCallable
 from rl.actor_critic import ActionScale, Actor, Critics, check_off_policy
 from rl.agent import Agent
-from rl.buffers import ReplayBuffer, ReplayDataset, Transitions
+from rl.buffers import ReplayBuffer, Transitions
 from rl.networks import Activation
 
 LOG_STD = (-20.0, 2.0)  # range of the logarithm of a standard deviation of u
@@ -163,11 +163,6 @@ class SAC(Agent):
         actions = {"action_shape": (self.action_size,), "action_dtype": torch.float32}
         same = {name: hp[name] for name in ("num_envs", "gamma")}
         return ReplayBuffer(hp.buffer_size, example.shape, example.dtype, seed=seed, **actions, **same)
-
-    @override
-    def train_dataset(self) -> ReplayDataset:
-        shape = (self.hparams.gradient_steps, self.hparams.batch_size)
-        return ReplayDataset(self.buffer, self.collect, self.batches_per_epoch, shape)
 
     @torch.no_grad()
     def td_target(self, batch: Transitions) -> Tensor:

@@ -151,3 +151,14 @@ def test_curves(kind):
     trainer.fit(small_actor_critic(kind))
     shown = {"policy_loss", "value_loss", "q_mean", "lr"} | ({"entropy", "temperature"} if kind is SAC else set())
     assert {f"train/{name}" for name in shown} | {"eval/return", "episode/return"} <= set(trainer.callback_metrics)
+
+
+def test_checkpoint_of_another_algorithm_is_refused(tmp_path):
+    trainer = Trainer(max_epochs=1, limit_train_batches=1, enable_checkpointing=False, **QUIET)
+    trainer.fit(small_actor_critic(DDPG))
+    trainer.save_checkpoint(tmp_path / "ddpg.ckpt")
+    message = "the checkpoint is of rl.DDPG, not of SAC: load it with its own class"
+    with pytest.raises(ValueError, match=message):
+        trainer.fit(small_actor_critic(SAC), ckpt_path=tmp_path / "ddpg.ckpt", weights_only=True)
+    with pytest.raises(ValueError, match=message):
+        SAC.load_from_checkpoint(tmp_path / "ddpg.ckpt")

@@ -1,6 +1,7 @@
 """DDPG and TD3, against values worked out by hand and a small world whose values are known."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -147,6 +148,7 @@ def test_noise_is_gaussian_or_ornstein_uhlenbeck():
         agent = DDPG(num_envs=500, learning_starts=1, noise_reversion=reversion, noise_std=0.02)
         agent.make_buffer(0)
         agent.rng, agent.env_steps = np.random.default_rng(0), 1
+        agent.collector = SimpleNamespace(done=torch.zeros(500, dtype=torch.bool))
         torch.nn.init.zeros_(agent.actor.output.weight)
         torch.nn.init.zeros_(agent.actor.output.bias)
         with torch.no_grad():
@@ -155,6 +157,11 @@ def test_noise_is_gaussian_or_ornstein_uhlenbeck():
         assert torch.corrcoef(torch.stack([actions[:-1].flatten(), actions[1:].flatten()]))[0, 1] == pytest.approx(
             correlation, abs=0.03
         )
+        agent.collector.done[:250] = True  # in these an episode begins
+        with torch.no_grad():
+            begun, going = agent.behave(torch.zeros(500, 3))[1].split(250)
+        assert begun.std() == pytest.approx(0.02, rel=0.15)
+        assert going.std() == pytest.approx(0.02 / (1 - correlation**2) ** 0.5, rel=0.15)
 
 
 @torch.no_grad()
