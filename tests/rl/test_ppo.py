@@ -270,6 +270,12 @@ def test_the_statistics_travel_with_the_checkpoint(tmp_path):
     assert torch.equal(again(x), agent(x))
 
 
+def test_two_processes_share_statistics_and_end_their_epochs_together():
+    agent = PPO(normalize_observations=True, target_kl=0.005, **SMALL)
+    Trainer(max_epochs=2, strategy="ddp_spawn", devices=2, enable_checkpointing=False, **QUIET).fit(agent)
+    assert 2 * 50 < agent.network.normalization.count <= 2 * 64  # of both, less what only reset an environment
+
+
 def test_epochs_end_where_the_policy_has_moved_far_enough():
     steps = []
     for target in (None, 1e-9):
