@@ -46,7 +46,7 @@ def env_errors(env_id: str, when: str = "", envs: VectorEnv | None = None) -> It
         needed = str(reason).lower()
         if "pygame" in needed or "moviepy" in needed:  # that of rendering Box2D names box2d, too
             raise ValueError(missing_extra("video", "a video")) from reason
-        for part, extra in (("box2d", "box2d"), ("opencv", "atari")):
+        for part, extra in (("box2d", "box2d"), ("mujoco", "mujoco"), ("opencv", "atari")):
             if part in needed:
                 raise ValueError(missing_extra(extra, env_id)) from reason
         raise ValueError(f"{env_id} is not complete: {reason}") from reason

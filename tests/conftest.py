@@ -19,6 +19,12 @@ from lit_models.cli import main as cli
 
 ROOT = Path(__file__).parent.parent
 REPLAY = ("dqn", "ddpg", "td3", "sac")  # how the names of the configs of agents with replay begin
+AGENTS = (*REPLAY, "ppo")
+EXTRAS = {  # module and extra of an environment
+    "lunarlander": ("Box2D", "box2d"),
+    "halfcheetah": ("mujoco", "mujoco"),
+    "pong": ("ale_py", "atari"),
+}
 
 # cuBLAS reads it when it is first used, and repeats its results to the bit only with it.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -138,12 +144,21 @@ def published_faces(tmp_path):
     return tmp_path
 
 
+def skip_without_extra(config):
+    """Skips a test of a config whose environment is in an extra that is not installed."""
+    for name, (module, extra) in EXTRAS.items():
+        if name in config:
+            pytest.importorskip(module, reason=f"needs the extra {extra}")
+
+
 @pytest.fixture
 def own_data(cifar10, pets, series, faces, published_faces):
     """The flags that a config needs which has no data of its own."""
     short = ["--model.eval_episodes=2", "--model.test_episodes=2"]
     few = ["--data.identities_per_batch=2", "--data.images_per_identity=2"]
-    agents = {path.stem: short for path in (ROOT / "configs").glob("*.yaml") if path.stem.startswith((*REPLAY, "ppo"))}
+    agents = {path.stem: short for path in (ROOT / "configs").glob("*.yaml") if path.stem.startswith(AGENTS)}
+    brief = ["--model.env_options={max_episode_steps: 60}", "--model.learning_starts=300"]
+    agents |= {f"{name}_halfcheetah": short + brief for name in ("td3", "sac")}
     pong = "{frameskip: 1, repeat_action_probability: 0.0, max_episode_steps: 60}"
     agents["ppo_pong"] = [*short, f"--model.env_options={pong}", "--model.num_envs=2", "--model.rollout_steps=8"]
     agents["ppo_pong"] += ["--model.batch_size=8", "--model.hidden_sizes=[32]"]

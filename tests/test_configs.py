@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 import yaml
-from conftest import REPLAY, ROOT
+from conftest import REPLAY, ROOT, skip_without_extra
 
 from lit_models.cli import main as cli
 
@@ -32,7 +32,12 @@ REFUSED |= {
     ("dqn_pong", "frameskip"): "Disable frame-skipping",
 }
 REFUSED |= {("ppo_pong", name): words for (stem, name), words in REFUSED.items() if stem == "dqn_pong"}
-REFUSED |= {(f"{name}_pendulum", "env_id"): "DQN or PPO takes them" for name in ("ddpg", "td3", "sac")}
+CONTINUOUS = ("ddpg_pendulum", "td3_pendulum", "sac_pendulum", "td3_halfcheetah", "sac_halfcheetah")
+REFUSED |= {(name, "env_id"): "DQN or PPO takes them" for name in CONTINUOUS}
+REFUSED |= {
+    ("sac_lunarlander_continuous", "env_id"): "cannot make CartPole-v1",
+    ("sac_lunarlander_continuous", "continuous"): "DQN or PPO takes them",
+}
 OTHERS = {"tanh": "relu", "relu": "tanh", "mse": "huber", "pixel": "permuted_pixel"}
 OTHERS |= {"olivetti": "lfw", "lfw": "olivetti"}
 OTHERS |= {"AtariPreprocessing": "GrayscaleObservation"}
@@ -95,10 +100,7 @@ def options(path):
     "path", [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem != "mnist")) for path in CONFIGS]
 )
 def test_every_keyword_of_a_config_has_an_effect(path, own_data, tmp_path):
-    if path.stem.endswith("_lunarlander"):
-        pytest.importorskip("Box2D", reason="needs the extra box2d")
-    if path.stem.endswith("_pong"):
-        pytest.importorskip("ale_py", reason="needs the extra atari")
+    skip_without_extra(path.stem)
     if path.stem == "face_olivetti":
         pytest.importorskip("sklearn", reason="needs the extra face-data")
     batches = 15 if path.stem.startswith(REPLAY) else 4  # an agent updates its target network after some

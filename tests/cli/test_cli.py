@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import AGENTS, ROOT, fails
+from conftest import AGENTS, ROOT, fails, skip_without_extra
 from lightning import Trainer
 
 from datamodules import MNISTDataModule
@@ -26,7 +26,17 @@ SHORT = ["--trainer.limit_train_batches=3", "--trainer.limit_val_batches=1"]
 
 
 # One of each kind of model and data; the others are slow tests.
-QUICK = {"mnist", "cnn_mnist", "cnn_folder", "cnn_cifar10", "rnn_mnist", "rnn_csv", "face_orl", "dqn_cartpole"}
+QUICK = {
+    "mnist",
+    "cnn_mnist",
+    "cnn_folder",
+    "cnn_cifar10",
+    "rnn_mnist",
+    "rnn_csv",
+    "face_orl",
+    "dqn_cartpole",
+    "sac_pendulum",
+}
 CONFIGS = [
     pytest.param(path, id=path.stem, marks=() if path.stem in QUICK else pytest.mark.slow)
     for path in sorted((ROOT / "configs").glob("*.yaml"))
@@ -36,8 +46,7 @@ CONFIGS = [
 @pytest.mark.parametrize("config", CONFIGS)
 def test_every_config_fits_two_steps_tests_and_reloads(config, own_data, tmp_path, capsys):
     agent = config.stem.startswith(AGENTS)
-    if config.stem == "dqn_lunarlander":
-        pytest.importorskip("Box2D", reason="needs the extra box2d")
+    skip_without_extra(config.stem)
     if config.stem == "face_olivetti":
         pytest.importorskip("sklearn", reason="needs the extra face-data")
     flags = [

@@ -397,7 +397,11 @@ def test_missing_package_is_named(monkeypatch):
             'MoviePy is not installed, run `pip install "gymnasium[other]"`',
             r"a video needs the extra video: pip install",
         ),
-        ("mujoco is not installed", "Own-v0 is not complete: mujoco is not installed"),
+        (
+            'MuJoCo is not installed, run `pip install "gymnasium[mujoco]"`',
+            "Own-v0 needs the extra mujoco: pip install",
+        ),
+        ("jax is not installed", "Own-v0 is not complete: jax is not installed"),
     ],
 )
 def test_missing_extra_is_named(reason, message, when):
