@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from rl.networks import Activation, as_channels, is_image, make_convolutions
 
-FINAL_BOUND = 3e-3  # of the last layers' weights at the start, so that actions and values are near 0 (Lillicrap et al.)
-
 
 class Features(nn.Module):
     """Observations `(batch, ...)` as vectors `(batch, width)`: flattened, or images through DQN's convolutions."""
@@ -45,8 +43,6 @@ class Actor(nn.Module):
         widths = [self.features.width, *hidden_sizes]
         self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
         self.output = nn.Linear(widths[-1], outputs)
-        for parameter in self.output.parameters():
-            nn.init.uniform_(parameter, -FINAL_BOUND, FINAL_BOUND)
 
     def forward(self, observation: Tensor) -> Tensor:
         """Outputs `(batch, outputs)` for observations `(batch, ...)`."""
@@ -81,8 +77,6 @@ class Critics(nn.Module):
         widths = [self.features.width + actions, *hidden_sizes]
         self.hidden = nn.ModuleList(BatchedLinear(count, *pair) for pair in pairwise(widths))
         self.output = BatchedLinear(count, widths[-1], 1)
-        for parameter in self.output.parameters():
-            nn.init.uniform_(parameter, -FINAL_BOUND, FINAL_BOUND)
 
     def forward(self, observation: Tensor, action: Tensor) -> Tensor:
         """Values `(K, batch)` of observations `(batch, ...)` and actions `(batch, A)` in -1..1."""
