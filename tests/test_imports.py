@@ -16,7 +16,19 @@ MODULES = sorted(
     for path in (ROOT / package).rglob("*.py")
     if path.name != "__main__.py"
 )
-EXTRAS = ["onnx", "onnxscript", "onnxruntime", "safetensors", "cv2", "sklearn", "moviepy", "pygame", "Box2D", "pandas"]
+EXTRAS = [
+    "onnx",
+    "onnxscript",
+    "onnxruntime",
+    "safetensors",
+    "cv2",
+    "sklearn",
+    "moviepy",
+    "pygame",
+    "Box2D",
+    "mujoco",
+    "pandas",
+]
 
 
 def imported(name):

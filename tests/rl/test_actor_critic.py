@@ -139,6 +139,15 @@ def test_images_and_stacked_frames_are_seen(kind, monkeypatch):
 
 
 @KINDS
+def test_evaluate_policy_of_stable_baselines3(kind):
+    evaluation = pytest.importorskip("stable_baselines3.common.evaluation", reason="needs the extra bench")
+    agent, env = kind("VectorPendulum-v1"), gymnasium.make("Pendulum-v1")
+    for deterministic in (True, False):
+        mean, _ = evaluation.evaluate_policy(agent, env, 1, deterministic)
+        assert -2000 < mean < -100  # it has learned nothing
+
+
+@KINDS
 def test_precisions(kind):
     agent = small_actor_critic(kind, max_grad_norm=1.0)
     Trainer(max_epochs=1, precision="64-true", enable_checkpointing=False, **QUIET).fit(agent)
