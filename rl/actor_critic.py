@@ -9,47 +9,22 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from rl.networks import Activation, as_channels, is_image, make_convolutions
+from rl.networks import Activation, Body, is_image
 
 
-class Features(nn.Module):
-    """Observations `(batch, ...)` as vectors `(batch, width)`: flattened, or images through DQN's convolutions."""
-
-    def __init__(self, space: spaces.Box) -> None:
-        super().__init__()
-        example = torch.zeros(1, *space.shape)
-        self.convolutions = make_convolutions(as_channels(example).shape) if is_image(space) else None
-        with torch.no_grad():
-            self.width = self(example, torch.float32).shape[1]
-
-    def forward(self, observation: Tensor, dtype: torch.dtype) -> Tensor:
-        """Vectors `(batch, width)` of a dtype for observations `(batch, ...)`."""
-        observation = observation.to(dtype)
-        if self.convolutions is not None:
-            observation = self.convolutions(as_channels(observation) / 255)
-        return observation.flatten(1)
-
-
-class Actor(nn.Module):
-    """From observations to a number of outputs, through fully connected hidden layers."""
+class Actor(Body):
+    """From observations to a number of outputs."""
 
     def __init__(self, space: spaces.Box, outputs: int, hidden_sizes: Sequence[int], activation: Activation) -> None:
-        super().__init__()
-        self.features, self.activation = Features(space), getattr(F, activation)
-        widths = [self.features.width, *hidden_sizes]
-        self.hidden = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths))
-        self.output = nn.Linear(widths[-1], outputs)
+        super().__init__(space.shape, is_image(space), hidden_sizes, activation)
+        self.output = nn.Linear(self.width, outputs)
 
     def forward(self, observation: Tensor) -> Tensor:
         """Outputs `(batch, outputs)` for observations `(batch, ...)`."""
-        hidden = self.features(observation, self.output.weight.dtype)
-        for layer in self.hidden:
-            hidden = self.activation(layer(hidden))
-        return self.output(hidden)
+        return self.output(self.features(observation, self.output))
 
 
 class BatchedLinear(nn.Module):
@@ -73,17 +48,18 @@ class Critics(nn.Module):
         self, space: spaces.Box, actions: int, count: int, hidden_sizes: Sequence[int], activation: Activation
     ) -> None:
         super().__init__()
-        self.features, self.activation = Features(space), getattr(F, activation)
-        widths = [self.features.width + actions, *hidden_sizes]
+        self.body = Body(space.shape, is_image(space), (), activation)
+        widths = [self.body.width + actions, *hidden_sizes]
         self.hidden = nn.ModuleList(BatchedLinear(count, *pair) for pair in pairwise(widths))
         self.output = BatchedLinear(count, widths[-1], 1)
 
     def forward(self, observation: Tensor, action: Tensor) -> Tensor:
         """Values `(K, batch)` of observations `(batch, ...)` and actions `(batch, A)` in -1..1."""
         dtype, count = self.output.weight.dtype, len(self.output.weight)
-        hidden = torch.cat([self.features(observation, dtype), action.to(dtype)], dim=1).expand(count, -1, -1)
+        seen = self.body.features(observation, self.output)
+        hidden = torch.cat([seen, action.to(dtype)], dim=1).expand(count, -1, -1)
         for layer in self.hidden:
-            hidden = self.activation(layer(hidden))
+            hidden = self.body.activation(layer(hidden))
         return self.output(hidden).squeeze(2)
 
 

@@ -45,8 +45,8 @@ class Body(nn.Module):
         widths = [inputs, *hidden_sizes]
         self.hidden, self.width = nn.ModuleList(nn.Linear(*pair) for pair in pairwise(widths)), widths[-1]
 
-    def features(self, observation: Tensor, output: nn.Linear) -> Tensor:
-        """Features `(batch, width)` of observations `(batch, ...)`, for an output layer."""
+    def features(self, observation: Tensor, output: nn.Module) -> Tensor:
+        """Features `(batch, width)` of observations `(batch, ...)`, in the dtype of an output layer's weights."""
         dtype = getattr(output.weight, "dtype", torch.float32)  # of a quantized layer it is a function
         features = self._inputs(observation.to(dtype))
         for layer in self.hidden:

@@ -137,10 +137,8 @@ class PPO(Agent):
 
     def forward(self, observation: Tensor) -> Tensor:
         """Logits `(batch, choices)` of observations `(batch, ...)`, or of a Box the greedy actions `(batch, ...)`."""
-        parameters = self.network.act(observation)
-        return (
-            parameters if self.network.log_std is None else self.distribution.to_env(self.distribution.mode(parameters))
-        )
+        parameters, box = self.network.act(observation), self.network.log_std is not None
+        return self.distribution.to_env(self.distribution.mode(parameters)) if box else parameters
 
     @override
     def greedy(self, observation: Tensor) -> Tensor:
