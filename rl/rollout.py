@@ -32,6 +32,9 @@ class Collector:
         self.clear_stats()
         self.reset(seed)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"envs": None}  # which most often cannot be pickled; training makes new ones
+
     def reset(self, seed: int) -> None:
         """Starts new episodes."""
         count = self.envs.num_envs

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -774,6 +775,16 @@ def test_boards_of_bytes_are_pointed_to_flattening(monkeypatch):
     with pytest.raises(ValueError, match=r"images of 8x8 pixels are too small: .*FlattenObservation"):
         small_agent(env_id="Board-v0")
     assert small_agent(env_id="Board-v0", wrappers=["FlattenObservation"]).observation_space.shape == (64,)
+
+
+def test_a_trained_agent_is_pickled_whatever_it_played():
+    agent = small_agent(env_id="Acrobot-v1", eval_episodes=1, env_options={"max_episode_steps": 50})
+    trainer = partial(Trainer, max_epochs=1, enable_checkpointing=False, **QUIET)
+    trainer().fit(agent)
+    again = pickle.loads(pickle.dumps(agent))
+    assert torch.equal(again(agent.example_input_array), agent(agent.example_input_array))
+    trainer().fit(again)
+    assert again.gradient_steps > agent.gradient_steps
 
 
 def test_pong_trains(tmp_path, capsys):
