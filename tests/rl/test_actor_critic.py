@@ -24,6 +24,11 @@ KINDS = pytest.mark.parametrize("kind", [DDPG, SAC])
 TD3 = {"twin": True, "policy_delay": 2, "target_noise": 0.2}
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    seed_everything(0)
+
+
 def test_batched_layers_are_separate_layers():
     layer, x = BatchedLinear(3, 5, 4), torch.randn(3, 7, 5)
     expected = [F.linear(x[k], layer.weight[k].T, layer.bias[k, 0]) for k in range(3)]

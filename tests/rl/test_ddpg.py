@@ -19,6 +19,11 @@ TD3 = {"twin": True, "policy_delay": 2, "target_noise": 0.2}
 ADAM = partial(torch.optim.Adam, lr=0.01)
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    seed_everything(0)
+
+
 def stack(rewards, terminated, *, discount=0.9):
     """A stack of one minibatch of the states of Goals, all their own next ones, with action 0."""
     count = len(rewards)

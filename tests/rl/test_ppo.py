@@ -22,6 +22,11 @@ QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": 
 SMALL = {"num_envs": 4, "rollout_steps": 8, "batch_size": 16, "epochs": 2, "steps_per_epoch": 64, "eval_episodes": 2}
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    seed_everything(0)
+
+
 class Match(gymnasium.Env):
     """Says 0 or 1, and pays 1 for the same answer: whether it does is all there is to know."""
 
