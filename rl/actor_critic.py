@@ -67,16 +67,11 @@ class ActionScale(nn.Module):
     """Scales actions from -1..1 to the bounds of a Box, which are buffers: they are part of what is exported.
 
     Raises:
-        ValueError: The bounds are infinite, or the actions are integers.
+        ValueError: The bounds are infinite.
     """
 
     def __init__(self, env_id: str, space: spaces.Box) -> None:
         super().__init__()
-        if not np.issubdtype(space.dtype, np.floating):
-            raise ValueError(
-                f"the actions of {env_id} are integers, {space}: give it floats with a wrapper of your own, whose "
-                "action_space is a Box of float32"
-            )
         if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
             raise ValueError(
                 f"the actions of {env_id} have infinite bounds, {space}: leave out ClipAction, if that is what makes "

@@ -63,6 +63,8 @@ def env_errors(env_id: str, when: str = "", envs: VectorEnv | None = None) -> It
         where = f"{env_id} {when}: the environment raised" if when else f"cannot make {env_id}:"
         skips = "frame-skipping" in str(reason) and "ALE/" in env_id  # others have no such option
         hint = ": set model.env_options to {frameskip: 1}" if skips else ""
+        if isinstance(reason, OSError) and ".xml" in str(reason):  # of MuJoCo
+            hint = ": give a file that is there, by its whole path, as xml_file in model.env_options"
         raise ValueError(f"{where} {type(reason).__name__}: {reason}{hint}") from reason
 
 
@@ -239,6 +241,11 @@ def check_spaces(env_id: str, env: gymnasium.Env, agent: str, action_spaces: tup
         several = isinstance(action, spaces.MultiDiscrete | spaces.MultiBinary)
         others = ". DQN or PPO takes them" if isinstance(action, spaces.Discrete) else ". PPO takes them" * several
         raise ValueError(f"the actions of {env_id} are {action}: {agent} takes {taken}{others}")
+    if isinstance(action, spaces.Box) and not np.issubdtype(action.dtype, np.floating):
+        raise ValueError(
+            f"the actions of {env_id} are integers, {action}: give it floats with a wrapper of your own, whose "
+            "action_space is a Box of float32"
+        )
     if not isinstance(observation, spaces.Box):
         raise ValueError(
             f"the observations of {env_id} are {observation}, which cannot be flattened to a Box of numbers: make "
