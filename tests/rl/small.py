@@ -2,11 +2,14 @@
 
 from functools import partial
 
+import numpy as np
 import torch
 from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import Checkpoint
 from torch.optim.lr_scheduler import LinearLR
 
 from rl import DQN
+from rl.agent import COUNTERS
 
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
 
@@ -33,3 +36,62 @@ def learn_goals(kind, **options):
     agent = small_actor_critic(kind, **small | fast | {"gamma": 0.9, "gradient_steps": 6} | options)
     Trainer(max_epochs=1, enable_checkpointing=False, **QUIET).fit(agent)
     return agent
+
+
+class Kept(Checkpoint):
+    """Keeps a checkpoint of an epoch, from the end of its evaluation or, as `last.ckpt` is, from its own end."""
+
+    def __init__(self, epoch, path, hook="on_validation_end"):
+        self.epoch, self.path, self.hook = epoch, path, hook
+
+    def keep(self, trainer, hook):
+        if (trainer.current_epoch, self.hook) == (self.epoch, hook) and not trainer.sanity_checking:
+            trainer.save_checkpoint(self.path)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if batch_idx == 2:
+            self.keep(trainer, "on_train_batch_end")
+
+    def on_validation_end(self, trainer, pl_module):
+        self.keep(trainer, "on_validation_end")
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.keep(trainer, "on_train_epoch_end")
+
+
+def check_resume(make, tmp_path):
+    """That runs of an agent of `make`, resumed within an epoch, after its evaluation and at its end, end alike."""
+
+    def train(path=None, callbacks=()):
+        seed_everything(3)
+        agent = make()
+        trainer = Trainer(max_epochs=4, callbacks=[*callbacks], enable_checkpointing=bool(callbacks), **QUIET)
+        trainer.fit(agent, ckpt_path=path, weights_only=True)
+        np.random.random(), torch.rand(1)
+        trainer.save_checkpoint(tmp_path / "end.ckpt")
+        return torch.load(tmp_path / "end.ckpt", weights_only=True)
+
+    hooks = ("on_train_batch_end", "on_validation_end", "on_train_epoch_end")
+    whole = train(callbacks=[Kept(1, tmp_path / hook, hook) for hook in hooks])
+    for hook in hooks:
+        torch.rand(100)  # what another process would not have drawn
+        resumed = train(tmp_path / hook)
+        assert whole["global_step"] == resumed["global_step"]
+        for key in ("state_dict", "optimizer_states", "lr_schedulers", "processes", *COUNTERS):
+            same(whole[key], resumed[key], f"{hook}: {key}")
+
+
+def same(one, other, where):
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for number, parts in enumerate(zip(one, other, strict=True)):
+            same(*parts, f"{where}.{number}")
+    else:
+        assert one == other, where

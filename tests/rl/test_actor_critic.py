@@ -11,14 +11,12 @@ import worlds
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec
 from lightning import Trainer, seed_everything
-from small import QUIET, small_actor_critic
-from test_agent import Kept, same
+from small import QUIET, check_resume, small_actor_critic
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import LinearLR
 
 from rl import DDPG, SAC
 from rl.actor_critic import ActionScale, BatchedLinear
-from rl.agent import COUNTERS
 
 KINDS = pytest.mark.parametrize("kind", [DDPG, SAC])
 TD3 = {"twin": True, "policy_delay": 2, "target_noise": 0.2}
@@ -106,24 +104,8 @@ def test_rewards_that_are_not_finite_are_one_line(kind, reward, message, monkeyp
     ids=["DDPG", "TD3", "SAC"],
 )
 def test_resume_is_exact(kind, options, tmp_path):
-    def train(path=None, callbacks=()):
-        seed_everything(3)
-        schedule = partial(LinearLR, start_factor=1.0, end_factor=0.1, total_iters=4)
-        agent = small_actor_critic(kind, lr_scheduler=schedule, **options)
-        trainer = Trainer(max_epochs=4, callbacks=[*callbacks], enable_checkpointing=bool(callbacks), **QUIET)
-        trainer.fit(agent, ckpt_path=path, weights_only=True)
-        np.random.random(), torch.rand(1)
-        trainer.save_checkpoint(tmp_path / "end.ckpt")
-        return torch.load(tmp_path / "end.ckpt", weights_only=True)
-
-    hooks = ("on_train_batch_end", "on_validation_end", "on_train_epoch_end")
-    whole = train(callbacks=[Kept(1, tmp_path / hook, hook) for hook in hooks])
-    for hook in hooks:
-        torch.rand(100)  # what another process would not have drawn
-        resumed = train(tmp_path / hook)
-        assert whole["global_step"] == resumed["global_step"]
-        for key in ("state_dict", "optimizer_states", "lr_schedulers", "processes", *COUNTERS):
-            same(whole[key], resumed[key], f"{hook}: {key}")
+    schedule = partial(LinearLR, start_factor=1.0, end_factor=0.1, total_iters=4)
+    check_resume(lambda: small_actor_critic(kind, lr_scheduler=schedule, **options), tmp_path)
 
 
 @KINDS

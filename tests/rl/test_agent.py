@@ -23,11 +23,11 @@ from gymnasium.envs.classic_control.cartpole import CartPoleVectorEnv
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import SyncVectorEnv
 from lightning import Trainer, seed_everything
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import FSDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from PIL import Image
-from small import QUIET, small_agent
+from small import QUIET, Kept, check_resume, small_agent
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.optim.lr_scheduler import OneCycleLR
@@ -37,34 +37,13 @@ import lit_models
 from lit_models.cli import main as cli
 from lit_models.training.resume import RunCheckpoint
 from rl import DQN
-from rl.agent import COUNTERS, Agent
+from rl.agent import Agent
 from rl.env_constants import changed_constants, env_constants, find_changes
 from rl.envs import env_errors, make_vector_env
 from rl.networks import as_channels
 
 SHORT = {"steps_per_epoch": 16, "learning_starts": 16, "eval_episodes": 1, "buffer_size": 100}
 CARTPOLE = ROOT / "configs" / "dqn_cartpole.yaml"
-
-
-class Kept(Checkpoint):
-    """Keeps a checkpoint of an epoch, from the end of its evaluation or, as `last.ckpt` is, from its own end."""
-
-    def __init__(self, epoch, path, hook="on_validation_end"):
-        self.epoch, self.path, self.hook = epoch, path, hook
-
-    def keep(self, trainer, hook):
-        if (trainer.current_epoch, self.hook) == (self.epoch, hook) and not trainer.sanity_checking:
-            trainer.save_checkpoint(self.path)
-
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        if batch_idx == 2:
-            self.keep(trainer, "on_train_batch_end")
-
-    def on_validation_end(self, trainer, pl_module):
-        self.keep(trainer, "on_validation_end")
-
-    def on_train_epoch_end(self, trainer, pl_module):
-        self.keep(trainer, "on_train_epoch_end")
 
 
 def test_act_on_one_or_many():
@@ -88,39 +67,7 @@ def test_act_on_one_or_many():
     ids=["plain", "everything", "sync"],
 )
 def test_resume_is_exact(options, tmp_path):
-    def train(path=None, callbacks=()):
-        seed_everything(3)
-        agent = small_agent(**options)
-        trainer = Trainer(max_epochs=4, callbacks=[*callbacks], enable_checkpointing=bool(callbacks), **QUIET)
-        trainer.fit(agent, ckpt_path=path, weights_only=True)
-        np.random.random(), torch.rand(1)
-        trainer.save_checkpoint(tmp_path / "end.ckpt")
-        return torch.load(tmp_path / "end.ckpt", weights_only=True)
-
-    hooks = ("on_train_batch_end", "on_validation_end", "on_train_epoch_end")
-    whole = train(callbacks=[Kept(1, tmp_path / hook, hook) for hook in hooks])
-    for hook in hooks:
-        torch.rand(100)  # what another process would not have drawn
-        resumed = train(tmp_path / hook)
-        assert whole["global_step"] == resumed["global_step"]
-        for key in ("state_dict", "optimizer_states", "lr_schedulers", "processes", *COUNTERS):
-            same(whole[key], resumed[key], f"{hook}: {key}")
-
-
-def same(one, other, where):
-    assert type(one) is type(other), where
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), where
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for key in one:
-            same(one[key], other[key], f"{where}.{key}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for number, parts in enumerate(zip(one, other, strict=True)):
-            same(*parts, f"{where}.{number}")
-    else:
-        assert one == other, where
+    check_resume(lambda: small_agent(**options), tmp_path)
 
 
 def test_resume_without_replay_or_env_state(tmp_path, caplog):
@@ -785,6 +732,12 @@ def test_a_trained_agent_is_pickled_whatever_it_played():
     assert torch.equal(again(agent.example_input_array), agent(agent.example_input_array))
     trainer().fit(again)
     assert again.gradient_steps > agent.gradient_steps
+
+
+def test_a_model_of_mujoco_that_is_not_there_is_named():
+    pytest.importorskip("mujoco", reason="needs the extra mujoco")
+    with pytest.raises(ValueError, match=r"nope.xml does not exist: give a file that is there, .* xml_file"):
+        DQN("HalfCheetah-v5", env_options={"xml_file": "/nope.xml"})
 
 
 def test_pong_trains(tmp_path, capsys):

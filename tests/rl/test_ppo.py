@@ -10,7 +10,9 @@ import torch
 from conftest import ROOT, fails
 from gymnasium import spaces
 from lightning import Trainer, seed_everything
+from small import check_resume
 from torch import distributions
+from torch.optim.lr_scheduler import LinearLR
 
 from lit_models.cli import main as cli
 from rl import PPO, RolloutBuffer
@@ -275,6 +277,13 @@ def test_the_statistics_travel_with_the_checkpoint(tmp_path):
     assert torch.equal(again(x), agent(x))
 
 
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "VectorPendulum-v1"])
+def test_resume_is_exact(env_id, tmp_path):
+    schedule = partial(LinearLR, start_factor=1.0, end_factor=0.1, total_iters=4)
+    options = SMALL | {"steps_per_epoch": 4 * 32, "normalize_observations": True, "anneal_clip_range": True}
+    check_resume(lambda: PPO(env_id, lr_scheduler=schedule, **options), tmp_path)
+
+
 def test_two_processes_share_statistics_and_end_their_epochs_together():
     agent = PPO(normalize_observations=True, target_kl=0.005, **SMALL)
     Trainer(max_epochs=2, strategy="ddp_spawn", devices=2, enable_checkpointing=False, **QUIET).fit(agent)
@@ -304,6 +313,11 @@ def test_the_clip_range_falls_to_zero():
         ({"num_envs": 3, "rollout_steps": 5, "batch_size": 4}, "a rollout has 15 steps .* set batch_size to 3"),
         ({"num_envs": 2, "rollout_steps": 4, "batch_size": 64}, "a rollout has 8 steps .* set batch_size to 8"),
         ({"clip_range": 0}, "clip_range"),
+        ({"env_id": "worlds:Bytes-v0"}, "the actions of worlds:Bytes-v0 are integers, .* Box of float32"),
+        (
+            {"env_id": "Screen-v0", "normalize_observations": True},
+            "Screen-v0 has images, which are scaled to 0..1 anyway",
+        ),
         ({"gae_lambda": 1.5}, "gae_lambda"),
     ],
 )
