@@ -94,8 +94,8 @@ class Forecaster(LitModule):
 
     @property
     def memory(self) -> dict[str, int]:
-        """What the state holds beside the hidden state, by name, with its number of rows."""
-        raise NotImplementedError
+        """What the state holds beside the hidden state, by name, with its number of rows: nothing."""
+        return {}
 
     def by_series(self, x: Tensor) -> Tensor:
         """Rows of the first columns, or of all, by the mean and standard deviation of the series."""

@@ -1,6 +1,5 @@
 """Reinforcement-learning agents as LightningModules."""
 
-from rl import vector_pendulum  # noqa: F401  registers its environment
 from rl.buffers import ReplayBuffer, ReplayDataset
 from rl.ddpg import DDPG
 from rl.dqn import DQN

@@ -106,6 +106,12 @@ class Agent(LitModule):
         """The replay buffer of one process; None for an on-policy agent."""
         return None
 
+    def replay(self, seed: int, **options: Any) -> ReplayBuffer:
+        """A replay buffer for the observations, with options beside those that every agent with replay has."""
+        hp, example = self.hparams, self.example_input_array[0]
+        options |= {name: hp[name] for name in ("num_envs", "gamma")}
+        return ReplayBuffer(hp.buffer_size, example.shape, example.dtype, seed=seed, **options)
+
     def behave(self, observation: Tensor) -> tuple[np.ndarray, Tensor]:
         """Exploring actions for the training environments, `(N, ...)`, and the same as the replay buffer holds them."""
         raise NotImplementedError

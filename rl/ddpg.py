@@ -168,11 +168,8 @@ class DDPG(Agent):
 
     @override
     def make_buffer(self, seed: int) -> ReplayBuffer:
-        hp, example = self.hparams, self.example_input_array[0]
-        self.noise = np.zeros((hp.num_envs, self.action_size))
-        actions = {"action_shape": (self.action_size,), "action_dtype": torch.float32}
-        same = {name: hp[name] for name in ("num_envs", "gamma")}
-        return ReplayBuffer(hp.buffer_size, example.shape, example.dtype, seed=seed, **actions, **same)
+        self.noise = np.zeros((self.hparams.num_envs, self.action_size))
+        return self.replay(seed, action_shape=(self.action_size,), action_dtype=torch.float32)
 
     @torch.no_grad()
     def td_target(self, batch: Transitions) -> Tensor:

@@ -171,9 +171,8 @@ class DQN(Agent):
 
     @override
     def make_buffer(self, seed: int) -> ReplayBuffer:
-        hp, example = self.hparams, self.example_input_array[0]
-        same = {name: hp[name] for name in ("num_envs", "n_steps", "gamma", "prioritized")}
-        return ReplayBuffer(hp.buffer_size, example.shape, example.dtype, alpha=hp.priority_alpha, seed=seed, **same)
+        hp = self.hparams
+        return self.replay(seed, n_steps=hp.n_steps, prioritized=hp.prioritized, alpha=hp.priority_alpha)
 
     @override
     def behave(self, observation: Tensor) -> tuple[np.ndarray, Tensor]:

@@ -36,6 +36,13 @@ DTYPES = {"uint16": np.int32, "uint32": np.int64, "uint64": np.float64, np.dtype
 
 Wrappers = list[str | dict[str, Any]]
 
+gymnasium.register(
+    "VectorPendulum-v1",
+    "gymnasium.envs.classic_control:PendulumEnv",
+    vector_entry_point="rl.vector_pendulum:PendulumVectorEnv",
+    max_episode_steps=200,
+)
+
 
 @contextlib.contextmanager
 def env_errors(env_id: str, when: str = "", envs: VectorEnv | None = None) -> Iterator[None]:

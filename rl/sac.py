@@ -159,10 +159,7 @@ class SAC(Agent):
 
     @override
     def make_buffer(self, seed: int) -> ReplayBuffer:
-        hp, example = self.hparams, self.example_input_array[0]
-        actions = {"action_shape": (self.action_size,), "action_dtype": torch.float32}
-        same = {name: hp[name] for name in ("num_envs", "gamma")}
-        return ReplayBuffer(hp.buffer_size, example.shape, example.dtype, seed=seed, **actions, **same)
+        return self.replay(seed, action_shape=(self.action_size,), action_dtype=torch.float32)
 
     @torch.no_grad()
     def td_target(self, batch: Transitions) -> Tensor:

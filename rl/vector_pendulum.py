@@ -5,7 +5,6 @@ Legend: N - environments, theta - angle in radians, 0 where the pendulum stands 
 
 from typing import Any
 
-import gymnasium
 import numpy as np
 from gymnasium.envs.classic_control.pendulum import PendulumEnv, angle_normalize
 from gymnasium.vector import AutoresetMode, VectorEnv
@@ -66,8 +65,3 @@ class PendulumVectorEnv(VectorEnv):
 
     def _see(self) -> np.ndarray:
         return np.stack([np.cos(self.theta), np.sin(self.theta), self.speed], axis=1, dtype=np.float32)  # (N, 3)
-
-
-gymnasium.register(
-    "VectorPendulum-v1", PendulumEnv, max_episode_steps=200, vector_entry_point="rl.vector_pendulum:PendulumVectorEnv"
-)
