@@ -325,7 +325,7 @@ class TimeSeriesDataModule(BatchDataModule):
             rows = len(one.values) - one.ahead
             test = rows - (end - start)
             self._check_rows("the part before the test rows", one, test, "context_length")
-            if hp.known_columns is not None and one.ahead < hp.horizon:
+            if hp.known_columns and one.ahead < hp.horizon:
                 of = "" if one.group is None else f" of series {one.group!r}"
                 way_out = f"set data.horizon to {one.ahead}, or " if one.ahead else ""
                 raise ValueError(

@@ -135,6 +135,8 @@ def test_forecasts_reach_as_far_as_what_is_known(shop):
     assert target[0, 8:, :2].isnan().all()
     assert target[0, :13, 2].tolist() == [row % 7 for row in range(43, 56)]
     assert [label["time"] for label in data.target_labels(0)] == DAYS[42:56]
+    none = {"columns": "price", "known_columns": [], "input_columns": [], "context_length": 8, "horizon": 6}
+    TimeSeriesDataModule(shop, season=1, **none).setup("predict")  # none is known ahead, and none need be
     with pytest.raises(
         ValueError, match=r"ends 10 row\(s\) after the last value of 'sales', but data.horizon is 12: set"
     ):
