@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from benchmarks import dqn as dqn_benchmark
+from benchmarks import agents as agents_benchmark
 from benchmarks.common import prepare, synchronize, train, write_json
 from benchmarks.mnist import Run, Stopwatch
 from benchmarks.trainer import parts_of_a_step
@@ -339,7 +339,7 @@ def dqn(figures: Figures) -> None:
     flags = [f"--trainer.max_epochs={epochs}", *toy("--model.eval_episodes=2")]
     for seed in range(SEEDS):
         for accelerator in ("cpu", "gpu") if GPU else ("cpu",):
-            watch = dqn_benchmark.Stopwatch()
+            watch = agents_benchmark.Stopwatch()
             with tempfile.TemporaryDirectory() as folder:
                 train("dqn_cartpole.yaml", seed, Path(folder), [watch], f"--trainer.accelerator={accelerator}", *flags)
             figures.note(

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.agents import Stopwatch
 from benchmarks.common import median, microseconds, options_parser, parse, train, write_results
-from benchmarks.dqn import Stopwatch
 from rl import DQN, ReplayBuffer
 
 

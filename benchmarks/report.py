@@ -20,6 +20,33 @@ ROOT = Path(__file__).resolve().parent.parent
 MARKED = re.compile(r"^(<!-- *results: *(\S+) *-->\n)(.*?)^(<!-- */results *-->)$", re.MULTILINE | re.DOTALL)
 MARKER = re.compile(r"^<!-- *(?:results: *(\S+)|/results) *-->$", re.MULTILINE)
 
+# Configs of agents with their environments, and those beside stable-baselines3 with its class.
+AGENTS = {
+    "dqn_cartpole": "CartPole",
+    "ppo_cartpole": "CartPole",
+    "dqn_acrobot": "Acrobot",
+    "ppo_acrobot": "Acrobot",
+    "dqn_lunarlander": "LunarLander",
+    "ppo_lunarlander": "LunarLander",
+    "dqn_mountaincar": "MountainCar",
+    "dqn_frozenlake": "FrozenLake",
+    "ppo_pendulum": "Pendulum",
+    "ddpg_pendulum": "Pendulum",
+    "td3_pendulum": "Pendulum",
+    "sac_pendulum": "Pendulum",
+    "sac_invertedpendulum": "InvertedPendulum",
+}
+BESIDE = {
+    "dqn_cartpole": "DQN",
+    "ppo_cartpole": "PPO",
+    "ppo_acrobot": "PPO",
+    "ppo_lunarlander": "PPO",
+    "ddpg_pendulum": "DDPG",
+    "td3_pendulum": "TD3",
+    "sac_pendulum": "SAC",
+    "sac_invertedpendulum": "SAC",
+}
+
 CHO = "[Cho et al. 2014](https://arxiv.org/abs/1406.1078)"
 PAPERS = {
     "Net": "[LeCun et al. 1998](https://doi.org/10.1109/5.726791)",
@@ -28,6 +55,9 @@ PAPERS = {
     "RNN": CHO,
     "FaceEmbedder": "[Wang et al. 2018](https://arxiv.org/abs/1801.09414)",
     "DQN": "[Mnih et al. 2015](https://doi.org/10.1038/nature14236)",
+    "PPO": "[Schulman et al. 2017](https://arxiv.org/abs/1707.06347)",
+    "DDPG": "[Lillicrap et al. 2016](https://arxiv.org/abs/1509.02971)",
+    "SAC": "[Haarnoja et al. 2018](https://arxiv.org/abs/1812.05905)",
 }
 
 # A value of every seed or pair, null where there is none; of older runs only mean, min, max and number of seeds.
@@ -181,15 +211,21 @@ def rows(header: Sequence[str], *lines: Sequence[str]) -> list[str]:
 def overview(results: Results) -> list[str]:
     """Every model with its paper, and what its config reaches."""
     net, cnn, gru = results.part("mnist", "ours"), results.part("cnn", "cnn_mnist"), results.part("rnn", "rows")
-    series, agent = results.part("rnn", "mackey_glass"), results.part("dqn", "dqn_cartpole")
+    series = results.part("rnn", "mackey_glass")
+    dqn, ppo, ddpg, sac = (
+        results.part("agents", name, f" {name}")
+        for name in ("dqn_cartpole", "ppo_cartpole", "ddpg_pendulum", "sac_pendulum")
+    )
     known_people, strangers = results.part("face", "by_picture"), results.part("face", "by_person")
     free = mean(series["nrmse_free"]["rnn"], scientific)
     error = mean(known_people["identification_error"]["face_embedder"], percent(2))
     eer = mean(strangers["eer"]["face_embedder"], percent(2))
-    final = mean(agent["final_return"], number(1))
 
     def accuracy(figures: dict) -> str:
         return f"{mean(figures['test_accuracy'], percent(2))}% of MNIST's test images"
+
+    def final(figures: dict) -> str:
+        return f"return {mean(figures['final_return'], number(1))}"
 
     models = [
         ("lit_models/net.py", "mnist", net, accuracy(net)),
@@ -202,7 +238,10 @@ def overview(results: Results) -> list[str]:
             known_people,
             f"ORL faces: {error}% identified wrongly, EER {eer}% on strangers",
         ),
-        ("rl/dqn.py", "dqn_cartpole", agent, f"return {final} of 500 on CartPole"),
+        ("rl/dqn.py", "dqn_cartpole", dqn, f"{final(dqn)} of 500 on CartPole"),
+        ("rl/ppo.py", "ppo_cartpole", ppo, f"{final(ppo)} of 500 on CartPole"),
+        ("rl/ddpg.py", "ddpg_pendulum", ddpg, f"{final(ddpg)} on Pendulum"),
+        ("rl/sac.py", "sac_pendulum", sac, f"{final(sac)} on Pendulum"),
     ]
     lines = [
         [
@@ -356,47 +395,55 @@ def series(results: Results) -> list[str]:
     ]
 
 
-def cartpole(results: Results) -> list[str]:
-    """DQN against stable-baselines3."""
-    ours, theirs = results.part("dqn", "dqn_cartpole"), results.part("dqn", "stable_baselines3")
-
-    def row(name: str, figures: dict) -> list[str]:
-        final = figures["final_return"]
-        solved = final["at_least_475"] if isinstance(final, dict) else sum(value >= 475 for value in final)
-        return [
-            f"{name}, {spread(figures['env_steps'], number(0))} steps",
-            spread(figures["env_steps_per_second"], number(0)),
-            spread(figures["gradient_steps_per_second"], number(0)),
-            median(figures["seconds_to_475"], number(2), " s"),
-            f"{spread(final, number(1))}, {solved} of {known(final)['of']} seeds at 475 or more",
-            spread(figures["seconds"], number(1), " s"),
-        ]
-
-    return rows(
-        [
-            "",
-            "environment steps a second",
-            "gradient steps a second",
-            "training to a mean return of 475 (median)",
-            "return at the end",
-            "with evaluations",
-        ],
-        row(results.link("configs/dqn_cartpole.yaml"), ours),
-        row("stable-baselines3", theirs),
-    )
-
-
 def agents(results: Results) -> list[str]:
-    """DQN on other environments."""
+    """The agents, and stable-baselines3's."""
     lines = []
-    names = {"MountainCar": 1, "LunarLander": 1, "Acrobot": 1, "FrozenLake": 3}  # decimals of their returns
-    for name, decimals in names.items():
-        config = name.lower()
-        found = results.part("dqn", f"dqn_{config}", f" --only ours --config dqn_{config}.yaml")
-        returns = ", ".join(map(number(decimals), found["final_return"]))
-        link = results.link(f"configs/dqn_{config}.yaml")
-        lines.append([name, link, returns, spread(found["seconds"], number(0), " s")])
-    return rows(["environment", "config", "return at the end, of each seed", "training"], *lines)
+    for name, environment in AGENTS.items():
+        found = results.part("agents", name, f" {name}")
+        lines.append([environment, results.link(f"configs/{name}.yaml"), *learnt(found)])
+        if name in BESIDE:
+            peer = results.part("agents", f"stable_baselines3_{name}", f" {name}")
+            lines.append(["", f"stable-baselines3's {BESIDE[name]}", *learnt(peer)])
+    cheetah, peer = (results.part("agents", f"{who}sac_halfcheetah") for who in ("", "stable_baselines3_"))
+    speed, other = (spread(one["gradient_steps_per_second"], number(0)) for one in (cheetah, peer))
+    shares = []
+    for name, algorithm in (("ppo_cartpole", "PPO on CartPole"), ("ddpg_pendulum", "DDPG on Pendulum")):
+        found = results.part("agents", f"raw_{name}", f" {name} --raw")
+        ratios = list(map(operator.truediv, found["seconds"], found["seconds_of_a_plain_loop"]))
+        shares.append(f"{algorithm}: {median(ratios, number(2))}")
+    return [
+        *rows(
+            [
+                "environment",
+                "agent",
+                "steps",
+                "steps a second",
+                "to the target (median)",
+                "return at the end",
+                "in all",
+            ],
+            *lines,
+        ),
+        "",
+        f"SAC on HalfCheetah, with networks of 256 and 256 units, takes {speed} environment and gradient steps a "
+        f"second ({results.link('configs/sac_halfcheetah.yaml')}); stable-baselines3's {other}.",
+        "",
+        f"Everything on, over a plain loop with the same evaluations (median): {'; '.join(shares)}.",
+    ]
+
+
+def learnt(found: dict[str, Any]) -> list[str]:
+    """What a run of an agent takes, and reaches."""
+    final, target = found["final_return"], found["target"]
+    digits = 3 if target < 1 else 1
+    there = sum(value >= target for value in final)
+    return [
+        spread(found["env_steps"], number(0)),
+        spread(found["env_steps_per_second"], number(0)),
+        median(found["seconds_to_target"], number(1), " s"),
+        f"{spread(final, number(digits))}; {there} of {len(final)} at {target:g} or more",
+        spread(found["seconds"], number(0), " s"),
+    ]
 
 
 def orl(results: Results) -> list[str]:
@@ -533,7 +580,6 @@ TABLES: dict[str, Callable[[Results], list[str]]] = {
         loading,
         mackey_glass,
         series,
-        cartpole,
         agents,
         orl,
         detection,

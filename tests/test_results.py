@@ -73,8 +73,9 @@ def test_a_filled_page_passes_and_its_links_lead_somewhere(page, results, capsys
         ("series", "real", ["series", "nile", "rnn"], "series"),
         ("series", "real", ["series", "nile", "coverage"], "series"),
         ("series", "neuralforecast", ["series", "nile", "gru"], "series"),
-        ("dqn", "stable_baselines3", ["final_return"], "cartpole"),
-        ("dqn", "dqn_acrobot", ["final_return"], "agents"),
+        ("agents", "stable_baselines3_dqn_cartpole", ["final_return"], "agents"),
+        ("agents", "ppo_cartpole", ["final_return"], "overview, agents"),
+        ("agents", "raw_ppo_cartpole", ["seconds"], "agents"),
         ("face", "by_person", ["eer", "face_embedder"], "overview, orl"),
         ("face", "detection", ["by_tilt"], "detection"),
         ("face", "identify", ["10000_people", "milliseconds"], "recognition"),
@@ -118,14 +119,14 @@ def test_a_missing_file_or_part_names_the_command_to_run(page, results, capsys):
     said = f"error: {page}: table resume: results/resume.json has no part kills: run python -m benchmarks.resume"
     assert checked(page, results, capsys) == (1, [said])
     shutil.copy(RESULTS / "resume.json", results)
-    content = json.loads((results / "dqn.json").read_text())
+    content = json.loads((results / "agents.json").read_text())
     del content["dqn_acrobot"]
-    (results / "dqn.json").write_text(json.dumps(content))
+    (results / "agents.json").write_text(json.dumps(content))
     status, (line,) = checked(page, results, capsys)
     assert status == 1
-    assert line.endswith("run python -m benchmarks.dqn --only ours --config dqn_acrobot.yaml")
+    assert line.endswith("run python -m benchmarks.agents dqn_acrobot")
     content["dqn_acrobot"] = {"measured": content["dqn_cartpole"]["measured"], "figures": {"seeds": [0]}}
-    (results / "dqn.json").write_text(json.dumps(content))
+    (results / "agents.json").write_text(json.dumps(content))
     said = f"error: {page}: table agents: a results file has no figure 'final_return': run its benchmark again"
     assert checked(page, results, capsys) == (1, [said])
 
