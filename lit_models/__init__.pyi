@@ -7,3 +7,4 @@ from lit_models.net import Net as Net
 from lit_models.rnn import RNN as RNN
 from lit_models.rnn_classifier import RNNClassifier as RNNClassifier
 from lit_models.training.checkpoint import load as load
+from lit_models.vit import ViT as ViT
