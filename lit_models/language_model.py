@@ -30,7 +30,7 @@ class LanguageModel(LitModule):
     """The base of the language models: a subclass adds layers, `forward` and `extend`.
 
     Args:
-        vocab_size: Number of kinds of tokens.
+        vocab_size: Number of kinds of tokens, or more.
         context_length: Number of tokens that training looks back on.
         vocabulary: What the tokens stand for, see `lit_models.common.tokenizer`.
         optimizer: Factory: parameters -> optimizer.
@@ -62,7 +62,7 @@ class LanguageModel(LitModule):
     def use_vocabulary(self, vocabulary: Vocabulary, vocab_size: int) -> None:
         """Takes over what the tokens stand for."""
         self.tokenizer = Tokenizer(vocabulary)
-        if vocabulary is not None and self.tokenizer.size != vocab_size:
+        if vocabulary is not None and self.tokenizer.size > vocab_size:
             raise ValueError(
                 f"the text has {self.tokenizer.size:,} kinds of tokens, but vocab_size is {vocab_size:,}: set "
                 f"model.vocab_size to {self.tokenizer.size}"
@@ -92,17 +92,17 @@ class LanguageModel(LitModule):
             top_k: Draw from so many likeliest tokens alone.
             generator: What draws, on the CPU; torch's own, if not given.
         """
-        vocab_size, context_length = self.hparams.vocab_size, self.hparams.context_length
+        known = min(self.tokenizer.size, self.hparams.vocab_size)
         if not len(prompt):
             raise ValueError("the prompt is empty: give at least one character to go on from")
         if not 0 <= temperature < math.inf:
             raise ValueError(f"temperature is {temperature}: it must be 0 or more")
-        if top_k is not None and not 1 <= top_k <= vocab_size:
-            raise ValueError(f"top_k is {top_k}: it must be 1 to {vocab_size:,}, the number of kinds of tokens")
-        new, state = prompt[None, -context_length:].to(self.device), None
+        if top_k is not None and not 1 <= top_k <= known:
+            raise ValueError(f"top_k is {top_k}: it must be 1 to {known:,}, the number of kinds of tokens")
+        new, state = prompt[None, -self.hparams.context_length :].to(self.device), None
         for _ in range(max_tokens):
             logits, state = self.extend(new, state)
-            last = logits[0, -1].float().cpu()
+            last = logits[0, -1, :known].float().cpu()
             if temperature:
                 if top_k is not None:
                     last = last.where(last >= last.topk(top_k).values[-1], -math.inf)
@@ -128,6 +128,11 @@ class LanguageModel(LitModule):
             raise ValueError(
                 "the vocabulary of the data is another one than the model's: give the text, or the kind of tokens, "
                 "that it was trained on"
+            )
+        if data.hparams.context_length > (length := self.hparams.context_length):
+            raise ValueError(
+                f"the text is cut into windows of {data.hparams.context_length:,} tokens, but context_length is "
+                f"{length:,}: set model.context_length to {data.hparams.context_length}"
             )
         size = self.hparams.vocab_size
         if data.vocabulary is None and size < data.vocab_size:

@@ -23,7 +23,7 @@ class RNNLanguageModel(LanguageModel):
     """An embedding, recurrent layers, and a linear layer.
 
     Args:
-        vocab_size: Number of kinds of tokens: 256 of bytes; the data module says that of others.
+        vocab_size: Number of kinds of tokens, or more: 256 of bytes; the data module says that of others.
         context_length: Number of tokens that training looks back on: the data module's windows.
         embedding_dim: Width of a token's embedding.
         cell: Kind of recurrent layer.

@@ -16,6 +16,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 from typing_extensions import override
@@ -23,6 +24,7 @@ from typing_extensions import override
 from lit_models.common.arguments import AtLeastTwo, PositiveFloat, PositiveInt, UnitInterval, check_arguments
 from lit_models.common.tokenizer import Vocabulary
 from lit_models.language_model import LanguageModel
+from lit_models.training.attention_plots import TextAttentionPlots
 from lit_models.training.optimizers import CombinedOptimizer
 from lit_models.training.schedule import LRSchedulerCallable, optimizer_and_schedule
 
@@ -124,7 +126,7 @@ class Transformer(LanguageModel):
     positions="learned", norm="layer", activation="gelu", qk_norm=False, tie_head=True, bias=True, dropout=0.1)`.
 
     Args:
-        vocab_size: Number of kinds of tokens: 256 of bytes; the data module says that of others.
+        vocab_size: Number of kinds of tokens, or more: 256 of bytes; the data module says that of others.
         context_length: Number of tokens that a prediction may look back on: the data module's windows.
         dim: Width of a token.
         depth: Number of blocks.
@@ -232,6 +234,10 @@ class Transformer(LanguageModel):
         others = [parameter for parameter in self.parameters() if not any(parameter is one for one in matrices)]
         both = CombinedOptimizer(self.matrix_optimizer(matrices), self.optimizer(others))
         return optimizer_and_schedule(self, (), lambda _: both, self.lr_scheduler)
+
+    @override
+    def plots(self) -> list[Callback]:
+        return [*super().plots(), TextAttentionPlots()]
 
     @torch.no_grad()
     def attention(self, tokens: Tensor) -> Tensor:

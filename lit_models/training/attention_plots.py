@@ -13,6 +13,8 @@ from lit_models.training.plots import EvaluationPlots
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+SHOWN = 24  # tokens of a text
+
 
 class ImageAttentionPlots(EvaluationPlots):
     """Draws what a Vision Transformer looks at, in the first image of a validation or test.
@@ -50,3 +52,32 @@ class ImageAttentionPlots(EvaluationPlots):
             "attention": figures.plot_image_attention(self.image[0].cpu(), asked.unflatten(2, shape).cpu()),
             "positions": figures.plot_positions((places @ places.T).unflatten(1, shape).unflatten(0, shape).cpu()),
         }
+
+
+class TextAttentionPlots(EvaluationPlots):
+    """Draws what a Transformer looks back on, in the first tokens of a validation or test.
+
+    `val/attention` or `test/attention` shows, for every block and head, how much each token takes of each before it.
+    """
+
+    task = "language modeling"
+
+    @override
+    def reset(self, pl_module: LightningModule) -> None:
+        self.tokens: Tensor | None = None
+
+    @override
+    def update(self, pl_module: LightningModule, outputs: None, batch: tuple[Tensor, Tensor]) -> None:
+        if self.tokens is None:
+            self.tokens = batch[0][:1, :SHOWN]
+
+    @override
+    def draw(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> "dict[str, Figure]":
+        if self.tokens is None or not trainer.is_global_zero:
+            return {}
+        from lit_models.training import figures  # matplotlib takes half a second to import
+
+        weights = pl_module.attention(self.tokens)[:, 0].float().cpu()  # (depth, heads, time, time)
+        kinds = pl_module.tokenizer.tokens
+        texts = [kinds[token].decode("utf-8", "backslashreplace") for token in self.tokens[0].tolist()]
+        return {"attention": figures.plot_text_attention(texts, weights)}

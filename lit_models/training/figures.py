@@ -171,6 +171,20 @@ def plot_image_attention(image: Tensor, weights: Tensor) -> Figure:
     return figure
 
 
+def plot_text_attention(tokens: list[str], weights: Tensor) -> Figure:
+    """What each token attends to, `(layers, heads, time, time)`: a row per token, a column per token before it."""
+    layers, heads, *_ = weights.shape
+    shown = [token.replace("\n", "\u23ce").replace(" ", "\u2423") for token in escape_names(tokens)]
+    figure = Figure(figsize=(2.4 * heads + 0.3, 2.4 * layers + 0.4), layout="constrained")
+    for layer, row in enumerate(figure.subplots(layers, heads, squeeze=False)):
+        for head, axes in enumerate(row):
+            axes.imshow(weights[layer, head].numpy(), cmap="inferno", vmin=0, vmax=1)
+            axes.set_xticks(range(len(shown)), shown, fontsize=5)
+            axes.set_yticks(range(len(shown)), shown, fontsize=5)
+            axes.set_title(f"block {layer + 1}, head {head + 1}", fontsize=8)
+    return figure
+
+
 def plot_positions(similarity: Tensor) -> Figure:
     """Cosine similarity of the vectors of positions `(rows, columns, rows, columns)`: a map for each, at its place."""
     rows, columns = similarity.shape[:2]
