@@ -186,7 +186,7 @@ class LanguageModel(LitModule):
         size = self.hparams.vocab_size
         return ExportSpec(
             self,
-            {"tokens": TensorSpec(("batch", "time"), torch.int64)},
+            {"tokens": TensorSpec(("batch", "time"), torch.int64, count=size)},
             {self.output_name: TensorSpec(("batch", "time", size), torch.float32)},
         )
 

@@ -250,12 +250,13 @@ class Transformer(LanguageModel):
 
     def _embedded(self, tokens: Tensor, seen: int) -> tuple[Tensor, Rotation]:
         """What the blocks begin with, `(batch, time, dim)`, and how their queries and keys are turned."""
-        x, end = self.embedding(tokens), seen + tokens.shape[1]
+        x = self.embedding(tokens)
+        place = torch.arange(seen, seen + tokens.shape[1], device=x.device)  # (time,)
         if self.positions is not None:
-            return self.dropout(x + self.positions[seen:end]), None
+            return self.dropout(x + self.positions[place]), None
         half = self.hparams.dim // self.hparams.heads // 2
         frequency = 10_000 ** -(torch.arange(half, device=x.device) / half)
-        angle = torch.arange(seen, end, device=x.device)[:, None] * frequency  # (time, head_dim / 2)
+        angle = place[:, None] * frequency  # (time, head_dim / 2)
         return self.dropout(x), (angle.cos().to(x.dtype), angle.sin().to(x.dtype))
 
     def _logits(self, tokens: Tensor, seen: int, cache: list[Past] | None) -> tuple[Tensor, list[Past]]:

@@ -166,7 +166,7 @@ class ViT(Classifier):
         x = self.patches(self.normalize(images)).flatten(2).transpose(1, 2) + self.positions  # (batch, patches, dim)
         if self.class_token is None:
             return x
-        return torch.cat([self.class_token.expand(len(x), 1, -1), x], dim=1)
+        return torch.cat([self.class_token.expand(x.shape[0], 1, -1), x], dim=1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits `(batch, num_classes)` of images `(batch, in_channels, height, width)`, uint8 or float in 0..1."""

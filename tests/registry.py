@@ -61,7 +61,7 @@ MODELS = {
     "RNN": Model(RNN, {"hidden_dim": 8, "residual": True}, {"dropout": 0.5}, series),
     "ViT": Model(
         ViT,
-        {"in_channels": 1, "image_size": 28, "patch_size": 7, "dim": 32, "depth": 2, "heads": 2},
+        {"in_channels": 1, "image_size": 28, "patch_size": 7, "dim": 64, "depth": 2, "heads": 4},
         {"dropout": 0.5, "drop_path": 0.5},
         digits,
         steps=2,  # the last layer starts at zero

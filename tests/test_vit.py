@@ -18,7 +18,7 @@ def seeded():
 def drawn(model):
     """A model whose weights are all drawn, none of them zero."""
     for parameter in model.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
+        torch.nn.init.normal_(parameter, std=0.3)
     return model.eval()
 
 
