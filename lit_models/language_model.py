@@ -74,7 +74,6 @@ class LanguageModel(LitModule):
     def extend(self, tokens: Tensor, state: State = None) -> tuple[Tensor, State]:
         """Logits `(batch, time, vocab_size)` of tokens after those of a state, and the state after them."""
 
-    @torch.no_grad()
     def generate(
         self,
         prompt: Tensor,
@@ -99,7 +98,19 @@ class LanguageModel(LitModule):
             raise ValueError(f"temperature is {temperature}: it must be 0 or more")
         if top_k is not None and not 1 <= top_k <= known:
             raise ValueError(f"top_k is {top_k}: it must be 1 to {known:,}, the number of kinds of tokens")
-        new, state = prompt[None, -self.hparams.context_length :].to(self.device), None
+        return self._write(prompt[-self.hparams.context_length :], max_tokens, temperature, top_k, generator)
+
+    @torch.no_grad()
+    def _write(
+        self,
+        prompt: Tensor,
+        max_tokens: int,
+        temperature: float,
+        top_k: int | None,
+        generator: torch.Generator | None,
+    ) -> Iterator[int]:
+        known = min(self.tokenizer.size, self.hparams.vocab_size)
+        new, state = prompt[None].to(self.device), None
         for _ in range(max_tokens):
             logits, state = self.extend(new, state)
             last = logits[0, -1, :known].float().cpu()

@@ -196,7 +196,7 @@ def test_sampling_that_is_refused(options, message, model):
 
 def test_an_empty_prompt_is_refused(model):
     with pytest.raises(ValueError, match="the prompt is empty"):
-        next(model.generate(torch.tensor([], dtype=torch.int64), 1))
+        model.generate(torch.tensor([], dtype=torch.int64), 1)
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def plot_text_attention(tokens: list[str], weights: Tensor) -> Figure:
     figure = Figure(figsize=(2.4 * heads + 0.3, 2.4 * layers + 0.4), layout="constrained")
     for layer, row in enumerate(figure.subplots(layers, heads, squeeze=False)):
         for head, axes in enumerate(row):
-            axes.imshow(weights[layer, head].numpy(), cmap="inferno", vmin=0, vmax=1)
+            axes.imshow(weights[layer, head].numpy(), cmap="inferno", vmin=0)
             axes.set_xticks(range(len(shown)), shown, fontsize=5)
             axes.set_yticks(range(len(shown)), shown, fontsize=5)
             axes.set_title(f"block {layer + 1}, head {head + 1}", fontsize=8)
@@ -188,16 +188,15 @@ def plot_text_attention(tokens: list[str], weights: Tensor) -> Figure:
 def plot_positions(similarity: Tensor) -> Figure:
     """Cosine similarity of the vectors of positions `(rows, columns, rows, columns)`: a map for each, at its place."""
     rows, columns = similarity.shape[:2]
-    figure = Figure(figsize=(5, 5 * rows / columns + 0.3), layout="compressed")
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for row in range(rows):
-        for column in range(columns):
-            axes = grid[row, column]
-            axes.set(xticks=[], yticks=[])
-            drawn = axes.imshow(similarity[row, column].numpy(), cmap="viridis", vmin=-1, vmax=1)
-    figure.colorbar(drawn, ax=grid, shrink=0.8, label="cosine similarity")
-    figure.suptitle("similarity of each position to all others", fontsize=10)
-    return figure
+    apart = torch.full((rows, columns, rows + 1, columns + 1), math.nan)  # a gap between the maps
+    apart[:, :, :rows, :columns] = similarity
+    sheet = apart.transpose(1, 2).reshape(rows * (rows + 1), columns * (columns + 1))[:-1, :-1]
+    axes = new_axes(5.5, 5 * rows / columns)
+    drawn = axes.imshow(sheet.numpy(), cmap="viridis", vmin=-1, vmax=1)
+    axes.set_axis_off()
+    axes.set_title("similarity of each position to all others", fontsize=10)
+    axes.figure.colorbar(drawn, shrink=0.8, label="cosine similarity")
+    return axes.figure
 
 
 def plot_roc(far: Tensor, tar: Tensor, error: float) -> Figure:
