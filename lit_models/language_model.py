@@ -98,19 +98,20 @@ class LanguageModel(LitModule):
             raise ValueError(f"temperature is {temperature}: it must be 0 or more")
         if top_k is not None and not 1 <= top_k <= known:
             raise ValueError(f"top_k is {top_k}: it must be 1 to {known:,}, the number of kinds of tokens")
-        return self._write(prompt[-self.hparams.context_length :], max_tokens, temperature, top_k, generator)
+        prompt = prompt[None, -self.hparams.context_length :].to(self.device)
+        return self._write(prompt, known, max_tokens, temperature, top_k, generator)
 
     @torch.no_grad()
     def _write(
         self,
-        prompt: Tensor,
+        new: Tensor,
+        known: int,
         max_tokens: int,
         temperature: float,
         top_k: int | None,
         generator: torch.Generator | None,
     ) -> Iterator[int]:
-        known = min(self.tokenizer.size, self.hparams.vocab_size)
-        new, state = prompt[None].to(self.device), None
+        state = None
         for _ in range(max_tokens):
             logits, state = self.extend(new, state)
             last = logits[0, -1, :known].float().cpu()
