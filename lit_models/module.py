@@ -33,6 +33,7 @@ class TensorSpec(NamedTuple):
     dtype: torch.dtype
     mean: float | Tensor = 0.0  # of an input: the mean of typical values, a number or one per column
     std: float | Tensor = 1.0  # their standard deviation, likewise
+    count: int = 256  # of an input of integers: its values are 0 to below this
 
 
 class ExportSpec(NamedTuple):

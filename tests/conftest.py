@@ -20,10 +20,11 @@ from lit_models.cli import main as cli
 ROOT = Path(__file__).parent.parent
 REPLAY = ("dqn", "ddpg", "td3", "sac")  # how the names of the configs of agents with replay begin
 AGENTS = (*REPLAY, "ppo")
-EXTRAS = {  # module and extra of an environment
+EXTRAS = {  # module and extra of what a config needs
     "lunarlander": ("Box2D", "box2d"),
     "halfcheetah": ("mujoco", "mujoco"),
     "pong": ("ale_py", "atari"),
+    "gpt2": ("tokenizers", "text"),
 }
 
 # cuBLAS reads it when it is first used, and repeats its results to the bit only with it.
@@ -145,7 +146,7 @@ def published_faces(tmp_path):
 
 
 def skip_without_extra(config):
-    """Skips a test of a config whose environment is in an extra that is not installed."""
+    """Skips a test of a config that needs an extra that is not installed."""
     for name, (module, extra) in EXTRAS.items():
         if name in config:
             pytest.importorskip(module, reason=f"needs the extra {extra}")
@@ -171,6 +172,13 @@ def own_data(cifar10, pets, series, faces, published_faces):
         "rnn_mnist_pixels": ["--data.batch_size=4"],
         "rnn_csv": [f"--data.path={series}", "--data.columns=temperature"],
         "mnist_gpu": ["--data.batch_size=32"],
+        "vit_cifar10": [f"--data.data_dir={cifar10}", "--data.val_size=20", "--data.batch_size=8"],
+        "vit_folder": [f"--data.root={pets}", "--model.num_classes=2", "--data.batch_size=8"],
+        "vit_mnist": ["--data.batch_size=8"],
+        "transformer_gpt2_small": [
+            *("--model.dim=24", "--model.depth=2", "--model.heads=2", "--model.vocab_size=400"),
+            *("--model.context_length=32", "--data.context_length=16", "--data.vocab_size=300", "--data.batch_size=2"),
+        ],
         "face_orl": [f"--data.root={faces}", *few],
         "face_olivetti": [f"--data.root={published_faces}"],
         "face_lfw": [f"--data.root={published_faces}", "--data.detect=false", *few],

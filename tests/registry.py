@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from drawn import noise_people
 from lightning import LightningDataModule, LightningModule
 
-from datamodules import FaceDataModule, MNISTDataModule, TimeSeriesDataModule
-from lit_models import CNN, RNN, FaceEmbedder, Net, RNNClassifier
+from datamodules import FaceDataModule, MNISTDataModule, TextDataModule, TimeSeriesDataModule
+from lit_models import CNN, RNN, FaceEmbedder, Net, RNNClassifier, RNNLanguageModel, Transformer, ViT
 from rl import DDPG, DQN, PPO, SAC
 
 NONE = MappingProxyType({})
@@ -46,6 +46,10 @@ def series(**options: Any) -> TimeSeriesDataModule:
     return TimeSeriesDataModule(length=1000, batch_size=8, **options)
 
 
+def text(**options: Any) -> TextDataModule:
+    return TextDataModule(context_length=16, batch_size=8, windows_per_epoch=800, **options)
+
+
 AGENT = {"num_envs": 4, "steps_per_epoch": 64, "eval_episodes": 2, "test_episodes": 2}
 REPLAY = {"buffer_size": 1000, "learning_starts": 64, "batch_size": 16}
 # The learning rates of some tests would make values of Pendulum's rewards infinite.
@@ -55,6 +59,23 @@ MODELS = {
     "CNN": Model(CNN, {"in_channels": 1, "batch_norm": True}, {"dropout": 0.5}, digits, {"scale": 0.1}),
     "RNNClassifier": Model(RNNClassifier, {"num_layers": 2}, {"dropout": 0.5}, digits),
     "RNN": Model(RNN, {"hidden_dim": 8, "residual": True}, {"dropout": 0.5}, series),
+    "ViT": Model(
+        ViT,
+        {"in_channels": 1, "image_size": 28, "patch_size": 7, "dim": 64, "depth": 2, "heads": 4},
+        {"dropout": 0.5, "drop_path": 0.5},
+        digits,
+        steps=2,  # the last layer starts at zero
+    ),
+    "RNNLanguageModel": Model(
+        RNNLanguageModel, {"context_length": 16, "embedding_dim": 8, "hidden_dim": 16}, {"dropout": 0.5}, text
+    ),
+    "Transformer": Model(
+        Transformer,
+        {"context_length": 16, "dim": 16, "depth": 2, "heads": 2, "norm": "layer", "bias": True},
+        {"dropout": 0.5},
+        text,
+        steps=3,  # the last layer and the branches start at zero
+    ),
     "FaceEmbedder": Model(
         FaceEmbedder,
         {"image_size": 32},

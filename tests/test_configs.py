@@ -40,6 +40,15 @@ REFUSED |= {
 }
 OTHERS = {"tanh": "relu", "relu": "tanh", "mse": "huber", "pixel": "permuted_pixel"}
 OTHERS |= {"olivetti": "lfw", "lfw": "olivetti"}
+REFUSED |= {
+    ("vit_mnist", "in_channels"): "the images have 1 channel",
+    ("vit_mnist", "image_size"): "not divided by patches",
+    ("vit_mnist", "patch_size"): "not divided by patches",
+    ("vit_folder", "image_size"): "the images are",
+    ("transformer_text", "cycle_momentum"): "has no momentum",
+    ("transformer_gpt2_small", "vocab_size"): "kinds of tokens|the 256 bytes",
+}
+OTHERS |= {"mean": "class", "learned": "rotary", "layer": "rms", "gelu": "squared_relu", "bpe": "bytes"}
 OTHERS |= {"AtariPreprocessing": "GrayscaleObservation"}
 OTHERS |= {"window": "series", "mae": "mse", "interpolate": "previous"}
 

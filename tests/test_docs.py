@@ -206,6 +206,19 @@ def test_your_own_data(tmp_path, follow):
 
 
 @pytest.mark.slow
+def test_attention(tmp_path, follow):
+    pytest.importorskip("onnxruntime", reason="needs the extra export")
+    own_data(tmp_path)
+    (tmp_path / "poems.txt").write_text("Twinkle, twinkle, little bat!\nHow I wonder what you're at!\n" * 50)
+    reader = follow("docs/attention.md")
+    (written,) = (said for line, said in reader.said.items() if "Alice was" in line)
+    assert written.startswith("Alice was")
+    assert len(written.encode()) >= 200
+    assert (tmp_path / "rose.txt").read_text().startswith("The rose")
+    assert len(reader.names["tokens"]) == 56
+
+
+@pytest.mark.slow
 def test_faces(tmp_path, follow):
     people(tmp_path)
     reader = follow("docs/faces.md")

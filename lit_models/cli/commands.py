@@ -10,12 +10,15 @@ from typing_extensions import override
 
 from lit_models.cli.enrolment import enrol
 from lit_models.cli.errors import format_parser_error  # imports all classes, to be known by name
+from lit_models.cli.generation import generate
 from lit_models.cli.recognition import identify, verify
 from lit_models.export.export import export
 from lit_models.training.runs import runs
 
 # Commands beside Lightning's, without a model or Trainer of their own.
-COMMANDS: dict[str, Callable[..., None]] = {verb.__name__: verb for verb in (enrol, export, identify, runs, verify)}
+COMMANDS: dict[str, Callable[..., None]] = {
+    verb.__name__: verb for verb in (enrol, export, generate, identify, runs, verify)
+}
 CKPT_PATH = (
     "The checkpoint of the trained model: a file, or last, the newest one of this name, or best, by what is watched.",
     "The checkpoint to go on from: a file, last for that of the newest run of this name, or auto, which starts afresh "

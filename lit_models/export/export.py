@@ -36,7 +36,7 @@ Run = Callable[[dict[str, Tensor]], tuple[Tensor, ...]]  # from inputs by name t
 NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch_export": (), "safetensors": ("safetensors",)}
 TOLERANCE = 1e-4  # absolute, and relative to the value in PyTorch; safetensors holds the weights to the bit
 EXPORTED = {"batch": 2, "time": 3}  # sizes of the axes while exporting; 0 and 1 would become fixed
-CHECKED = ({"batch": 1, "time": 1}, {"batch": 3, "time": 20}, {"batch": 8, "time": 7})  # and while comparing
+CHECKED = ({"batch": 1, "time": 1}, {"batch": 3, "time": 12}, {"batch": 8, "time": 7})  # and while comparing
 
 
 def export(ckpt_path: str, format: Format, output: str, overwrite: bool = False, modules: Modules = None) -> None:
@@ -141,7 +141,8 @@ def export_weights(
     """Writes the weights as safetensors, with the facts as their metadata; returns a model built anew from them."""
     from safetensors.torch import save_file
 
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, path, facts)
+    # Copies, since it refuses two that share memory, as a tied layer's do.
+    save_file({key: value.clone().contiguous() for key, value in model.state_dict().items()}, path, facts)
     return run_network(export_spec(load(path, modules=modules)).network)
 
 
@@ -195,7 +196,7 @@ def random_inputs(spec: ExportSpec, sizes: dict[str, int]) -> dict[str, Tensor]:
         if one.dtype.is_floating_point:
             inputs[name] = torch.randn(shape, generator=generator, dtype=one.dtype) * one.std + one.mean
         else:
-            high = 2**7 if one.dtype == torch.int8 else 2**8
+            high = min(one.count, 2**7 if one.dtype == torch.int8 else one.count)
             inputs[name] = torch.randint(0, high, shape, generator=generator).to(one.dtype)
     return inputs
 

@@ -146,6 +146,7 @@ def describe_optimizers(trainer: Trainer) -> list[str]:
     lines = []
     for optimizer in trainer.optimizers:
         groups, rate, plan = optimizer.param_groups, "learning rate", ""
+        names = " and ".join(type(one).__name__ for one in getattr(optimizer, "optimizers", [optimizer]))
         for config in trainer.lr_scheduler_configs:
             schedule = config.scheduler
             if schedule.optimizer is not optimizer or (type(schedule) is ConstantLR and schedule.factor == 1):
@@ -158,9 +159,7 @@ def describe_optimizers(trainer: Trainer) -> list[str]:
             else:
                 plan += f", stepped every {config.interval}"
         rates = dict.fromkeys(group.get("max_lr", group.get("initial_lr", group["lr"])) for group in groups)
-        lines.append(
-            f"{type(optimizer).__name__}, {rate} {' and '.join(f'{lr:g}' for lr in rates)}{plan or ', constant'}"
-        )
+        lines.append(f"{names}, {rate} {' and '.join(f'{lr:g}' for lr in rates)}{plan or ', constant'}")
     return lines
 
 

@@ -36,6 +36,7 @@ QUICK = {
     "face_orl",
     "dqn_cartpole",
     "sac_pendulum",
+    "transformer_text",
 }
 CONFIGS = [
     pytest.param(path, id=path.stem, marks=() if path.stem in QUICK else pytest.mark.slow)

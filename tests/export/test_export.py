@@ -17,7 +17,7 @@ from torch import nn
 
 import lit_models
 from datamodules import MNISTDataModule
-from lit_models import CNN, RNN, FaceEmbedder, Net, RNNClassifier
+from lit_models import CNN, RNN, FaceEmbedder, Net, RNNClassifier, Transformer
 from lit_models.cli import main as cli
 from lit_models.export import export as export_module
 from lit_models.export.recurrence import OnnxRecurrence
@@ -30,6 +30,7 @@ pytest.importorskip("onnxscript", reason="needs the extra export")
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
 SMALL = {"num_envs": 2, "buffer_size": 100, "learning_starts": 10, "batch_size": 8}
+GPT2 = {"positions": "learned", "norm": "layer", "activation": "gelu", "qk_norm": False, "tie_head": True, "bias": True}
 MODELS = {
     "Net": lambda: Net(mean=0.1307, std=0.3081, class_names=[f"class {label}" for label in range(10)]),
     "CNN": lambda: CNN(num_classes=4, batch_norm=True, mean=[0.4, 0.5, 0.6], std=[0.2, 0.3, 0.4]),
@@ -44,6 +45,7 @@ MODELS = {
     "inputs": lambda: RNN(4, 8, 2, 1, scale="window", season=4, ar_order=2, log=True, mean=[300.0, 200, 0, 1], std=5.0),
     "logarithm": lambda: RNN(2, 8, 2, residual=True, cell="lstm", log=True, season=4, mean=300.0, std=20.0),
     "plain": lambda: RNN(2, 12, 1, cell="rnn", num_layers=2),
+    "GPT-2": lambda: Transformer(context_length=16, dim=8, depth=2, heads=2, **GPT2),
     "DQN": lambda: DQN(dueling=True, layer_norm=True, ema_decay=0.9, **SMALL),
     "DQN of images": lambda: DQN("Screen-v0", frame_stack=2, hidden_sizes=(16,), **SMALL),
 }
@@ -105,8 +107,9 @@ def examples(model, batch):
         rows = torch.randn(batch, 2 * batch - 1, own.input_dim)
         return [rows * model.normalize.std + model.normalize.mean, *states]
     shape = (batch, *model.example_input_array.shape[1:])
-    images = model.example_input_array.dtype == torch.uint8
-    return [torch.randint(0, 256, shape, dtype=torch.uint8) if images else torch.randn(shape)]
+    if model.example_input_array.is_floating_point():
+        return [torch.randn(shape)]
+    return [torch.randint(0, 256, shape).to(model.example_input_array.dtype)]
 
 
 def flat(result):
