@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Callback
 
 from benchmarks import raw_agents, zoo
 from benchmarks.common import options_parser, parameters, parse, train, write_results
+from benchmarks.report import AGENTS
 from rl.agent import Agent
 from rl.envs import make_vector_env
 from rl.evaluation import Policy, play_episodes
@@ -28,32 +29,17 @@ STARTS = 1_000_000  # seed of the episodes that all are compared on at the end
 class Task(NamedTuple):
     """What a config is measured with."""
 
-    target: float | None  # return that counts as solved; None if only the speed is measured
     seeds: int = 5
     episodes: int = 20  # of an evaluation in training
     flags: tuple[str, ...] = ()
 
 
-TASKS = {
-    "dqn_cartpole": Task(475, seeds=20, episodes=100),
-    "dqn_lunarlander": Task(200),
-    "dqn_acrobot": Task(-100),
-    "dqn_mountaincar": Task(-110),
-    "dqn_frozenlake": Task(0.7),
-    "ppo_cartpole": Task(475, seeds=20, episodes=100),
-    "ppo_lunarlander": Task(200),
-    "ppo_acrobot": Task(-100),
-    "ppo_pendulum": Task(-200),
-    "ddpg_pendulum": Task(-200),
-    "td3_pendulum": Task(-200),
-    "sac_pendulum": Task(-200),
-    "sac_invertedpendulum": Task(1000),
-    "sac_halfcheetah": Task(
-        None,
-        seeds=3,
-        episodes=1,
-        flags=("--trainer.max_epochs=2", "--model.steps_per_epoch=2000", "--model.learning_starts=100"),
-    ),
+SPEED = ("--trainer.max_epochs=2", "--model.steps_per_epoch=2000", "--model.learning_starts=100")
+TARGETS = {name: target for name, (_, target) in AGENTS.items()}
+TASKS = {name: Task() for name in AGENTS} | {
+    "dqn_cartpole": Task(seeds=20, episodes=100),
+    "ppo_cartpole": Task(seeds=20, episodes=100),
+    "sac_halfcheetah": Task(seeds=2, episodes=1, flags=SPEED),  # its speed alone
 }
 
 
@@ -109,7 +95,7 @@ def ours(name: str, seed: int, folder: Path) -> tuple[Run, Agent]:
     """A run of one of our configs from the command line."""
     watch, task = Stopwatch(), TASKS[name]
     agent = train(f"{name}.yaml", seed, folder, [watch], f"--model.eval_episodes={task.episodes}", *task.flags).model
-    if task.target is not None:
+    if name in TARGETS:
         watch.run.final_return = final_return(agent, agent.act)
     return watch.run, agent
 
@@ -149,7 +135,7 @@ def theirs(name: str, seed: int, agent: Agent) -> Run:
     model.learn(steps, callback=Evaluated())
     run.env_steps, run.gradient_steps = model.num_timesteps, zoo.gradient_steps(model)
     run.parameters = parameters(model.policy)
-    if task.target is not None:
+    if name in TARGETS:
         run.final_return = final_return(agent, policy)
     return run
 
@@ -194,7 +180,7 @@ def beside_peer(name: str, seeds: range, peers: int) -> dict[str, dict[str, Any]
             if number < peers and name in zoo.STEPS:
                 other.append(theirs(name, seed, agent))
                 print(f"seed {seed}: stable-baselines3 {describe(other[-1], name)}", flush=True)
-    target = TASKS[name].target
+    target = TARGETS.get(name)
     return {
         part: {"seeds": list(seeds)[: len(found)]} | figures(found, target) for part, found in runs.items() if found
     }
@@ -227,12 +213,12 @@ def figures(runs: list[Run], target: float | None) -> dict[str, Any]:
     if target is None:
         return found
     hits = [run.first_hit(target) for run in runs]
-    return found | {"target": target, "seconds_to_target": hits, "final_return": [run.final_return for run in runs]}
+    return found | {"seconds_to_target": hits, "final_return": [run.final_return for run in runs]}
 
 
 def describe(run: Run, name: str) -> str:
     """One line."""
-    hit = run.first_hit(TASKS[name].target)
+    hit = run.first_hit(TARGETS.get(name))
     return (
         f"{run.env_steps} steps in {run.seconds:.1f} s ({run.wall:.1f} s in all), to the target "
         f"{'never' if hit is None else f'after {hit:.2f} s'}, at the end {run.final_return:.1f}"
