@@ -6,10 +6,12 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from matplotlib import get_data_path
+from matplotlib import colormaps, get_data_path
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager, get_font
+from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -144,6 +146,42 @@ def plot_returns(train_returns: Sequence[tuple[int, float]], eval_returns: Seque
     axes.grid(alpha=0.3)
     axes.figure.legend(loc="outside upper center", ncols=2, frameon=False)
     return axes.figure
+
+
+def plot_policy(
+    names: tuple[str, str],
+    x: Tensor,
+    y: Tensor,
+    action: Tensor,
+    value: Tensor,
+    bounds: tuple[float, float],
+    title: str,
+    value_label: str,
+) -> Figure:
+    """Maps of an agent's actions and values, `(rows, columns)` each, at the points x `(columns,)` and y `(rows,)`.
+
+    Actions within `bounds` are floats, or integers if they are choices, which have a color each.
+    """
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    low, high = bounds
+    shades = {"cmap": "RdBu_r", "vmin": low, "vmax": high, "interpolation": "bilinear"}
+    if choices := not action.is_floating_point():
+        count = round(high - low) + 1
+        colors = ListedColormap(colormaps["Set2"].colors[:count]) if count <= 8 else colormaps["turbo"].resampled(count)
+        shades = {"cmap": colors, "vmin": low - 0.5, "vmax": high + 0.5, "interpolation": "nearest"}
+    elif not math.isfinite(high - low):
+        shades |= {"vmin": -float(action.abs().max()), "vmax": float(action.abs().max())}
+    columns, rows = (float(points[1] - points[0]) / 2 for points in (x, y))  # half of their size
+    extent = (float(x[0]) - columns, float(x[-1]) + columns, float(y[0]) - rows, float(y[-1]) + rows)
+    for axes, numbers, options in ((left, action, shades), (right, value, {"interpolation": "bilinear"})):
+        axes.imshow(numbers.numpy(), origin="lower", extent=extent, aspect="auto", **options)
+        axes.set(xlabel=names[0], xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
+    figure.colorbar(left.images[0], ax=left, ticks=MaxNLocator(integer=True) if choices else None)
+    figure.colorbar(right.images[0], ax=right, label=value_label)
+    left.set(ylabel=names[1], title=title)
+    right.set_title("value of the state")
+    return figure
 
 
 def plot_roc(far: Tensor, tar: Tensor, error: float) -> Figure:
