@@ -3,8 +3,19 @@
 from rl.buffers import ReplayBuffer, ReplayDataset
 from rl.ddpg import DDPG
 from rl.dqn import DQN
+from rl.policy_plot import PolicyPlot
 from rl.ppo import PPO
 from rl.rollout_buffer import RolloutBuffer, RolloutDataset
 from rl.sac import SAC
 
-__all__ = ["DDPG", "DQN", "PPO", "SAC", "ReplayBuffer", "ReplayDataset", "RolloutBuffer", "RolloutDataset"]
+__all__ = [
+    "DDPG",
+    "DQN",
+    "PPO",
+    "SAC",
+    "PolicyPlot",
+    "ReplayBuffer",
+    "ReplayDataset",
+    "RolloutBuffer",
+    "RolloutDataset",
+]

@@ -27,6 +27,7 @@ from rl.env_constants import find_changes, fresh_constants
 from rl.env_state import get_env_state, set_env_state
 from rl.envs import check_spaces, describe_env, describe_vectorization, make_env, make_vector_env, own_vector_form
 from rl.evaluation import play_episode, play_episodes
+from rl.policy_plot import PolicyPlot
 from rl.rollout import Collector, Step
 
 ENV_SETTINGS = ("env_id", "env_options", "wrappers", "grayscale", "frame_stack")
@@ -39,7 +40,7 @@ class Agent(LitModule):
     """The base of all agents, which bring their own data.
 
     A subclass writes the algorithm: `__init__`, which calls `inspect_env` after `save_hyperparameters`, `forward`,
-    `greedy`, `explore` or `random_action`, and `training_step`, with manual optimization, which counts its
+    `greedy`, `value`, `explore` or `random_action`, and `training_step`, with manual optimization, which counts its
     `gradient_steps`, adds to `means`, and calls `step_schedules`. With replay it writes `make_buffer`, and `behave`,
     with which `collect` fills the buffer; without, `steps_per_batch`, and a `train_dataset` that collects rollouts with
     `step_envs`.
@@ -54,6 +55,7 @@ class Agent(LitModule):
     throughput_counters = ("env_steps", "gradient_steps")
     lr_monitor = False  # the learning rate is logged over environment steps
     resume_may_change = frozenset({"save_replay"})
+    value_label: ClassVar[str] = "value"  # what `value` returns, in a picture
     action_spaces: ClassVar[tuple[type[spaces.Space], ...]]  # the kinds that it takes
     resume_must_match: ClassVar[tuple[str, ...]] = (*ENV_SETTINGS, "num_envs", "vectorization")  # hyperparameters
 
@@ -87,6 +89,10 @@ class Agent(LitModule):
 
     def greedy(self, observation: Tensor) -> Tensor:
         """The greedy actions `(batch, ...)` for observations `(batch, ...)`."""
+        raise NotImplementedError
+
+    def value(self, observation: Tensor) -> Tensor:
+        """The values `(batch,)` of states, in units of the environment's rewards, for observations `(batch, ...)`."""
         raise NotImplementedError
 
     def explore(self, action: np.ndarray, rng: Any) -> np.ndarray:
@@ -202,7 +208,8 @@ class Agent(LitModule):
 
     @override
     def plots(self) -> list[Callback]:
-        return [ReturnPlot(), EpisodeVideo()] if self.hparams.eval_video else [ReturnPlot()]
+        drawn = [ReturnPlot(), PolicyPlot()]
+        return [*drawn, EpisodeVideo()] if self.hparams.eval_video else drawn
 
     @property
     def batches_per_epoch(self) -> int:

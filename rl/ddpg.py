@@ -86,6 +86,7 @@ class DDPG(Agent):
     """
 
     output_name = "action"
+    value_label = "Q(s, a) of the greedy action"
     action_spaces = (spaces.Box,)
     resume_must_match = (*Agent.resume_must_match, "buffer_size", "gamma")
 
@@ -146,6 +147,10 @@ class DDPG(Agent):
     @override
     def greedy(self, observation: Tensor) -> Tensor:
         return self(observation).float()
+
+    @override
+    def value(self, observation: Tensor) -> Tensor:
+        return self.critics(observation, self.actor(observation).tanh()).amin(dim=0)
 
     @override
     def explore(self, action: np.ndarray, rng: Any) -> np.ndarray:

@@ -81,6 +81,7 @@ class DQN(Agent):
     """
 
     output_name = "values"
+    value_label = "largest Q(s, a)"
     action_spaces = (spaces.Discrete,)
     resume_must_match = (*Agent.resume_must_match, "buffer_size", "n_steps", "gamma", "prioritized")
 
@@ -146,6 +147,10 @@ class DQN(Agent):
     @override
     def greedy(self, observation: Tensor) -> Tensor:
         return self(observation).argmax(dim=1) + self.action_start
+
+    @override
+    def value(self, observation: Tensor) -> Tensor:
+        return self(observation).amax(dim=1)
 
     @override
     def explore(self, action: np.ndarray, rng: Any) -> np.ndarray:

@@ -76,6 +76,7 @@ class PPO(Agent):
     """
 
     output_name = "policy"
+    value_label = "V(s)"
     action_spaces = (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary, spaces.Box)
 
     def __init__(
@@ -143,6 +144,10 @@ class PPO(Agent):
     @override
     def greedy(self, observation: Tensor) -> Tensor:
         return self.distribution.to_env(self.distribution.mode(self.network.act(observation)))
+
+    @override
+    def value(self, observation: Tensor) -> Tensor:
+        return self.network.evaluate(observation) / self.hparams.reward_scale
 
     @override
     def random_action(self, observation: Tensor) -> Tensor:

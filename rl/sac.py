@@ -75,6 +75,7 @@ class SAC(Agent):
     """
 
     output_name = "action"
+    value_label = "lower soft Q(s, a) of the greedy action"
     action_spaces = (spaces.Box,)
     resume_must_match = (*Agent.resume_must_match, "buffer_size", "gamma")
 
@@ -133,6 +134,10 @@ class SAC(Agent):
     @override
     def greedy(self, observation: Tensor) -> Tensor:
         return self(observation).float()
+
+    @override
+    def value(self, observation: Tensor) -> Tensor:
+        return self.critics(observation, self.actor(observation)[:, : self.action_size].tanh()).amin(dim=0)
 
     def sample(self, observation: Tensor) -> tuple[Tensor, Tensor]:
         """Random actions `(batch, A)` in -1..1 for observations `(batch, ...)`; their log probabilities `(batch,)`."""

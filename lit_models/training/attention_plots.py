@@ -39,7 +39,7 @@ class ImageAttentionPlots(EvaluationPlots):
     def draw(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> "dict[str, Figure]":
         if self.image is None or not trainer.is_global_zero:
             return {}
-        from lit_models.training import figures  # matplotlib takes half a second to import
+        from lit_models.training import attention_figures as figures  # matplotlib takes half a second to import
 
         weights = pl_module.attention(self.image)[:, 0].float()  # (depth, heads, tokens, tokens)
         asked = (
@@ -75,7 +75,7 @@ class TextAttentionPlots(EvaluationPlots):
     def draw(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> "dict[str, Figure]":
         if self.tokens is None or not trainer.is_global_zero:
             return {}
-        from lit_models.training import figures  # matplotlib takes half a second to import
+        from lit_models.training import attention_figures as figures  # matplotlib takes half a second to import
 
         weights = pl_module.attention(self.tokens)[:, 0].float().cpu()  # (depth, heads, time, time)
         kinds = pl_module.tokenizer.tokens

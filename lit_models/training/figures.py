@@ -6,10 +6,12 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from matplotlib import get_data_path
+from matplotlib import colormaps, get_data_path
 from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager, get_font
+from matplotlib.ticker import MaxNLocator
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -146,57 +148,40 @@ def plot_returns(train_returns: Sequence[tuple[int, float]], eval_returns: Seque
     return axes.figure
 
 
-def plot_image_attention(image: Tensor, weights: Tensor) -> Figure:
-    """An image, and for each layer and head what it attends to: `(layers, heads, side, side)`, over the image.
+def plot_policy(
+    names: tuple[str, str],
+    x: Tensor,
+    y: Tensor,
+    action: Tensor,
+    value: Tensor,
+    bounds: tuple[float, float],
+    title: str,
+    value_label: str,
+) -> Figure:
+    """Maps of an agent's actions and values, `(rows, columns)` each, at the points x `(columns,)` and y `(rows,)`.
 
-    The image `(channels, height, width)` is uint8 in 0..255 or float in 0..1; other than 1 or 3 channels are averaged.
+    Actions within `bounds` are floats, or integers if they are choices, which have a color each.
     """
-    layers, heads, *_ = weights.shape
-    shown = image.float() / (1 if image.is_floating_point() else 255)
-    shown = (shown if len(shown) in (1, 3) else shown.mean(dim=0, keepdim=True)).permute(1, 2, 0).clamp(0, 1)
-    height, width, _ = shown.shape
-    figure = Figure(figsize=(1.1 * (heads + 1) + 0.3, 1.1 * layers * height / width + 0.4), layout="constrained")
-    for layer, row in enumerate(figure.subplots(layers, heads + 1, squeeze=False)):
-        for head, axes in enumerate(row, start=-1):
-            axes.set(xticks=[], yticks=[])
-            axes.imshow(shown.numpy(), cmap="gray", vmin=0, vmax=1)
-            if head >= 0:
-                extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-                axes.imshow(weights[layer, head].numpy(), cmap="inferno", alpha=0.7, extent=extent)
-            elif layer:
-                axes.set_visible(False)
-            if layer == 0:
-                axes.set_title(f"head {head + 1}" if head >= 0 else "image", fontsize=8)
-        row[1].set_ylabel(f"block {layer + 1}", fontsize=8)
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    low, high = bounds
+    shades = {"cmap": "RdBu_r", "vmin": low, "vmax": high, "interpolation": "bilinear"}
+    if choices := not action.is_floating_point():
+        count = round(high - low) + 1
+        colors = ListedColormap(colormaps["Set2"].colors[:count]) if count <= 8 else colormaps["turbo"].resampled(count)
+        shades = {"cmap": colors, "vmin": low - 0.5, "vmax": high + 0.5, "interpolation": "nearest"}
+    elif not math.isfinite(high - low):
+        shades |= {"vmin": -float(action.abs().max()), "vmax": float(action.abs().max())}
+    columns, rows = (float(points[1] - points[0]) / 2 for points in (x, y))  # half of their size
+    extent = (float(x[0]) - columns, float(x[-1]) + columns, float(y[0]) - rows, float(y[-1]) + rows)
+    for axes, numbers, options in ((left, action, shades), (right, value, {"interpolation": "bilinear"})):
+        axes.imshow(numbers.numpy(), origin="lower", extent=extent, aspect="auto", **options)
+        axes.set(xlabel=names[0], xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
+    figure.colorbar(left.images[0], ax=left, ticks=MaxNLocator(integer=True) if choices else None)
+    figure.colorbar(right.images[0], ax=right, label=value_label)
+    left.set(ylabel=names[1], title=title)
+    right.set_title("value of the state")
     return figure
-
-
-def plot_text_attention(tokens: list[str], weights: Tensor) -> Figure:
-    """What each token attends to, `(layers, heads, time, time)`: a row per token, a column per token before it."""
-    layers, heads, *_ = weights.shape
-    shown = [token.replace("\n", "\u23ce").replace(" ", "\u2423") for token in escape_names(tokens)]
-    figure = Figure(figsize=(2.4 * heads + 0.3, 2.4 * layers + 0.4), layout="constrained")
-    for layer, row in enumerate(figure.subplots(layers, heads, squeeze=False)):
-        for head, axes in enumerate(row):
-            axes.imshow(weights[layer, head].numpy(), cmap="inferno", vmin=0)
-            axes.set_xticks(range(len(shown)), shown, fontsize=5)
-            axes.set_yticks(range(len(shown)), shown, fontsize=5)
-            axes.set_title(f"block {layer + 1}, head {head + 1}", fontsize=8)
-    return figure
-
-
-def plot_positions(similarity: Tensor) -> Figure:
-    """Cosine similarity of the vectors of positions `(rows, columns, rows, columns)`: a map for each, at its place."""
-    rows, columns = similarity.shape[:2]
-    apart = torch.full((rows, columns, rows + 1, columns + 1), math.nan)  # a gap between the maps
-    apart[:, :, :rows, :columns] = similarity
-    sheet = apart.transpose(1, 2).reshape(rows * (rows + 1), columns * (columns + 1))[:-1, :-1]
-    axes = new_axes(5.5, 5 * rows / columns)
-    drawn = axes.imshow(sheet.numpy(), cmap="viridis", vmin=-1, vmax=1)
-    axes.set_axis_off()
-    axes.set_title("similarity of each position to all others", fontsize=10)
-    axes.figure.colorbar(drawn, shrink=0.8, label="cosine similarity")
-    return axes.figure
 
 
 def plot_roc(far: Tensor, tar: Tensor, error: float) -> Figure:

@@ -136,7 +136,7 @@ def test_learns_two_states(options, then):
     states = torch.eye(2)
     assert agent(states).flatten().tolist() == pytest.approx([0, 2], abs=0.25)
     best = torch.tensor([[-0.5], [0.5]])  # 0 and 2 in -1..3
-    for values in agent.critics(states, best):
+    for values in (*agent.critics(states, best), agent.value(states)):
         assert values.tolist() == pytest.approx([1 + 0.9 * then, 1], abs=0.15)
 
 

@@ -148,6 +148,7 @@ def test_learns_two_states(options):
     values = agent(torch.eye(2))
     # Of state 1: 2, or 0.9 times state 0's; of state 0: 0.9 times 2, or 1.
     torch.testing.assert_close(values, torch.tensor([[1.8, 1.0], [2.0, 0.9 * 1.8]]), atol=0.05, rtol=0)
+    torch.testing.assert_close(agent.value(torch.eye(2)), torch.tensor([1.8, 2.0]), atol=0.05, rtol=0)
 
 
 @pytest.mark.parametrize("n_steps", [1, 3])

@@ -227,12 +227,13 @@ def test_it_learns_what_pays(actions):
     seed_everything(1)
     optimizer = partial(torch.optim.Adam, lr=0.01)
     options = {"num_envs": 8, "rollout_steps": 16, "batch_size": 64, "epochs": 6, "steps_per_epoch": 2048}
-    agent = PPO("Match-v0", {"actions": actions}, gamma=0.5, hidden_sizes=(16,), optimizer=optimizer, **options)
+    learnt = {"gamma": 0.5, "reward_scale": 0.5, "hidden_sizes": (16,), "optimizer": optimizer}
+    agent = PPO("Match-v0", {"actions": actions}, **learnt, **options)
     Trainer(max_epochs=3, enable_checkpointing=False, **QUIET).fit(agent)
     returns, _ = agent._evaluate(20, "test")
     assert returns.mean() > 3.2 if actions == "box" else returns.mean() == 4
     if actions == "discrete":  # the steps left, which are not observed, are worth 1, 1.5, 1.75 and 1.875
-        value = agent.network.evaluate(torch.tensor([[0.0], [1.0]])).tolist()
+        value = agent.value(torch.tensor([[0.0], [1.0]])).tolist()
         assert value == pytest.approx([1.53, 1.53], abs=0.3)
 
 

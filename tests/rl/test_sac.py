@@ -127,7 +127,7 @@ def test_learns_two_states_and_their_soft_values(temperature):
     # Of all policies, the soft value is greatest where they are exp(reward / alpha): alpha times its integral's log.
     action = torch.linspace(-1, 1, 10_001, dtype=torch.float64)
     soft = temperature * torch.log(2 * ((1 - (2 * action - 1) ** 2) / temperature).exp().mean()).item()
-    for values in agent.critics(states, best):
+    for values in (*agent.critics(states, best), agent.value(states)):
         assert values.tolist() == pytest.approx([1 + 0.9 * soft, 1], abs=0.25)
 
 
