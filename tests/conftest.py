@@ -23,6 +23,7 @@ AGENTS = (*REPLAY, "ppo")
 EXTRAS = {  # module and extra of what a config needs
     "lunarlander": ("Box2D", "box2d"),
     "halfcheetah": ("mujoco", "mujoco"),
+    "invertedpendulum": ("mujoco", "mujoco"),
     "pong": ("ale_py", "atari"),
     "gpt2": ("tokenizers", "text"),
 }

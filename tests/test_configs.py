@@ -32,7 +32,8 @@ REFUSED |= {
     ("dqn_pong", "frameskip"): "Disable frame-skipping",
 }
 REFUSED |= {("ppo_pong", name): words for (stem, name), words in REFUSED.items() if stem == "dqn_pong"}
-CONTINUOUS = ("ddpg_pendulum", "td3_pendulum", "sac_pendulum", "td3_halfcheetah", "sac_halfcheetah")
+CONTINUOUS = ("ddpg_pendulum", "td3_pendulum", "sac_pendulum", "sac_invertedpendulum")
+CONTINUOUS += ("td3_halfcheetah", "sac_halfcheetah")
 REFUSED |= {(name, "env_id"): "DQN or PPO takes them" for name in CONTINUOUS}
 REFUSED |= {
     ("sac_lunarlander_continuous", "env_id"): "cannot make CartPole-v1",
