@@ -159,6 +159,7 @@ def own_data(cifar10, pets, series, faces, published_faces):
     short = ["--model.eval_episodes=2", "--model.test_episodes=2"]
     few = ["--data.identities_per_batch=2", "--data.images_per_identity=2"]
     agents = {path.stem: short for path in (ROOT / "configs").glob("*.yaml") if path.stem.startswith(AGENTS)}
+    agents["sac_invertedpendulum"] = ["--model.eval_episodes=16", "--model.test_episodes=2"]  # two fall alike at first
     brief = ["--model.env_options={max_episode_steps: 60}", "--model.learning_starts=300"]
     agents |= {f"{name}_halfcheetah": short + brief for name in ("td3", "sac")}
     pong = "{frameskip: 1, repeat_action_probability: 0.0, max_episode_steps: 60}"
