@@ -191,7 +191,7 @@ def test_wrong_data_are_one_line(tmp_path, capsys):
             ["--model=FaceEmbedder"],
             "the images are 28x28 pixels, but FaceEmbedder takes 48",
         ),
-        ("mnist", ["--model=RNN"], "or --model CNN, Net or RNNClassifier"),
+        ("mnist", ["--model=RNN"], "or --model CNN, Net, RNNClassifier or ViT"),
         (
             "rnn_csv",
             ["--model=CNN"],
