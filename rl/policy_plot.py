@@ -28,8 +28,8 @@ class PolicyPlot(Callback):
 
     They are those that the greedy action depends on most, or those that are given. The range of the two, and the median
     at which all others are held, are those of the latest observations that the agent has learnt from. Of gymnasium's
-    Pendulum the axes are angle and speed. Of an action of several numbers, the first is drawn. Nothing is where
-    observations are no list of floats: images, stacked frames, choices.
+    Pendulum the axes are angle and speed. Of an action of several numbers, the first is drawn. Where observations
+    are no list of floats (images, stacked frames, choices), there is no picture.
 
     Args:
         dimensions: Indices of the observed numbers on the horizontal and on the vertical axis.
@@ -52,7 +52,7 @@ class PolicyPlot(Callback):
         env_id, space = pl_module.hparams.env_id, pl_module.observation_space
         given = f"dimensions of PolicyPlot is {list(self.dimensions)}"
         if not is_list(space):
-            raise ValueError(f"{given}: {env_id} has observations of another kind, {space}: leave PolicyPlot out")
+            raise ValueError(f"{given}: {env_id} has no observations of two floats or more: leave PolicyPlot out")
         if max(self.dimensions) >= (count := len(space.low)):
             raise ValueError(f"{given}: {env_id} has observations of {count} numbers: give two of 0 to {count - 1}")
 

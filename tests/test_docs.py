@@ -202,9 +202,9 @@ def test_your_own_data(tmp_path, follow):
     assert rows(tmp_path / "labels.csv") == 20
     assert rows(tmp_path / "predictions.csv") == 3
     assert rows(tmp_path / "forecast.csv") == 90 + 7  # a season
-    lengths = [said for line, said in reader.said.items() if " test " in line and "oom" in line]
-    assert len(lengths) == 2
-    assert all("test/length      96" in said for said in lengths)
+    printed = [said for line, said in reader.said.items() if " test " in line and "room" in line]
+    assert len(printed) == 2
+    assert all("test/length      96" in said for said in printed)
     assert 0 <= reader.names["trainer"].callback_metrics["val/accuracy"] <= 1
 
 

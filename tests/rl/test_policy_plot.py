@@ -196,7 +196,7 @@ def test_one_of_a_config_takes_the_place_of_the_agents(tmp_path):
         ("[0, 4]", "CartPole-v1", "is [0, 4]: CartPole-v1 has observations of 4 numbers: give two of 0 to 3"),
         ("[1, 1]", "CartPole-v1", "dimensions is [1, 1]: give two numbers that differ, such as [0, 1]"),
         ("[-1, 1]", "CartPole-v1", "dimensions is -1: it must be at least 0"),
-        ("[0, 1]", "FrozenLake-v1", "FrozenLake-v1 has observations of another kind"),
+        ("[0, 1]", "FrozenLake-v1", "FrozenLake-v1 has no observations of two floats or more: leave"),
     ],
 )
 def test_dimensions_that_are_not_there_are_refused(dimensions, env_id, message, tmp_path, capsys):
