@@ -2,6 +2,7 @@
 
 import io
 import sys
+import types
 
 import pytest
 import torch
@@ -45,15 +46,16 @@ def test_the_text_goes_on_from_the_prompt(checkpoint, capsys):
     assert text != said(capsys, checkpoint, "--prompt=abc", "--max_tokens=40", "--seed=1")
 
 
-def test_bytes_that_make_a_character_together_are_written_together(tmp_path, capsys):
+def test_bytes_that_make_a_character_together_are_written_together(tmp_path, capsys, monkeypatch):
     class Fixed(RNNLanguageModel):
         def generate(self, *arguments):
             yield from "é!".encode()
 
     seed_everything(0)
     flag = save(Fixed(256, 8, 4, hidden_dim=4), tmp_path / "fixed.ckpt")
-    sys.modules["fixed_model"] = type(sys)("fixed_model")
-    sys.modules["fixed_model"].Fixed = Fixed
+    module = types.ModuleType("fixed_model")
+    module.Fixed = Fixed
+    monkeypatch.setitem(sys.modules, "fixed_model", module)
     content = torch.load(tmp_path / "fixed.ckpt", weights_only=True)
     torch.save(content | {"model_class": "fixed_model.Fixed"}, tmp_path / "fixed.ckpt")
     assert said(capsys, flag, "--prompt=A caf", "--modules=fixed_model") == "A café!\n"
