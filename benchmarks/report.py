@@ -427,7 +427,7 @@ def agents(results: Results) -> list[str]:
 def learnt(found: dict[str, Any], target: float) -> list[str]:
     """What a run of an agent takes, and reaches."""
     final = found["final_return"]
-    digits = 3 if target < 1 else 1
+    digits = 3 if abs(target) < 1 else 1
     there = sum(value >= target for value in final)
     return [
         spread(found["env_steps"], number(0)),
