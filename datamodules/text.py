@@ -85,7 +85,7 @@ class TextDataModule(BatchDataModule):
         encoding: Encoding of the files. A byte-order mark of UTF-8 is left out, and each kind of line end becomes one.
         tokens: What a token is: a byte of UTF-8, a character, or a piece of a word by byte-pair encoding, which is
             learnt from the training part (extra `text`).
-        vocab_size: Number of pieces of words that are learnt, the 256 bytes among them.
+        vocab_size: Of byte-pair encoding: number of pieces of words, the 256 bytes among them. 1,024, if not given.
         context_length: Number of tokens that a prediction may look back on.
         windows_per_epoch: Number of windows that an epoch draws; as many as cover the training part, if not given.
         batch_size: Batch size per process.
@@ -111,7 +111,7 @@ class TextDataModule(BatchDataModule):
         path: str | None = None,
         encoding: str = "utf-8",
         tokens: Literal["bytes", "characters", "bpe"] = "bytes",
-        vocab_size: PositiveInt = 1024,
+        vocab_size: PositiveInt | None = None,
         context_length: AtLeastTwo = 64,
         windows_per_epoch: PositiveInt | None = None,
         batch_size: PositiveInt = 16,
@@ -122,7 +122,9 @@ class TextDataModule(BatchDataModule):
         super().__init__()
         check_arguments(TextDataModule, locals())
         check_fractions(val_fraction, test_fraction)
-        if tokens == "bpe" and vocab_size < 256:
+        if vocab_size is not None and tokens != "bpe":
+            raise ValueError(f"vocab_size is of byte-pair encoding, and tokens are {tokens}: leave it out")
+        if vocab_size is not None and vocab_size < 256:
             raise ValueError(f"vocab_size is {vocab_size}: byte-pair encoding has the 256 bytes, so at least as many")
         try:
             codecs.lookup(encoding)
@@ -138,9 +140,8 @@ class TextDataModule(BatchDataModule):
         test = count - round(count * hp.test_fraction)
         bounds = [0, test - round(count * hp.val_fraction), test, count]
         # Characters that only validation or test have are known, too; pieces of words are learnt from training alone.
-        self.vocabulary = learn_vocabulary(
-            hp.tokens, text if hp.tokens == "characters" else text[: bounds[1]], hp.vocab_size
-        )
+        learnt = text if hp.tokens == "characters" else text[: bounds[1]]
+        self.vocabulary = learn_vocabulary(hp.tokens, learnt, hp.vocab_size or 1024)
         tokenizer = Tokenizer(self.vocabulary)
         self.vocab_size, needed, said = tokenizer.size, hp.context_length + 1, []
         asked = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",)}.get(stage, ())

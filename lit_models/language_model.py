@@ -205,5 +205,5 @@ class LanguageModel(LitModule):
     def _evaluate(self, stage: str, batch: Batch) -> None:
         tokens, targets = batch
         counted = targets >= 0
-        length = self.token_bytes[targets.clamp(min=0)] * counted
+        length = self.token_bytes.float()[targets.clamp(min=0)] * counted  # 16 bits are too few for a sum
         self.means.update(stage, int(counted.sum()), loss=self.loss(tokens, targets).sum(), bytes=length.sum())

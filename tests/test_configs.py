@@ -47,6 +47,7 @@ REFUSED |= {
     ("vit_mnist", "patch_size"): "not divided by patches",
     ("vit_folder", "image_size"): "the images are",
     ("transformer_text", "cycle_momentum"): "has no momentum",
+    ("transformer_gpt2_small", "tokens"): "vocab_size is of byte-pair encoding",
     ("transformer_gpt2_small", "vocab_size"): "kinds of tokens|the 256 bytes",
 }
 OTHERS |= {"mean": "class", "learned": "rotary", "layer": "rms", "gelu": "squared_relu", "bpe": "bytes"}

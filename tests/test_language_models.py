@@ -1,16 +1,20 @@
 """Transformer and RNNLanguageModel: against other implementations, what they see, what they write, what is refused."""
 
 import math
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 from lightning import Trainer, seed_everything
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
+from torch.optim import Muon
 
 from datamodules import TextDataModule
 from lit_models import RNNLanguageModel, Transformer
 from lit_models.training.optimizers import CombinedOptimizer
+from lit_models.training.schedule import OneCycleLR
 
 SMALL = {"vocab_size": 11, "context_length": 12, "dim": 16, "depth": 2, "heads": 2}
 GPT2 = {"positions": "learned", "norm": "layer", "activation": "gelu", "qk_norm": False, "tie_head": True, "bias": True}
@@ -316,6 +320,36 @@ def test_two_optimizers_go_on_where_they_were():
     train(*resumed, range(3, 6))
     assert torch.equal(first[0].weight, resumed[0].weight)
     assert torch.equal(first[0].bias, resumed[0].bias)
+
+
+def test_a_resumed_run_with_two_optimizers_ends_as_one_that_was_not_stopped(tmp_path):
+    def fit(name, path=None):
+        seed_everything(0)
+        model = Transformer(
+            context_length=16,
+            dim=16,
+            depth=1,
+            heads=2,
+            matrix_optimizer=Muon,
+            lr_scheduler=partial(OneCycleLR, cycle_momentum=False),
+        )
+        data = TextDataModule(context_length=16, windows_per_epoch=96)
+        saving = ModelCheckpoint(tmp_path / name, "{epoch}", save_top_k=-1)
+        trainer(max_epochs=3, limit_val_batches=0, enable_checkpointing=True, callbacks=[saving]).fit(
+            model, datamodule=data, ckpt_path=path, weights_only=True
+        )
+        return model.state_dict()
+
+    whole, resumed = fit("whole"), fit("resumed", tmp_path / "whole" / "epoch=0.ckpt")
+    assert all(torch.equal(value, resumed[name]) for name, value in whole.items())
+
+
+def test_bytes_are_counted_exactly_in_16_bits():
+    data = TextDataModule(context_length=64, batch_size=16)
+    running = trainer(limit_train_batches=1, precision="bf16-true")
+    running.fit(RNNLanguageModel(256, 64, 4, hidden_dim=4), datamodule=data)
+    found = running.callback_metrics
+    assert found["val/bits_per_byte"].item() == pytest.approx(found["val/loss"].item() / math.log(2), rel=1e-6)
 
 
 def test_matrices_of_the_blocks_have_an_optimizer_of_their_own():

@@ -146,6 +146,7 @@ def test_every_byte_has_a_letter_of_its_own():
         (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", {"encoding": "latin-1"}, "no text, since it has a character 0"),
         (VERSE, {"encoding": "utf-9"}, "encoding is 'utf-9', which Python does not know"),
         (VERSE, {"tokens": "bpe", "vocab_size": 100}, "vocab_size is 100: byte-pair encoding has the 256 bytes"),
+        (VERSE, {"vocab_size": 300}, "vocab_size is of byte-pair encoding, and tokens are bytes: leave it out"),
         (VERSE, {"context_length": 1}, "context_length is 1: it must be at least 2"),
         (VERSE, {"val_fraction": 0.5, "test_fraction": 0.5}, "together they must be below 1"),
     ],
