@@ -261,9 +261,8 @@ def test_the_vocabulary_is_the_models_own_then(tmp_path):
     running.save_checkpoint(tmp_path / "model.ckpt")
     loaded = RNNLanguageModel.load_from_checkpoint(tmp_path / "model.ckpt")
     assert loaded.tokenizer.decode(loaded.tokenizer.encode("Alice")) == b"Alice"
-    for other in (TextDataModule(context_length=16), TextDataModule(tokens="bpe", vocab_size=260)):
-        with pytest.raises(ValueError, match="the vocabulary of the data is another one than the model's"):
-            trainer().test(loaded, datamodule=other, verbose=False)
+    with pytest.raises(ValueError, match="the vocabulary of the data is another one than the model's"):
+        trainer().test(loaded, datamodule=TextDataModule(context_length=16), verbose=False)
 
 
 def test_too_few_kinds_of_tokens_are_refused():

@@ -32,7 +32,7 @@ def fit(model, data):
     ("model", "attributes", "message"),
     [
         (CNN, {"task": "forecasting"}, "Data is for forecasting, but CNN for classification: .*, or --model RNN$"),
-        (RNN, {"task": "classification"}, "--model CNN, Net or RNNClassifier$"),
+        (RNN, {"task": "classification"}, "--model CNN, Net, RNNClassifier or ViT$"),
         (Net, {"num_features": 3}, "Data is for forecasting"),
         (RNN, {"num_classes": 3}, "Data is for classification"),
         (Net, {"task": "binary"}, "Data is for binary, but Net for classification: choose other data$"),
