@@ -15,7 +15,7 @@ from lit_models.cli import main as cli
 from lit_models.training.schedule import OneCycleLR, ReduceLROnPlateau
 
 QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-NEVER_BETTER = {"patience": 0, "factor": 0.1, "threshold": 0.99}
+NEVER_BETTER = {"patience": 0, "factor": 0.1, "threshold": 1e9}
 SHORT = ["--trainer.max_epochs=3", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
 
 
