@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lit_models.common.messages import require_extra
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as BytePairs
 
@@ -62,7 +64,9 @@ def learn_vocabulary(kind: str, text: str, size: int) -> Vocabulary:
         return None
     if kind == "characters":
         return {"characters": "".join(sorted(set(text)))}
-    tokenizers = import_tokenizers()
+    require_extra("text", "byte-pair encoding", "tokenizers")
+    import tokenizers
+
     pairs = tokenizers.Tokenizer(tokenizers.models.BPE())
     pairs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = sorted(byte_letters().values())
@@ -73,16 +77,10 @@ def learn_vocabulary(kind: str, text: str, size: int) -> Vocabulary:
 
 def byte_pairs(content: str) -> "BytePairs":
     """A tokenizer of the library, from its JSON."""
-    return import_tokenizers().Tokenizer.from_str(content)
+    require_extra("text", "byte-pair encoding", "tokenizers")
+    import tokenizers
 
-
-def import_tokenizers():
-    """The library tokenizers."""
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise ValueError("byte-pair encoding needs the extra text: pip install -e '.[text]'") from error
-    return tokenizers
+    return tokenizers.Tokenizer.from_str(content)
 
 
 def byte_letters() -> dict[int, str]:
