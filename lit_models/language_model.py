@@ -56,7 +56,7 @@ class LanguageModel(LitModule):
         check_arguments(LanguageModel, locals())
         self.example_input_array = torch.zeros(1, context_length, dtype=torch.int64)
         self.use_vocabulary(vocabulary, vocab_size)
-        evaluated = ("loss", "bytes")
+        evaluated = ("loss", "bytes", "predicted")
         self.means = EpochMeans(train=("loss",), val=evaluated, test=evaluated)
 
     def use_vocabulary(self, vocabulary: Vocabulary, vocab_size: int) -> None:
@@ -188,7 +188,9 @@ class LanguageModel(LitModule):
         """The loss in nats per token; of evaluations its exponential, and what a byte takes in bits."""
         metrics = super().epoch_metrics(stage)
         if "bytes" in metrics:
-            metrics["bits_per_byte"] = metrics["loss"] / metrics.pop("bytes") / math.log(2)
+            nats = metrics["loss"]
+            metrics["loss"] = nats / metrics.pop("predicted")
+            metrics["bits_per_byte"] = nats / metrics.pop("bytes") / math.log(2)
             metrics["perplexity"] = metrics["loss"].exp()
         return metrics
 
@@ -206,4 +208,5 @@ class LanguageModel(LitModule):
         tokens, targets = batch
         counted = targets >= 0
         length = self.token_bytes.float()[targets.clamp(min=0)] * counted  # 16 bits are too few for a sum
-        self.means.update(stage, int(counted.sum()), loss=self.loss(tokens, targets).sum(), bytes=length.sum())
+        sums = {"loss": self.loss(tokens, targets).sum(), "bytes": length.sum(), "predicted": counted.sum()}
+        self.means.update(stage, targets.numel(), **sums)  # a count by itself would wait for the device
