@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.optim import Muon
 
@@ -362,3 +364,16 @@ def test_matrices_of_the_blocks_have_an_optimizer_of_their_own():
     assert len(matrices) + len(others) == len(list(model.parameters()))
     assert any(parameter is model.embedding.weight for parameter in others)
     assert any(parameter is model.head.weight for parameter in others)
+
+
+def test_tensorboard_shows_what_is_written_and_looked_back_on(tmp_path):
+    data = TextDataModule(context_length=16, windows_per_epoch=32)
+    model, logger = Transformer(context_length=16, dim=16, depth=2, heads=2), TensorBoardLogger(tmp_path, "", "")
+    trainer(logger=logger, num_sanity_val_steps=0, limit_val_batches=2).fit(model, datamodule=data)
+    events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
+    assert events.Tags()["images"] == ["val/attention"]
+    (sample,) = events.Tensors("val/sample/text_summary")
+    text = sample.tensor_proto.string_val[0].decode()
+    draw = torch.Generator().manual_seed(0)
+    written = model.tokenizer.decode(model.eval().generate(torch.tensor([10]), 200, generator=draw))
+    assert "".join(text.split()) == "".join(written.decode("utf-8", "replace").split())

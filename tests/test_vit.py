@@ -2,8 +2,12 @@
 
 import pytest
 import torch
+from lightning import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchvision.models import VisionTransformer
 
+from datamodules import MNISTDataModule
 from lit_models import ViT
 from lit_models.vit import Block, sincos
 
@@ -127,3 +131,14 @@ def test_what_is_refused(options, message):
 def test_images_of_another_size_are_refused():
     with pytest.raises(ValueError, match=r"the images are 24x24 pixels, but ViT takes 32"):
         ViT(**SMALL)(torch.rand(1, 3, 24, 24))
+
+
+@pytest.mark.parametrize("pool", ["class", "mean"])
+def test_tensorboard_shows_attention_and_positions(pool, tmp_path):
+    small = {"in_channels": 1, "image_size": 28, "patch_size": 7, "dim": 16, "depth": 2, "heads": 2}
+    short = {"limit_train_batches": 1, "limit_val_batches": 1, "num_sanity_val_steps": 0, "max_epochs": 1}
+    quiet = {"enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+    logger = TensorBoardLogger(tmp_path, "", "")
+    running = Trainer(accelerator="cpu", logger=logger, **short, **quiet)
+    running.fit(ViT(**small, pool=pool), datamodule=MNISTDataModule(batch_size=8))
+    assert {"val/attention", "val/positions"} <= {*EventAccumulator(str(tmp_path)).Reload().Tags()["images"]}

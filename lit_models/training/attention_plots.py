@@ -42,9 +42,8 @@ class ImageAttentionPlots(EvaluationPlots):
         from lit_models.training import attention_figures as figures  # matplotlib takes half a second to import
 
         weights = pl_module.attention(self.image)[:, 0].float()  # (depth, heads, tokens, tokens)
-        asked = (
-            weights.mean(dim=2) if pl_module.class_token is None else weights[:, :, 0, 1:]
-        )  # (depth, heads, patches)
+        by_class = pl_module.class_token is not None
+        asked = weights[:, :, 0, 1:] if by_class else weights.mean(dim=2)  # (depth, heads, patches)
         places = F.normalize(pl_module.positions.detach().float(), dim=1)  # (patches, dim)
         side = round(len(places) ** 0.5)
         shape = (side, side)
