@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Callback
 
 from benchmarks import raw_agents, zoo
@@ -165,10 +166,10 @@ def main() -> None:
         if options.raw:
             write_results(options, **{f"raw_{name}": beside_plain_loop(name, seeds)})
         else:
-            write_results(options, **beside_peer(name, seeds, options.peers))
+            write_results(options, **beside_peer(name, seeds, options.peers, options.threads))
 
 
-def beside_peer(name: str, seeds: range, peers: int) -> dict[str, dict[str, Any]]:
+def beside_peer(name: str, seeds: range, peers: int, threads: int) -> dict[str, dict[str, Any]]:
     """The figures of a task, ours and stable-baselines3's."""
     runs: dict[str, list[Run]] = {name: [], f"stable_baselines3_{name}": []}
     own, other = runs.values()
@@ -180,6 +181,7 @@ def beside_peer(name: str, seeds: range, peers: int) -> dict[str, dict[str, Any]
             if number < peers and name in zoo.STEPS:
                 other.append(theirs(name, seed, agent))
                 print(f"seed {seed}: stable-baselines3 {describe(other[-1], name)}", flush=True)
+            torch.set_num_threads(threads)  # whatever a library has set
     target = TARGETS.get(name)
     return {
         part: {"seeds": list(seeds)[: len(found)]} | figures(found, target) for part, found in runs.items() if found
