@@ -8,7 +8,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from lit_models.training.data_checks import images_and_labels
-from lit_models.training.plots import EvaluationPlots
+from lit_models.training.plots import EvaluationPlots, holds_weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -37,7 +37,7 @@ class ImageAttentionPlots(EvaluationPlots):
 
     @override
     def draw(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> "dict[str, Figure]":
-        if self.image is None or not trainer.is_global_zero:
+        if self.image is None or not holds_weights(trainer):
             return {}
         from lit_models.training import attention_figures as figures  # matplotlib takes half a second to import
 
@@ -72,7 +72,7 @@ class TextAttentionPlots(EvaluationPlots):
 
     @override
     def draw(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> "dict[str, Figure]":
-        if self.tokens is None or not trainer.is_global_zero:
+        if self.tokens is None or not holds_weights(trainer):
             return {}
         from lit_models.training import attention_figures as figures  # matplotlib takes half a second to import
 

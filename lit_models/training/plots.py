@@ -7,6 +7,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
 from torchmetrics import MeanSquaredError
 from torchmetrics.classification import MulticlassConfusionMatrix
@@ -27,6 +28,11 @@ def tensorboard_writers(trainer: Trainer) -> "list[SummaryWriter]":
     """The TensorBoard writers of a run, in the process that writes."""
     loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
     return [logger.experiment for logger in loggers] if trainer.is_global_zero else []
+
+
+def holds_weights(trainer: Trainer) -> bool:
+    """Whether this process is the first and can call the model by itself, which fsdp's shards of the weights cannot."""
+    return trainer.is_global_zero and not isinstance(trainer.strategy, FSDPStrategy)
 
 
 class EvaluationPlots(Callback):

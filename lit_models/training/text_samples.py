@@ -7,7 +7,7 @@ from typing_extensions import override
 
 from lit_models.common.arguments import PositiveInt, check_arguments
 from lit_models.training.internals import logged_step
-from lit_models.training.plots import tensorboard_writers
+from lit_models.training.plots import holds_weights, tensorboard_writers
 
 
 class TextSamples(Callback):
@@ -23,7 +23,7 @@ class TextSamples(Callback):
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        writers = [] if trainer.sanity_checking else tensorboard_writers(trainer)
+        writers = [] if trainer.sanity_checking or not holds_weights(trainer) else tensorboard_writers(trainer)
         if not writers or not hasattr(pl_module, "generate"):
             return
         prompt = torch.from_numpy(pl_module.tokenizer.encode("\n").copy()).long()
