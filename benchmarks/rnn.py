@@ -1,4 +1,4 @@
-"""The article's GRU: MNIST row by row, and the Mackey-Glass series beside three older ways to forecast it.
+"""The article's GRU: MNIST row by row, and the Mackey-Glass series beside the Transformer and three older methods.
 
 - *persistence*: the next row is like the last one;
 - *linear autoregression* of the same window, by least squares over the training rows;
@@ -126,23 +126,30 @@ def echo_state_network(task: Task, units: int, seed: int) -> Errors:
 
 
 def mackey_glass(seeds: int, folder: Path) -> dict[str, Any]:
-    """The errors of the four methods."""
+    """The errors of the networks and of the older methods."""
     methods: dict[str, Callable[[Task, int], Errors]] = {
         "persistence": lambda task, seed: persistence(task),
         "linear_autoregression": lambda task, seed: autoregression(task),
         "echo_state_network_100": lambda task, seed: echo_state_network(task, 100, seed),
         "echo_state_network_400": lambda task, seed: echo_state_network(task, 400, seed),
     }
-    figures: dict[str, Any] = {"seeds": list(range(seeds)), "seconds": []}
-    nrmse: dict[str, list[float]] = {name: [] for name in ("rnn", *methods)}
+    networks = ("rnn", "transformer")
+    figures: dict[str, Any] = {
+        "seeds": list(range(seeds)),
+        "seconds": {name: [] for name in networks},
+        "parameters": {},
+    }
+    nrmse: dict[str, list[float]] = {name: [] for name in (*networks, *methods)}
     nrmse_free: dict[str, list[float]] = {name: [] for name in nrmse}
     for seed in range(seeds):
-        timer = Timer()
-        command = train("rnn_mackey_glass.yaml", seed, folder, [timer], f"--data.series_seed={seed}")
-        metrics = test(command)
-        found = {"rnn": (metrics["test/nrmse"], metrics["test/nrmse_free"])}
-        figures["seconds"].append(timer.time_elapsed("train"))
-        figures["parameters"] = parameters(command.model)
+        found = {}
+        for name in networks:
+            timer = Timer()
+            command = train(f"{name}_mackey_glass.yaml", seed, folder, [timer], f"--data.series_seed={seed}")
+            metrics = test(command)
+            found[name] = metrics["test/nrmse"], metrics["test/nrmse_free"]
+            figures["seconds"][name].append(timer.time_elapsed("train"))
+            figures["parameters"][name] = parameters(command.model)
         task = Task(TimeSeriesDataModule(**command.datamodule.hparams))
         found |= {name: method(task, seed) for name, method in methods.items()}
         for name, (ahead, free) in found.items():

@@ -10,4 +10,5 @@ from lit_models.rnn_classifier import RNNClassifier as RNNClassifier
 from lit_models.rnn_language_model import RNNLanguageModel as RNNLanguageModel
 from lit_models.training.checkpoint import load as load
 from lit_models.transformer import Transformer as Transformer
+from lit_models.transformer_forecaster import TransformerForecaster as TransformerForecaster
 from lit_models.vit import ViT as ViT

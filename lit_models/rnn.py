@@ -2,12 +2,9 @@
 
 Sequences `(batch, time, input_dim)` and a hidden state -> predictions `(batch, time, output_dim)` and the new state.
 
-The cells and their papers are in `lit_models.layers.make_rnn`. The article's module is the bare network; scaling, the
-residual connection, and training on windows with a warm-up of the hidden state are added here. So is what forecasts of
-series with a trend and a season need: a scale of each window (Kim et al., "Reversible instance normalization for
-accurate time-series forecasting against distribution shift", 2022), the row a season ago, and a linear autoregression
-beside the recurrent layers (Lai et al., "Modeling long- and short-term temporal patterns with deep neural networks",
-2018).
+The cells and their papers are in `lit_models.layers.make_rnn`. The article's module is the bare network; scale,
+residual connection, season, autoregression, and training on windows with a warm-up of the hidden state are those of
+every `Forecaster`.
 """
 
 from typing import Literal
@@ -18,13 +15,10 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_models.common.arguments import NonNegativeInt, PositiveFloat, PositiveInt, UnitInterval, check_arguments
-from lit_models.forecaster import Forecaster, State, window_scale
-from lit_models.layers import Cell, Stateful, make_rnn
-from lit_models.module import ExportSpec, TensorSpec
-from lit_models.training.quantiles import window_error
+from lit_models.forecaster import Forecaster
+from lit_models.layers import Cell, Hidden, make_rnn
+from lit_models.module import TensorSpec
 from lit_models.training.schedule import LRSchedulerCallable
-
-GAIN = 10  # of `damping`: Adam moves all parameters equally far in a step, and this one has further to go
 
 
 class RNN(Forecaster):
@@ -95,120 +89,20 @@ class RNN(Forecaster):
     ) -> None:
         check_arguments(RNN, locals())
         super().__init__(input_dim, output_dim, log, quantiles, mean, std, optimizer, lr_scheduler)
-        forecasts = {"residual": residual, "scale": scale == "window", "log": log, "season": season != 1}
-        forecasts |= {"ar_order": ar_order > 0, "free_running": free_running, "quantiles": quantiles is not None}
-        forecasts |= {"known_dim": known_dim > 0}
-        if output_dim + known_dim > input_dim and (wrong := [name for name, on in forecasts.items() if on]):
-            raise ValueError(
-                f"{wrong[0]}: output_dim ({output_dim}) and known_dim ({known_dim}) must not be more than input_dim "
-                f"({input_dim})"
-            )
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         self.example_input_array = torch.ones(1, 10, input_dim)
-        inputs = input_dim + (0 if season == 1 else output_dim)
-        self.rnn = make_rnn(cell, inputs, hidden_dim, num_layers, dropout)
+        self.rnn = make_rnn(cell, self.inputs, hidden_dim, num_layers, dropout)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(hidden_dim, output_dim * len(quantiles or [0.5]))
-        if ar_order:
-            self.ar = nn.Linear(ar_order, 1, bias=False)
-            for weight in (self.ar.weight, *self.head.parameters()):
-                nn.init.zeros_(weight)
-        self.damping = nn.Parameter(torch.zeros(())) if residual and ar_order else None
-
-    @property
-    def season(self) -> int:
-        """Number of rows of a season, 1 if there is none."""
-        return self.hparams.season or 1
-
-    @property
-    def kept(self) -> int:
-        """Number of rows before the current one that the network sees."""
-        return max(self.season if self.season > 1 else 0, self.hparams.ar_order - 1)
+        self.add_head(hidden_dim)
 
     @property
     @override
-    def memory(self) -> dict[str, int]:
-        """What the state holds beside the hidden state, by name, with its number of rows."""
-        windowed = {"level": 1, "spread": 1} if self.hparams.scale == "window" else {}
-        error = {"error": 1} if self.hparams.quantiles else {}
-        return ({"rows": self.kept} if self.kept else {}) | windowed | error
+    def hidden_spec(self) -> dict[str, TensorSpec]:
+        hp = self.hparams
+        names = ("hidden", "cell") if hp.cell == "lstm" else ("hidden",)
+        return dict.fromkeys(names, TensorSpec((hp.num_layers, "batch", hp.hidden_dim), torch.float32))
 
-    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """Predictions `(batch, time, output_dim)` of the row after each of `x`, `(batch, time, input_dim)`, and state.
-
-        With quantiles, predictions are `(batch, time, quantiles, output_dim)`. The state continues after the last row;
-        without one, it starts at zero, and a window's scale and errors are those of `x`.
-        """
-        hp, kept, season = self.hparams, self.kept, self.season
-        rows, hidden, memory = self.to_scale(x), state, {}
-        scaled, others = rows[:, :, : hp.output_dim], rows[:, :, hp.output_dim :]
-        if self.memory:
-            hidden, values = (None, self.empty_memory(x)) if state is None else state
-            memory = dict(zip(self.memory, values, strict=True))
-        if hp.scale == "window":
-            scaled = (scaled - memory["level"]) / memory["spread"]
-        rows = torch.cat([memory["rows"], scaled], dim=1) if kept else scaled
-
-        def ago(lag: int) -> Tensor:
-            return rows[:, kept - lag : rows.shape[1] - lag]
-
-        inputs = [scaled] + [ago(season - 1)] * (hp.season != 1) + [others] * (others.shape[2] > 0)
-        inputs = torch.cat(inputs, dim=2) if len(inputs) > 1 else scaled
-        features, hidden = self.rnn(inputs.to(self.normalize.dtype), hidden)  # (batch, time, hidden_dim)
-        heads = self.head(self.dropout(features))
-        if hp.quantiles:
-            heads = heads.unflatten(2, (len(hp.quantiles), hp.output_dim))
-        parts = [self.point(heads)]
-        if hp.ar_order:
-            latest = rows[:, kept - hp.ar_order + 1 :].unfold(1, hp.ar_order, 1)  # (batch, time, output_dim, ar_order)
-            latest = latest.to(self.normalize.dtype).contiguous()  # otherwise an export fixes the number of rows
-            parts.append(self.ar(latest)[..., 0])
-        if hp.residual:
-            change = scaled - ago(season) if season > 1 else scaled
-            change = change if self.damping is None else change * (1 - GAIN * self.damping)
-            parts.append(change + ago(season - 1) if season > 1 else change)
-        prediction = sum(parts[1:], parts[0])
-        if hp.quantiles:
-            distances = heads - parts[0].unsqueeze(2) + self.normal[:, None]
-            prediction = prediction.unsqueeze(2) + distances * memory["error"].unsqueeze(2)
-        if hp.scale == "window":
-            level, spread = (
-                memory[name].unsqueeze(2) if hp.quantiles else memory[name] for name in ("level", "spread")
-            )
-            prediction = prediction * spread + level
-        if hp.output_dim <= hp.input_dim:
-            prediction = self.from_scale(prediction)
-        if kept:
-            memory = memory | {"rows": rows[:, -kept:]}
-        return prediction, (hidden, tuple(memory.values())) if memory else hidden
-
-    def empty_memory(self, x: Tensor) -> tuple[Tensor, ...]:
-        """What the state holds beside the hidden state before a window `(batch, time, input_dim)`."""
-        scaled = self.to_scale(x[:, :, : self.hparams.output_dim])
-        memory = [scaled.new_zeros(scaled.shape[0], self.kept, scaled.shape[2])] if self.kept else []
-        if self.hparams.scale == "window":
-            level, spread = window_scale(scaled)
-            memory += [level, spread]
-            scaled = (scaled - level) / spread
-        if self.hparams.quantiles:
-            memory.append(window_error(scaled, {1, self.season} if self.hparams.residual else ()))
-        return tuple(memory)
-
-    def export_spec(self) -> ExportSpec:
-        """Prediction and new state from rows and state, for any number of rows."""
-        hp, scale = self.hparams, self.normalize
-        state = dict.fromkeys(
-            ("hidden", "cell") if hp.cell == "lstm" else ("hidden",),
-            TensorSpec((hp.num_layers, "batch", hp.hidden_dim), torch.float32),
-        )
-        for name, rows in self.memory.items():
-            state[name] = TensorSpec(
-                ("batch", rows, hp.output_dim), torch.float32, *((1.0, 0.1) if name in ("spread", "error") else ())
-            )
-        std = scale.std.clone()
-        if hp.log:  # of positive values
-            std[: hp.output_dim] = torch.minimum(std, scale.mean / 8)[: hp.output_dim]
-        inputs = {"x": TensorSpec(("batch", "time", hp.input_dim), torch.float32, scale.mean, std)} | state
-        several = [len(hp.quantiles)] if hp.quantiles else []
-        outputs = {"prediction": TensorSpec(("batch", "time", *several, hp.output_dim), torch.float32)}
-        return ExportSpec(Stateful(self), inputs, outputs | {f"new_{name}": one for name, one in state.items()})
+    @override
+    def features(self, inputs: Tensor, hidden: Hidden | None) -> tuple[Tensor, Hidden]:
+        features, hidden = self.rnn(inputs, hidden)
+        return self.dropout(features), hidden

@@ -33,15 +33,22 @@ Rotation = tuple[Tensor, Tensor] | None  # cosines and sines `(time, head_dim / 
 
 
 def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Turns pairs of features of `(batch, heads, time, head_dim)` by an angle that grows with the position.
+    """Turns pairs of features of `(..., time, head_dim)` by an angle that grows with the position.
 
     The product of two vectors that were turned depends on the distance of their positions alone.
     """
     if rotation is None:
         return x
     cos, sin = rotation
-    first, second = x.chunk(2, dim=3)
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=3)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+
+def rotation_of(place: Tensor, head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Cosines and sines for places `(time,)`: the first pair of features turns fastest."""
+    frequency = 10_000 ** -(torch.arange(head_dim // 2, device=place.device) / (head_dim // 2))
+    angle = place[:, None] * frequency  # (time, head_dim / 2)
+    return angle.cos().to(dtype), angle.sin().to(dtype)
 
 
 class Attention(nn.Module):
@@ -54,10 +61,11 @@ class Attention(nn.Module):
 
     def project(self, x: Tensor, rotation: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values `(batch, heads, time, head_dim)` of tokens `(batch, time, dim)`."""
-        query, key, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+        both, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).split([2, 1])
         if self.qk_norm:
-            query, key = (F.rms_norm(part, part.shape[3:]) for part in (query, key))
-        return rotate(query, rotation), rotate(key, rotation), value
+            both = F.rms_norm(both, both.shape[4:])
+        query, key = rotate(both, rotation)
+        return query, key, value[0]
 
     def forward(self, x: Tensor, rotation: Rotation, past: Past | None) -> tuple[Tensor, Past]:
         """`(batch, time, dim)` -> the same; and the keys and values of the past and of these tokens."""
@@ -65,7 +73,7 @@ class Attention(nn.Module):
         mask = None
         if past is not None:
             key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
-            if x.shape[1] > 1:
+            if torch.compiler.is_exporting() or x.shape[1] > 1:  # an export is of any number of tokens
                 mask = torch.ones(x.shape[1], key.shape[2], dtype=torch.bool, device=x.device).tril(past[0].shape[2])
         dropout = self.dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(query, key, value, mask, dropout, is_causal=past is None)
@@ -173,10 +181,7 @@ class Transformer(LanguageModel):
     ) -> None:
         super().__init__(vocab_size, context_length, vocabulary, optimizer, lr_scheduler)
         check_arguments(Transformer, locals())
-        if dim % heads:
-            raise ValueError(f"dim is {dim}, which {heads} heads do not divide: set dim to {heads * -(-dim // heads)}")
-        if positions == "rotary" and (dim // heads) % 2:
-            raise ValueError(f"dim is {dim}, {dim // heads} for each head: rotary positions need an even number")
+        check_heads(dim, heads, positions == "rotary")
         self.save_hyperparameters(ignore=["optimizer", "matrix_optimizer", "lr_scheduler"])
         self.matrix_optimizer = matrix_optimizer
         self.embedding = nn.Embedding(vocab_size, dim)
@@ -254,10 +259,7 @@ class Transformer(LanguageModel):
         place = torch.arange(seen, seen + tokens.shape[1], device=x.device)  # (time,)
         if self.positions is not None:
             return self.dropout(x + self.positions[place]), None
-        half = self.hparams.dim // self.hparams.heads // 2
-        frequency = 10_000 ** -(torch.arange(half, device=x.device) / half)
-        angle = place[:, None] * frequency  # (time, head_dim / 2)
-        return self.dropout(x), (angle.cos().to(x.dtype), angle.sin().to(x.dtype))
+        return self.dropout(x), rotation_of(place, self.hparams.dim // self.hparams.heads, x.dtype)
 
     def _logits(self, tokens: Tensor, seen: int, cache: list[Past] | None) -> tuple[Tensor, list[Past]]:
         (x, rotation), new = self._embedded(tokens, seen), []
@@ -265,6 +267,14 @@ class Transformer(LanguageModel):
             x, past = block(x, rotation, None if cache is None else cache[number])
             new.append(past)
         return self.head(self.norm(x)), new
+
+
+def check_heads(dim: int, heads: int, rotary: bool = True) -> None:
+    """Raises a ValueError where heads do not divide a width, or leave what cannot be turned in pairs."""
+    if dim % heads:
+        raise ValueError(f"dim is {dim}, which {heads} heads do not divide: set dim to {heads * -(-dim // heads)}")
+    if rotary and (dim // heads) % 2:
+        raise ValueError(f"dim is {dim}, {dim // heads} for each head: rotary positions need an even number")
 
 
 def make_norm(norm: Literal["rms", "layer"], dim: int, bias: bool) -> nn.Module:

@@ -11,7 +11,17 @@ from drawn import noise_people
 from lightning import LightningDataModule, LightningModule
 
 from datamodules import FaceDataModule, MNISTDataModule, TextDataModule, TimeSeriesDataModule
-from lit_models import CNN, RNN, FaceEmbedder, Net, RNNClassifier, RNNLanguageModel, Transformer, ViT
+from lit_models import (
+    CNN,
+    RNN,
+    FaceEmbedder,
+    Net,
+    RNNClassifier,
+    RNNLanguageModel,
+    Transformer,
+    TransformerForecaster,
+    ViT,
+)
 from rl import DDPG, DQN, PPO, SAC
 
 NONE = MappingProxyType({})
@@ -59,6 +69,13 @@ MODELS = {
     "CNN": Model(CNN, {"in_channels": 1, "batch_norm": True}, {"dropout": 0.5}, digits, {"scale": 0.1}),
     "RNNClassifier": Model(RNNClassifier, {"num_layers": 2}, {"dropout": 0.5}, digits),
     "RNN": Model(RNN, {"hidden_dim": 8, "residual": True}, {"dropout": 0.5}, series),
+    "TransformerForecaster": Model(
+        TransformerForecaster,
+        {"dim": 8, "depth": 2, "heads": 2, "residual": True},
+        {"dropout": 0.5},
+        series,
+        steps=2,  # the branches start at zero
+    ),
     "ViT": Model(
         ViT,
         {"in_channels": 1, "image_size": 28, "patch_size": 7, "dim": 64, "depth": 2, "heads": 4},

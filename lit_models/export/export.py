@@ -35,15 +35,19 @@ Run = Callable[[dict[str, Tensor]], tuple[Tensor, ...]]  # from inputs by name t
 
 NEEDED = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch_export": (), "safetensors": ("safetensors",)}
 TOLERANCE = 1e-4  # absolute, and relative to the value in PyTorch; safetensors holds the weights to the bit
-EXPORTED = {"batch": 2, "time": 3}  # sizes of the axes while exporting; 0 and 1 would become fixed
-CHECKED = ({"batch": 1, "time": 1}, {"batch": 3, "time": 12}, {"batch": 8, "time": 7})  # and while comparing
+EXPORTED = {"batch": 2, "time": 3, "seen": 4}  # sizes of the axes while exporting; 0 and 1 would become fixed
+CHECKED = (  # and while comparing
+    {"batch": 1, "time": 1, "seen": 0},
+    {"batch": 3, "time": 12, "seen": 1},
+    {"batch": 8, "time": 7, "seen": 20},
+)
 
 
 def export(ckpt_path: str, format: Format, output: str, overwrite: bool = False, modules: Modules = None) -> None:
     """Writes a trained model, compared with PyTorch, to a file that takes raw input.
 
-    The batch may have any size, and so may the time of an RNN. The file also holds the model's class and
-    hyperparameters, the names of the classes, mean and standard deviation, and what goes in and comes out.
+    The batch may have any size, and so may the time of a forecaster or language model. The file also holds the model's
+    class and hyperparameters, the names of the classes, mean and standard deviation, and what goes in and comes out.
 
     Args:
         ckpt_path: The checkpoint.

@@ -195,7 +195,8 @@ def test_wrong_data_are_one_line(tmp_path, capsys):
         (
             "rnn_csv",
             ["--model=CNN"],
-            "TimeSeriesDataModule is for forecasting, but CNN for classification: choose other data, or --model RNN",
+            "TimeSeriesDataModule is for forecasting, but CNN for classification: choose other data, or --model RNN or "
+            "TransformerForecaster",
         ),
     ],
 )

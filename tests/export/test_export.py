@@ -17,7 +17,7 @@ from torch import nn
 
 import lit_models
 from datamodules import MNISTDataModule
-from lit_models import CNN, RNN, FaceEmbedder, Net, RNNClassifier, Transformer
+from lit_models import CNN, RNN, FaceEmbedder, Forecaster, Net, RNNClassifier, Transformer, TransformerForecaster
 from lit_models.cli import main as cli
 from lit_models.export import export as export_module
 from lit_models.export.recurrence import OnnxRecurrence
@@ -44,6 +44,7 @@ MODELS = {
     "quantiles": lambda: RNN(2, 8, 2, scale="window", quantiles=[0.1, 0.5, 0.9], mean=300.0, std=20.0),
     "inputs": lambda: RNN(4, 8, 2, 1, scale="window", season=4, ar_order=2, log=True, mean=[300.0, 200, 0, 1], std=5.0),
     "logarithm": lambda: RNN(2, 8, 2, residual=True, cell="lstm", log=True, season=4, mean=300.0, std=20.0),
+    "attending": lambda: TransformerForecaster(1, 1, 0, 8, 2, 2, residual=True, scale="window", mean=300.0, std=20.0),
     "plain": lambda: RNN(2, 12, 1, cell="rnn", num_layers=2),
     "GPT-2": lambda: Transformer(context_length=16, dim=8, depth=2, heads=2, **GPT2),
     "DQN": lambda: DQN(dueling=True, layer_norm=True, ema_decay=0.9, **SMALL),
@@ -98,11 +99,11 @@ def facts(form, path):
     return {key: value.decode() if isinstance(value, bytes) else value for key, value in content.items()}
 
 
-def examples(model, batch):
+def examples(model, batch, seen=5):
     """Random raw inputs."""
-    if isinstance(model, RNN):
-        own = model.hparams
-        states = [torch.randn(own.num_layers, batch, own.hidden_dim) for _ in range(1 + (own.cell == "lstm"))]
+    if isinstance(model, Forecaster):
+        own, sizes = model.hparams, {"batch": batch, "seen": seen}
+        states = [torch.randn([sizes.get(axis, axis) for axis in one.shape]) for one in model.hidden_spec.values()]
         states += [torch.rand(batch, rows, own.output_dim) + 0.5 for rows in model.memory.values()]
         rows = torch.randn(batch, 2 * batch - 1, own.input_dim)
         return [rows * model.normalize.std + model.normalize.mean, *states]
@@ -150,12 +151,12 @@ def test_raw_input_in_a_batch_of_any_size_gives_what_pytorch_does(name, form, ex
     for batch in (1, 2, 5):
         inputs = examples(model, batch)
         with torch.no_grad():
-            if isinstance(model, RNN):
+            if isinstance(model, Forecaster):
                 memory = inputs[len(inputs) - len(model.memory) :]
                 hidden = inputs[1 : len(inputs) - len(memory)]
                 hidden = tuple(hidden) if len(hidden) == 2 else hidden[0]
                 expected = flat(model(inputs[0], (hidden, memory) if memory else hidden))
-                start = run(inputs[0], *map(torch.zeros_like, inputs[1:]))
+                start = run(inputs[0], *map(torch.zeros_like, examples(model, batch, seen=0)[1:]))
                 for got, want in zip(start, flat(model(inputs[0])), strict=True):
                     torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-4)
             else:

@@ -31,7 +31,11 @@ def fit(model, data):
 @pytest.mark.parametrize(
     ("model", "attributes", "message"),
     [
-        (CNN, {"task": "forecasting"}, "Data is for forecasting, but CNN for classification: .*, or --model RNN$"),
+        (
+            CNN,
+            {"task": "forecasting"},
+            "Data is for forecasting, but CNN for classification: .*, or --model RNN or TransformerForecaster$",
+        ),
         (RNN, {"task": "classification"}, "--model CNN, Net, RNNClassifier or ViT$"),
         (Net, {"num_features": 3}, "Data is for forecasting"),
         (RNN, {"num_classes": 3}, "Data is for classification"),
