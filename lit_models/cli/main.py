@@ -32,7 +32,14 @@ from typing_extensions import override
 
 from lit_models.cli.commands import COMMANDS, HelpFormatter, Parser, arrange_help, run_command, summary
 from lit_models.cli.errors import format_error  # imports all classes, to be known by name
-from lit_models.cli.parsing import check_yaml, classes_first, expand_home, loading_configs, monitored_plateau
+from lit_models.cli.parsing import (
+    check_yaml,
+    classes_first,
+    expand_home,
+    loading_configs,
+    monitored_plateau,
+    own_defaults,
+)
 from lit_models.common.messages import StderrHandler, format_metric, log
 from lit_models.training.callbacks import ProgressBar, Throughput
 from lit_models.training.checkpoint import AtomicCheckpointIO, read_checkpoint
@@ -58,7 +65,7 @@ class CLI(LightningCLI):
             os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
         keep_freed_memory()
         self.verb = next(iter(sys.argv[1:] if args is None else args), "")
-        with restored_settings(), loading_configs():
+        with restored_settings(), loading_configs(), own_defaults():
             super().__init__(
                 save_config_callback=RunRecord,
                 save_config_kwargs={"overwrite": True},  # a resumed run saves into its own folder

@@ -1,14 +1,17 @@
 """Arguments and config files before jsonargparse parses them: names, order, faults of YAML."""
 
 import contextlib
+import inspect
 import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import get_loader, set_loader
+from jsonargparse import _typehints, get_loader, set_loader
+from torch.optim import Optimizer
 
 
 def monitored_plateau(text: str) -> str:
@@ -38,6 +41,37 @@ def loading_configs() -> Iterator[None]:
         yield
     finally:
         set_loader("yaml", load, (yaml.YAMLError,))
+
+
+@contextlib.contextmanager
+def own_defaults() -> Iterator[None]:
+    """Has an optimizer in place of a model's own begin with its own defaults.
+
+    Of an option that both have, jsonargparse would keep the other one's default: of AdamW in place of Adam, no weight
+    decay. What was set stays, by the model or in a config file.
+    """
+    discard = _typehints.discard_init_args_on_class_path_change
+
+    def discard_defaults(parser: Any, before: Any, after: Any) -> None:
+        if before and before["class_path"] != after["class_path"] and before.get("init_args"):
+            options, (module, _, name) = before["init_args"], before["class_path"].rpartition(".")
+            kind = getattr(sys.modules.get(module), name, None)
+            optimizer = isinstance(kind, type) and issubclass(kind, Optimizer)
+            for name, parameter in inspect.signature(kind).parameters.items() if optimizer else ():
+                if name in options and listed(options[name]) == listed(parameter.default):
+                    options.pop(name)
+        discard(parser, before, after)
+
+    _typehints.discard_init_args_on_class_path_change = discard_defaults
+    try:
+        yield
+    finally:
+        _typehints.discard_init_args_on_class_path_change = discard
+
+
+def listed(value: Any) -> Any:
+    """A value as YAML has it, which knows no tuples."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def classes_first(args: list[str]) -> list[str]:

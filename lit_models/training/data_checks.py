@@ -24,8 +24,10 @@ def check_task(model: "LitModule", data: Any) -> None:
         task = "classification" if task is None and hasattr(data, "num_classes") else task
     if None in (task, kind.task) or task in {kind.task, *kind.data_tasks}:
         return
-    kinds = {name: getattr(lit_models, name) for name in lit_models.__all__}
-    names = [name for name, one in kinds.items() if getattr(one, "task", None) == task and "forward" in vars(one)]
+    public = {name: getattr(lit_models, name) for name in lit_models.__all__}
+    kinds = {name: one for name, one in public.items() if getattr(one, "task", None) == task}
+    bases = {base for one in kinds.values() for base in one.__mro__[1:]}
+    names = [name for name, one in kinds.items() if one not in bases]
     hint = f", or --model {' or '.join(', '.join(names).rsplit(', ', 1))}" if names else ""
     raise ValueError(
         f"{type(data).__name__} is for {task}, but {kind.__name__} for {kind.task}: choose other data{hint}"

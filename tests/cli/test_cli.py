@@ -432,6 +432,23 @@ def test_a_class_may_come_after_its_options(pets, capsys):
     assert cli.main(["fit", *options, *few]) == 0
 
 
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (["--model.optimizer=AdamW"], {"lr": 3e-3, "betas": [0.9, 0.999], "weight_decay": 0.01}),
+        (["--model.optimizer=AdamW", "--model.optimizer.weight_decay=0"], {"weight_decay": 0}),
+        (["--model.optimizer=pytorch_optimizer.SOAP"], {"betas": [0.95, 0.95]}),
+        (["--model.optimizer.lr=0.5", "--model.optimizer=SGD"], {"lr": 0.5, "momentum": 0}),
+        (["--model.optimizer.eps=1e-5"], {"lr": 3e-3, "eps": 1e-5, "weight_decay": 0}),
+    ],
+)
+def test_another_optimizer_has_its_own_defaults(flags, expected, capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["fit", "--model=RNN", "--data=TimeSeriesDataModule", *flags, "--print_config"])
+    options = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["optimizer"]["init_args"]
+    assert {name: options[name] for name in expected} == expected
+
+
 def test_a_single_picture_is_predicted(last, pets, tmp_path):
     picture = next(pets.rglob("*.png"))
     assert cli.main(["predict", f"--ckpt_path={last}", f"--images={picture}", f"--output={tmp_path / 'one.csv'}"]) == 0
