@@ -35,6 +35,8 @@ class Choices(nn.Module):
 
     def mode(self, parameters: Tensor) -> Tensor:
         """The most probable actions."""
+        if self.num_actions == 1:
+            return parameters.argmax(dim=1, keepdim=True)
         return torch.stack([logits.argmax(dim=1) for logits in parameters.split(self.sizes, dim=1)], dim=1)
 
     def evaluate(self, parameters: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
@@ -48,7 +50,7 @@ class Choices(nn.Module):
 
     def to_env(self, action: Tensor) -> Tensor:
         """Actions `(batch, ...)` as the environment takes them."""
-        return action.unflatten(1, self.shape or (1,)).view(len(action), *self.shape) + self.start
+        return action.view(len(action), *self.shape) + self.start
 
 
 class Gaussian(nn.Module):

@@ -154,7 +154,15 @@ def skip_without_extra(config):
 
 
 @pytest.fixture
-def own_data(cifar10, pets, series, faces, published_faces):
+def play(tmp_path):
+    """A text of few kinds of characters."""
+    path = tmp_path / "play.txt"
+    path.write_text("To be, or not to be, that is the question:\n" * 80)
+    return path
+
+
+@pytest.fixture
+def own_data(cifar10, pets, series, faces, published_faces, play):
     """The flags that a config needs which has no data of its own."""
     short = ["--model.eval_episodes=2", "--model.test_episodes=2"]
     few = ["--data.identities_per_batch=2", "--data.images_per_identity=2"]
@@ -174,6 +182,8 @@ def own_data(cifar10, pets, series, faces, published_faces):
         "rnn_mnist_pixels": ["--data.batch_size=4"],
         "rnn_csv": [f"--data.path={series}", "--data.columns=temperature"],
         "mnist_gpu": ["--data.batch_size=32"],
+        "rnn_shakespeare": [f"--data.path={play}", "--data.batch_size=2"],
+        "transformer_shakespeare": [f"--data.path={play}", "--data.batch_size=2"],
         "vit_cifar10": [f"--data.data_dir={cifar10}", "--data.val_size=20", "--data.batch_size=8"],
         "vit_folder": [f"--data.root={pets}", "--model.num_classes=2", "--data.batch_size=8"],
         "vit_mnist": ["--data.batch_size=8"],
