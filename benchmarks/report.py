@@ -45,9 +45,6 @@ PAPERS = {
     "CNN": "[Krizhevsky 2014](https://arxiv.org/abs/1404.5997)",
     "RNNClassifier": CHO,
     "RNN": CHO,
-    "ViT": "[Dosovitskiy et al. 2021](https://arxiv.org/abs/2010.11929)",
-    "Transformer": "[Vaswani et al. 2017](https://arxiv.org/abs/1706.03762)",
-    "RNNLanguageModel": "[Mikolov et al. 2010](https://doi.org/10.21437/Interspeech.2010-343)",
     "FaceEmbedder": "[Wang et al. 2018](https://arxiv.org/abs/1801.09414)",
     "DQN": "[Mnih et al. 2015](https://doi.org/10.1038/nature14236)",
     "PPO": "[Schulman et al. 2017](https://arxiv.org/abs/1707.06347)",
@@ -212,7 +209,6 @@ def overview(results: Results) -> list[str]:
         results.part("agents", name, f" {name}")
         for name in ("dqn_cartpole", "ppo_cartpole", "ddpg_pendulum", "sac_pendulum")
     )
-    vit, text = results.part("vit", "mnist"), results.part("language", "quick")
     known_people, strangers = results.part("face", "by_picture"), results.part("face", "by_person")
     free = mean(series["nrmse_free"]["rnn"], scientific)
     error = mean(known_people["identification_error"]["face_embedder"], percent(2))
@@ -229,11 +225,6 @@ def overview(results: Results) -> list[str]:
         ("lit_models/cnn.py", "cnn_mnist", cnn, accuracy(cnn)),
         ("lit_models/rnn_classifier.py", "rnn_mnist", by_rows, accuracy(by_rows)),
         ("lit_models/rnn.py", "rnn_mackey_glass", gru, f"NRMSE {free} on Mackey-Glass, 84 steps ahead"),
-        ("lit_models/vit.py", "vit_mnist", vit, accuracy(vit)),
-        *(
-            (f"lit_models/{file}.py", name, text[name], f"{mean(text[name]['loss'], number(3))} nats per character")
-            for file, name in (("transformer", "transformer_text"), ("rnn_language_model", "rnn_text"))
-        ),
         (
             "lit_models/faces/face_embedder.py",
             "face_orl",
@@ -311,47 +302,6 @@ def classifiers(results: Results) -> list[str]:
         row("`CNN`", "configs/cnn_mnist.yaml", cnn),
         row("`RNNClassifier`, a GRU over rows", "configs/rnn_mnist.yaml", gru),
     )
-
-
-def pictures(results: Results) -> list[str]:
-    """The Vision Transformer and the CNN on real colour pictures."""
-    found = results.part("vit", "pictures", " --pictures FOLDER")
-    models = {"cnn_folder": "CNN", "vit_folder": "ViT"}
-    lines = [
-        [
-            f"`{model}`, {found[name]['parameters']:,} parameters",
-            results.link(f"configs/{name}.yaml"),
-            spread(found[name]["epochs"], number(0)),
-            spread(found[name]["test_accuracy"], percent(2), "%"),
-            spread(found[name]["seconds"], number(0), " s"),
-        ]
-        for name, model in models.items()
-    ]
-    return rows(["model", "config", "epochs", "test accuracy", "training"], *lines)
-
-
-def language(results: Results) -> list[str]:
-    """The language models beside nanoGPT's recipe."""
-    quick, long, share, written = (
-        results.part("language", part, " --text FILE") for part in ("quick", "long", "trainer", "generation")
-    )
-    said = {"nanogpt": "nanoGPT's recipe, a Transformer", "transformer": "`Transformer`", "rnn": "`RNNLanguageModel`"}
-
-    def row(name: str, figures: dict[str, Any]) -> list[str]:
-        config = "" if name == "nanogpt" else results.link(f"configs/{name}.yaml")
-        loss, seconds = spread(figures["loss"], number(3)), spread(figures["seconds"], number(0), " s")
-        return [said[name.partition("_")[0]], config, f"{figures['parameters']:,}", loss, seconds]
-
-    lines = [row(name, figures) for part in (quick, long) for name, figures in part.items()]
-    names = {"transformer_text": "Transformer", "rnn_text": "RNNLanguageModel"}
-    shares = " and ".join(f"{median(share[name], number(2))} with `{kind}`" for name, kind in names.items())
-    speeds = " and ".join(f"{median(written[kind], number(0))} with `{kind}`" for kind in names.values())
-    return [
-        *rows(["model", "config", "parameters", "nats per character", "training"], *lines),
-        "",
-        f"Speed of training steps in the Trainer, everything on, over that of a plain loop, as medians: {shares}. "
-        f"Tokens written a second: {speeds}.",
-    ]
 
 
 def loading(results: Results) -> list[str]:
@@ -622,11 +572,9 @@ TABLES: dict[str, Callable[[Results], list[str]]] = {
         mnist,
         digits,
         classifiers,
-        pictures,
         loading,
         mackey_glass,
         series,
-        language,
         agents,
         orl,
         detection,

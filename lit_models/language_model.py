@@ -101,7 +101,7 @@ class LanguageModel(LitModule):
         prompt = prompt[None, -self.hparams.context_length :].to(self.device)
         return self._write(prompt, known, max_tokens, temperature, top_k, generator)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _write(
         self,
         new: Tensor,

@@ -55,7 +55,14 @@ for config in ("rnn_shakespeare", "transformer_shakespeare"):
     REFUSED |= {(config, "tokens"): "of 256 kinds"}
 for config in ("rnn_text", "rnn_shakespeare", "transformer_shakespeare"):
     REFUSED[config, "--model.context_length"] = "cut into windows"
-OTHERS |= {"characters": "bytes", "mean": "class", "learned": "rotary", "layer": "rms", "gelu": "squared_relu", "bpe": "bytes"}
+OTHERS |= {
+    "characters": "bytes",
+    "mean": "class",
+    "learned": "rotary",
+    "layer": "rms",
+    "gelu": "squared_relu",
+    "bpe": "bytes",
+}
 OTHERS |= {"AtariPreprocessing": "GrayscaleObservation"}
 OTHERS |= {"window": "series", "mae": "mse", "interpolate": "previous"}
 
