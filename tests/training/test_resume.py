@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
 from conftest import ROOT, fails
 from lightning import Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint
+from pytorch_optimizer import SOAP
 from registry import MODELS
 from torch.optim.lr_scheduler import OneCycleLR
 
@@ -44,6 +45,7 @@ PAIRS = {
     for name, row in MODELS.items()
     if row.data()
 }
+PAIRS["SOAP"] = lambda: (MODELS["RNN"].make(optimizer=partial(SOAP, precondition_1d=True)), MODELS["RNN"].data())
 PAIRS["workers"] = lambda: (Net(**RECIPE), MNISTDataModule(batch_size=8, rotation=10, num_workers=2))
 SLOW, LONG = pytest.mark.slow, ("RNNClassifier", "workers")
 HOOKS = {
