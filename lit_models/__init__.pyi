@@ -8,6 +8,7 @@ from lit_models.net import Net as Net
 from lit_models.rnn import RNN as RNN
 from lit_models.rnn_classifier import RNNClassifier as RNNClassifier
 from lit_models.rnn_language_model import RNNLanguageModel as RNNLanguageModel
+from lit_models.scaled_forecaster import ScaledForecaster as ScaledForecaster
 from lit_models.training.checkpoint import load as load
 from lit_models.transformer import Transformer as Transformer
 from lit_models.transformer_forecaster import TransformerForecaster as TransformerForecaster

@@ -97,10 +97,10 @@ def make_rnn(cell: Cell, input_size: int, hidden_size: int, num_layers: int, dro
 
 
 class Stateful(nn.Module):
-    """A recurrent network whose state is flat: what is exported.
+    """A forecaster whose state is flat: what is exported.
 
-    It is the hidden state, of the LSTM two tensors, and those that the model's `memory` names. Where the last of these
-    is zero, a window begins, whose scale and errors are those of the rows given.
+    It is the hidden state, of the LSTM and the Transformer two tensors, and those that the model's `memory` names.
+    Where the last of these is zero, a window begins, whose scale and errors are those of the rows given.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -4,7 +4,7 @@ Sequences `(batch, time, input_dim)` and a hidden state -> predictions `(batch, 
 
 The cells and their papers are in `lit_models.layers.make_rnn`. The article's module is the bare network; scale,
 residual connection, season, autoregression, and training on windows with a warm-up of the hidden state are those of
-every `Forecaster`.
+every `ScaledForecaster`.
 """
 
 from typing import Literal
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_models.common.arguments import NonNegativeInt, PositiveFloat, PositiveInt, UnitInterval, check_arguments
-from lit_models.forecaster import Forecaster
 from lit_models.layers import Cell, Hidden, make_rnn
 from lit_models.module import TensorSpec
+from lit_models.scaled_forecaster import ScaledForecaster
 from lit_models.training.schedule import LRSchedulerCallable
 
 
-class RNN(Forecaster):
+class RNN(ScaledForecaster):
     """Recurrent layers and a linear layer over a series in its own units, each prediction being the next row.
 
     The first `output_dim` columns of a row are forecast. Of the others, which are only inputs, the last `known_dim` are

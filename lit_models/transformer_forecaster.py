@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from lit_models.common.arguments import NonNegativeInt, PositiveFloat, PositiveInt, UnitInterval, check_arguments
-from lit_models.forecaster import Forecaster
 from lit_models.layers import Hidden
 from lit_models.module import TensorSpec
+from lit_models.scaled_forecaster import ScaledForecaster
 from lit_models.training.schedule import LRSchedulerCallable
 from lit_models.transformer import Block, check_heads, rotation_of
 
 
-class TransformerForecaster(Forecaster):
+class TransformerForecaster(ScaledForecaster):
     """A linear layer, blocks of causal attention, and a linear layer over a series in its own units.
 
     Each prediction is the next row. How it is trained, and its errors: see `Forecaster`.

@@ -49,7 +49,8 @@ def output(model, x):
 def test_every_public_model_has_a_row():
     named = [getattr(package, name) for package in (lit_models, rl) for name in package.__all__]
     models = {kind for kind in named if hasattr(kind, "task")}
-    bases = {lit_models.LitModule, lit_models.Classifier, lit_models.Forecaster, lit_models.LanguageModel}
+    bases = {lit_models.LitModule, lit_models.Classifier, lit_models.LanguageModel}
+    bases |= {lit_models.Forecaster, lit_models.ScaledForecaster}
     assert models - bases == {row.kind for row in MODELS.values()}
 
 

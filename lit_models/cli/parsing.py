@@ -54,8 +54,8 @@ def own_defaults() -> Iterator[None]:
 
     def discard_defaults(parser: Any, before: Any, after: Any) -> None:
         if before and before["class_path"] != after["class_path"] and before.get("init_args"):
-            options, (module, _, name) = before["init_args"], before["class_path"].rpartition(".")
-            kind = getattr(sys.modules.get(module), name, None)
+            options, (module, _, class_name) = before["init_args"], before["class_path"].rpartition(".")
+            kind = getattr(sys.modules.get(module), class_name, None)
             optimizer = isinstance(kind, type) and issubclass(kind, Optimizer)
             for name, parameter in inspect.signature(kind).parameters.items() if optimizer else ():
                 if name in options and listed(options[name]) == listed(parameter.default):
