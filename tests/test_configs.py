@@ -53,7 +53,7 @@ REFUSED |= {
 }
 for config in ("rnn_shakespeare", "transformer_shakespeare"):
     REFUSED |= {(config, "tokens"): "of 256 kinds"}
-for config in ("rnn_text", "rnn_shakespeare", "transformer_shakespeare"):
+for config in ("rnn_text", "transformer_text", "rnn_shakespeare", "transformer_shakespeare"):
     REFUSED[config, "--model.context_length"] = "cut into windows"
 OTHERS |= {
     "characters": "bytes",
@@ -63,7 +63,7 @@ OTHERS |= {
     "gelu": "squared_relu",
     "bpe": "bytes",
 }
-OTHERS |= {"AtariPreprocessing": "GrayscaleObservation"}
+OTHERS |= {"AtariPreprocessing": "GrayscaleObservation", "linear": "cos"}
 OTHERS |= {"window": "series", "mae": "mse", "interpolate": "previous"}
 
 
