@@ -131,7 +131,8 @@ def load(path: str | Path, num_classes: int | None = None, modules: Modules = No
         num_classes: For a classifier that is to be trained on other classes: how many. If they are not as many as it
             has, its last layer is replaced by a fresh one, which is said, and the names of the classes are forgotten.
         modules: Modules of your own, which the file may name a class or a gymnasium environment of, as
-            `["my_module"]`: of others than these, this project, torch, torchvision and lightning, nothing is imported.
+            `["my_module"]`: of others than these, this project, torch, torchvision, lightning and pytorch_optimizer,
+            nothing is imported.
 
     Returns:
         The model on the CPU, in eval mode: call its `train()` before training it further. Its optimizer is the

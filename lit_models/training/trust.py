@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 Modules = list[str] | str | None
 
-TRUSTED = ("lit_models", "datamodules", "rl", "torch", "torchvision", "lightning")
+TRUSTED = ("lit_models", "datamodules", "rl", "torch", "torchvision", "lightning", "pytorch_optimizer")
 FETCHING = ("lightning.pytorch.demos",)  # but for these, of which a data module downloads into any folder
 # Options whose value is or contains a class, and those that may be a config file beside `--config`.
 CLASSES = {"model", "data", "class_path", "optimizer", "lr_scheduler", "callbacks", "logger", "profiler", "plugins"}

@@ -242,6 +242,7 @@ def test_what_a_command_names(tmp_path, monkeypatch):
     assert named("--output=a.csv", "--data.path", "b.csv", "--d.e=1", "--name=f.g", "--config=h.yaml") == set()
     assert named("--name=2026-13-01", "--name", "[" * 100_000, "--model", "{", "--logger=s3://x.y") == set()
     assert is_importable("torch.optim.SGD", [])
+    assert is_importable("pytorch_optimizer.optimizer.soap.SOAP", [])
     assert is_importable("a.b.C", ["a.b"])
     for name, modules in (("torchaudio.C", []), ("a.b.C", ["a.c", "b"]), ("ab.C", ["a"])):
         assert not is_importable(name, modules)
