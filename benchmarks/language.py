@@ -128,8 +128,9 @@ def trainer_share(text: Path, pairs: int, warm_up: int = 20, steps: int = 100) -
 
 
 def generation(rounds: int) -> dict[str, list[float]]:
-    """Tokens a second that untrained models of the size of the configs write, after a round that warms up."""
-    models: list[LanguageModel] = [Transformer(KINDS).eval(), RNNLanguageModel(KINDS).eval()]
+    """Tokens a second that untrained models like those of the configs write, after a round that warms up."""
+    transformer = Transformer(KINDS, context_length=128, norm="layer").eval()
+    models: list[LanguageModel] = [transformer, RNNLanguageModel(KINDS, context_length=128).eval()]
     draw, speeds = torch.Generator().manual_seed(0), {}
     for model in models:
         found = speeds[type(model).__name__] = []
