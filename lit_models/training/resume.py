@@ -6,7 +6,10 @@ import os
 import random
 import shlex
 import shutil
+import signal
+import threading
 import time
+from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -81,6 +84,11 @@ class RunCheckpoint(ModelCheckpoint):
         super().on_validation_end(trainer, pl_module)
         self._also_save_last(trainer, after_epoch=False)
 
+    @override
+    def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        with interrupts_held_back():  # else the one whose place is taken might be left behind for ever
+            super()._save_topk_checkpoint(trainer, monitor_candidates)
+
     def _also_save_last(self, trainer: Trainer, after_epoch: bool) -> None:
         due = self._every_n_epochs >= 1 and (trainer.current_epoch + 1) % self._every_n_epochs == 0
         due = due and self._should_save_on_train_epoch_end(trainer) is after_epoch
@@ -134,6 +142,22 @@ class RunCheckpoint(ModelCheckpoint):
         rank_zero_info(f"Stopped after step {trainer.global_step}. To go on from there:")
         modules = modules_option(trainer, self.modules)
         rank_zero_info(f"  python -m lit_models fit --ckpt_path {shlex.quote(self.last_model_path)}{modules}")
+
+
+@contextlib.contextmanager
+def interrupts_held_back() -> Iterator[None]:
+    """Lets SIGINT interrupt only after what is done within, which would otherwise be left half done."""
+    handler, held = signal.getsignal(signal.SIGINT), []
+    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *received: held.append(received))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if held:
+            handler(*held[0])
 
 
 def has_finite_weights(trainer: Trainer) -> bool:

@@ -288,6 +288,27 @@ def test_damaged_checkpoints_are_refused_or_passed_over(tmp_path, capsys):
     assert damages(tmp_path) == 10, capsys.readouterr().out
 
 
+@pytest.mark.parametrize("monitor", [None, "step"])
+def test_an_interrupt_while_a_best_checkpoint_is_written_leaves_no_other_behind(monitor, tmp_path):
+    class Interrupting(AtomicCheckpointIO):
+        def save_checkpoint(self, checkpoint, path, storage_options=None):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            if "epoch=1" in str(path):
+                signal.raise_signal(signal.SIGINT)
+
+    saving = resume.RunCheckpoint(tmp_path, monitor=monitor, mode="max", save_last=True, save_on_train_epoch_end=True)
+    options = {"max_epochs": 5, "limit_train_batches": 2, "limit_val_batches": 0, "plugins": [Interrupting()]}
+    trainer = Trainer(callbacks=[saving], default_root_dir=tmp_path, **QUIET | options)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit):
+            trainer.fit(Net(**RECIPE), datamodule=MNISTDataModule(batch_size=8))
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    assert trainer.global_step == 4
+    assert sorted(path.name for path in tmp_path.glob("*.ckpt")) == ["epoch=1-step=4.ckpt", "last.ckpt"]
+
+
 def test_a_kill_between_the_best_and_the_last_checkpoint(tmp_path):
     fit = ["fit", f"--config={ROOT / 'configs' / 'mnist.yaml'}", f"--trainer.default_root_dir={tmp_path}"]
     fit += ["--trainer.limit_train_batches=2", "--trainer.limit_val_batches=1", "--trainer.max_epochs=2"]
